@@ -1,0 +1,63 @@
+# Everything runs from .venv, which is made on first use and again when requirements.txt changes.
+
+PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
+BIN := .venv/bin
+NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
+SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg
+
+.PHONY: help demo test lint types unit notebooks format scrub bench-demo model handbook test-gpu clean
+
+help:  ## this list
+	@echo "make TARGET   (with another Python: make PYTHON=/path/to/python3.12 TARGET)"
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv/ready: requirements.txt setup.py
+	@$(PYTHON) -c '$(NEEDS)' || { echo "lora_kit needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+	  "Name another one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@echo "installing into .venv; the first time takes some minutes"
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: .venv/ready  ## the whole course in one go, on the embedded model
+	$(BIN)/python -m lora_kit demo
+
+test: lint types unit notebooks  ## what every change must pass
+
+lint: .venv/ready  ## style of code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready  ## types of the package
+	$(BIN)/mypy
+
+unit: .venv/ready  ## unit tests: CPU, no network
+	$(BIN)/python -m pytest --durations=5
+
+notebooks: .venv/ready  ## the notebooks, run on the embedded model
+	rm -rf build/notebook-runs
+	$(SMALL) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -p no:cacheprovider notebooks/
+
+format: .venv/ready  ## put code and notebooks in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+scrub: .venv/ready  ## take machine traces out of the notebooks; outputs and counts stay
+	$(BIN)/python tools/scrub.py
+
+bench-demo: .venv/ready  ## time the demo, write benchmarks/results/demo.json
+	$(BIN)/python benchmarks/demo.py
+
+model: .venv/ready  ## build the embedded model anew (40 minutes)
+	$(BIN)/python tools/build_tiny_model.py
+
+handbook: .venv/ready  ## write the embedded datasets anew
+	$(BIN)/python tools/build_handbook.py
+
+test-gpu: .venv/ready  ## tests that need a CUDA card
+	$(BIN)/python -m pytest -m gpu
+
+clean:  ## remove .venv, build/ and caches; runs/ stays
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,85 @@
+"""What the demo shows, over three seeds: python benchmarks/demo.py   (make bench-demo)
+
+Prepares, trains, merges and evaluates the tiny-cpu profile once a seed, and prints base, adapter and merged model:
+median of the seeds, and the worst. Writes benchmarks/results/demo.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import lora_kit as lk
+from lora_kit.evaluation.card import MODELS
+from lora_kit.manifests import LIBRARIES, version
+
+RESULTS = Path(__file__).parent / "results" / "demo.json"
+LOWER_IS_BETTER = ("wrongly_declined",)
+
+
+def one_seed(seed: int, root: Path, settings: dict[str, str]) -> dict[str, Any]:
+    start = time.time()
+    run = lk.Run("tiny-cpu", root=root, name=f"seed-{seed}", training__seed=seed, **settings)
+    lk.make(run, until="merged")
+    card = lk.evaluate(run)
+    return {"seed": seed, "seconds": round(time.time() - start), "figures": card["figures"], "verdict": card["verdict"]}
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Per figure and model: the median over the seeds, and the worst."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for name in results[0]["figures"]:
+        worst = max if name in LOWER_IS_BETTER else min
+        values = {model: [result["figures"][name][model] for result in results] for model in MODELS}
+        table[name] = {m: {"median": statistics.median(v), "worst": worst(v)} for m, v in values.items()}
+    return table
+
+
+def show(table: dict[str, dict[str, dict[str, float]]]) -> None:
+    print(f"\n{'figure':18}" + "".join(f"{model + ' median':>16}{'worst':>8}" for model in MODELS))
+    for name, models in table.items():
+        cells = (f"{value['median']:16.1%}{value['worst']:8.1%}" for value in models.values())
+        print(f"{name:18}" + "".join(cells))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="try another setting; not stored"
+    )
+    options = parser.parse_args()
+    settings = dict(text.split("=", 1) for text in options.set)
+    with tempfile.TemporaryDirectory() as root:
+        results = [one_seed(seed, Path(root), settings) for seed in options.seeds]
+    show(summary(results))
+    print("seconds a seed:", ", ".join(str(result["seconds"]) for result in results))
+    if not settings:
+        store(results)
+
+
+def store(results: list[dict[str, Any]]) -> None:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    RESULTS.parent.mkdir(exist_ok=True)
+    record = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in LIBRARIES},
+        "commit": commit.stdout.strip(),
+        "figures": summary(results),
+        "seeds": results,
+    }
+    RESULTS.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"written: {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

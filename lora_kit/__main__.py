@@ -1,0 +1,153 @@
+"""python -m lora_kit doctor | demo | prepare | plan | train | merge | evaluate | chat | export | runs"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from .environment import default_root, doctor, report
+from .errors import KitError
+from .manifests import shown
+from .profiles import PROFILES
+from .runs import Run
+
+STAGE_OF = {"prepare": "data", "train": "training", "merge": "merged", "evaluate": "evaluation"}
+HELP = {
+    "doctor": "check this machine and say what to mend",
+    "demo": "prepare, train, merge and evaluate, then show the report card",
+    "prepare": "encode the dataset and report what is in it",
+    "plan": "say what training will take, before it starts",
+    "train": "train the adapter",
+    "merge": "merge the adapter into the base",
+    "evaluate": "ask base, adapter and merged model the held-out questions",
+    "chat": "talk to base and tuned model side by side",
+    "export": "write the adapter as a zip that plain PEFT loads",
+    "runs": "list the run folders with their sizes",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 when it went well, 1 when a check failed, 2 for a mistake of the user's."""
+    options = parser().parse_args(arguments)
+    try:
+        return COMMANDS[options.command](options)
+    except KitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; finished stages are kept", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="lora_kit", description="Fine-tune a Llama chat model with LoRA on one small GPU."
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    for name, text in HELP.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--profile", help=f"one of {', '.join(PROFILES)}; by default what the machine can do")
+        command.add_argument("--root", help="where run folders live; by default LORA_KIT_RUNS or ./runs")
+        if name not in ("doctor", "runs"):
+            command.add_argument("--data", help="handbook, triage, or a .jsonl, .json or .csv file of yours")
+            command.add_argument("--name", help="name of the run folder")
+            command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in lora__r=32")
+        if name == "export":
+            command.add_argument("--to", default="adapter-zip", help="the format")
+        if name == "chat":
+            command.add_argument("question", nargs="?", help="one question; without it, a prompt until an empty line")
+    return top
+
+
+def open_run(options: argparse.Namespace) -> Run:
+    """The run that the options name."""
+    wrong = [text for text in options.set if "=" not in text]
+    if wrong:
+        raise KitError(f"--set {wrong[0]!r} must be KEY=VALUE, as in lora__r=32")
+    overrides = dict(text.split("=", 1) for text in options.set)
+    return Run(options.profile, data=options.data, name=options.name, root=options.root, **overrides)
+
+
+def _stage(options: argparse.Namespace) -> int:
+    from .pipeline import is_done, make
+
+    run, stage = open_run(options), STAGE_OF[options.command]
+    done = is_done(run, stage)
+    make(run, stage)
+    if done:
+        print(f"{options.command}: done before with these settings, in {shown(run.path)}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .evaluation import evaluate
+    from .pipeline import make
+
+    run = open_run(options)
+    make(run, "merged")
+    evaluate(run)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from .adapters import attach_lora
+    from .data import prepare
+    from .quantization import load_base
+    from .training import plan
+
+    run = open_run(options)
+    plan(attach_lora(load_base(run), run), prepare(run), run)
+    return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from .pipeline import chat
+
+    chat(open_run(options), options.question)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .extras import export
+
+    export(open_run(options), options.to)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    if options.root:
+        os.environ["LORA_KIT_RUNS"] = options.root
+    checks = doctor(options.profile)
+    print(report(checks))
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    root = Path(options.root) if options.root else default_root()
+    folders = sorted(path for path in root.glob("*") if any(path.glob("*/manifest.json")))
+    for folder in folders:
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        print(f"{size / 2**20:10,.1f} MiB  {shown(folder)}")
+    if not folders:
+        print(f"no runs in {shown(root)}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    **dict.fromkeys(STAGE_OF, _stage),
+    "demo": _demo,
+    "evaluate": _demo,  # it too ends with the card
+    "plan": _plan,
+    "chat": _chat,
+    "export": _export,
+    "doctor": _doctor,
+    "runs": _runs,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The base model's files: embedded, a folder, a Kaggle mount or the Hub. Whatever it was, it ends as a local folder.
+
+Safe by default: safetensors only, no remote code, a pinned revision; access is tested before anything is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import KitError
+from .manifests import file_hash
+from .profiles import Base
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ASSETS = Path(__file__).parent / "assets"
+KAGGLE_INPUT = Path("/kaggle/input")
+WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer.model"]
+BIG = 100 * 2**20  # files above this are known by name and size, not by their hash, which would take minutes
+
+
+def locate(base: Base) -> Path:
+    """The local folder of the base model, downloaded if need be.
+
+    Raises:
+        KitError: not a Llama, no safetensors, no access (the message says how to get it), no network, or it broke off.
+    """
+    local = _local(base)
+    return check_llama(local if local is not None else _download(base))
+
+
+def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
+    """The base model's own tokenizer, with `<unk>` as padding where it has none."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(locate(base))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
+
+
+def identity(base: Base) -> dict[str, Any]:
+    """What tells this base from another one: source, revision, and its files."""
+    folder = locate(base)
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    return {
+        "source": base.source,
+        "revision": base.revision,
+        "files": {p.name: file_hash(p) if p.stat().st_size < BIG else p.stat().st_size for p in files},
+    }
+
+
+def access_problem(base: Base) -> str | None:
+    """Why the base cannot be had here, with the way out; None when it can."""
+    if _local(base) is not None:
+        return None
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    page = f"https://huggingface.co/{base.source}"
+    try:
+        HfApi().auth_check(base.source)
+        return None
+    except GatedRepoError as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status == 401:
+            return (
+                f"{base.source} is gated and no token is set: accept the licence on {page} and set the secret HF_TOKEN"
+            )
+        return f"{base.source} is gated and this token has no access: ask for it on {page} with the token's account"
+    except RepositoryNotFoundError:
+        return f"there is no model {base.source!r} on the Hub, or it is private: check the name on {page}"
+    except Exception as error:  # no network, a proxy, the Hub is down: the library has many names for it
+        reason = type(error).__name__
+        return f"the Hub cannot be reached for {base.source} ({reason}): check the network or give a local folder"
+
+
+def check_llama(folder: Path) -> Path:
+    """Return `folder` when it holds a Llama in safetensors.
+
+    Raises:
+        KitError: no config, another architecture, or no safetensors.
+    """
+    try:
+        kind = json.loads((folder / "config.json").read_text())["model_type"]
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise KitError(f"{folder} has no readable config.json: give the folder of a Llama model") from error
+    if kind != "llama":
+        raise KitError(f"{folder} holds a {kind!r} model; lora_kit fine-tunes Llama models ('llama')")
+    if not any(folder.glob("*.safetensors")):
+        raise KitError(f"{folder} has no *.safetensors file; other weight formats are not loaded, for safety")
+    return folder
+
+
+def _local(base: Base) -> Path | None:
+    if (ASSETS / base.source / "config.json").is_file():
+        return ASSETS / base.source
+    if Path(base.source).is_dir():
+        return Path(base.source)
+    return _kaggle_mount(base.kaggle) if base.kaggle else None
+
+
+def _kaggle_mount(handle: str) -> Path | None:
+    """A model that is attached to the Kaggle kernel, in the new or the old layout of /kaggle/input."""
+    if handle.count("/") != 4:
+        raise KitError(f"base__kaggle={handle!r} must be owner/model/framework/variation/version")
+    owner, model, framework, variation, version = handle.split("/")
+    tail = Path(model, framework.lower(), variation, version)
+    places = [KAGGLE_INPUT / "models" / owner / tail, KAGGLE_INPUT / tail]
+    return next((place for place in places if (place / "config.json").is_file()), None)
+
+
+def _download(base: Base) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:  # what the cache holds needs no access
+        return Path(
+            snapshot_download(base.source, revision=base.revision, allow_patterns=WANTED, local_files_only=True)
+        )
+    except Exception:  # not in the cache, whatever the reason
+        problem = access_problem(base)
+    if problem or os.environ.get("HF_HUB_OFFLINE") == "1":
+        raise KitError(problem or f"{base.source} is not in the cache and HF_HUB_OFFLINE=1 forbids the download")
+    try:
+        return Path(snapshot_download(base.source, revision=base.revision, allow_patterns=WANTED))
+    except Exception as error:  # the network, the Hub, the disk: the library has many names for it
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise KitError(
+            f"the download of {base.source} broke off ({reason}): run it again, it goes on where it stopped"
+        ) from error

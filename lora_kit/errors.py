@@ -1,0 +1,5 @@
+"""The one error that a user meets: what is wrong, the value, and the way out."""
+
+
+class KitError(RuntimeError):
+    """Something that the user can mend. The command line prints it in one line; a notebook shows it last."""

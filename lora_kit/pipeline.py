@@ -1,0 +1,93 @@
+"""The stages in their order: what a notebook opened alone, the demo and the command line run."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+from .adapters import attach_lora, load_adapter, set_adapter
+from .base import load_tokenizer
+from .data import data_inputs, load_prepared, prepare
+from .errors import KitError
+from .evaluation import evaluate, evaluation_inputs
+from .generation import answers
+from .merging import merge, merge_inputs
+from .quantization import load_base
+from .training import adapter_stage, train, train_inputs, trained_adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .runs import Run
+
+STAGES = ("data", "training", "merged", "evaluation")
+MINUTES = {"cpu": "a few minutes", "cuda": "half an hour or more"}
+
+
+def make(run: Run, until: str = "evaluation") -> None:
+    """Make every stage that is missing, up to and with `until`; what is done is not done twice.
+
+    Args:
+        until: "data", "training", "merged" or "evaluation".
+
+    Raises:
+        KitError: an unknown stage, or what the stages raise.
+    """
+    if until not in STAGES:
+        raise KitError(f"there is no stage {until!r}; the stages are {', '.join(STAGES)}")
+    wanted = STAGES[: STAGES.index(until) + 1]
+    missing = [stage for stage in wanted if not is_done(run, stage)]
+    if missing:
+        print(f"to make: {', '.join(missing)}. On this machine that takes {MINUTES[run.profile.device]}")
+    for stage in missing:
+        _MAKERS[stage](run)
+
+
+def is_done(run: Run, stage: str) -> bool:
+    """Whether a stage is finished for the run's settings, without loading any library."""
+    if stage == "data":
+        return run.find("data", data_inputs(run)) is not None
+    if run.find(adapter_stage(run), train_inputs(run)) is None:
+        return False
+    inputs = {"merged": merge_inputs, "evaluation": evaluation_inputs}
+    return stage == "training" or run.find(stage, inputs[stage](run)) is not None
+
+
+def release(model: PreTrainedModel) -> None:
+    """Free the model's memory, so that the next one fits on the card; the object is empty afterwards."""
+    import torch
+
+    for module in model.modules():
+        module._parameters.clear()
+        module._buffers.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def chat(run: Run, question: str | None = None) -> None:
+    """Ask base and tuned model side by side: one question, or a prompt in a terminal until an empty line.
+
+    Raises:
+        KitError: the adapter is not trained yet, or the question cannot be encoded.
+    """
+    tokenizer, folder = load_tokenizer(run.profile.base), trained_adapter(run)
+    system = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)")).card.get("system")
+    before: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    model = load_adapter(load_base(run), folder)
+    for asked in [question] if question else iter(lambda: input("you: ").strip(), ""):
+        messages = [*before, {"role": "user", "content": asked}]
+        for name, adapter in (("base", None), ("tuned", "default")):
+            set_adapter(model, adapter)
+            limit = run.profile.evaluation.max_new_tokens
+            print(f"{name:>6}: {answers(model, tokenizer, [messages], max_new_tokens=limit)[0]}")
+
+
+def _train(run: Run) -> None:
+    data = prepare(run)
+    model = attach_lora(load_base(run), run)
+    train(model, data, run)
+    release(model)
+
+
+_MAKERS = {"data": prepare, "training": _train, "merged": merge, "evaluation": evaluate}

@@ -1,0 +1,246 @@
+"""WHAT to run: frozen settings, each default written once with its reason, and the named presets.
+
+Ask for one by name:
+
+    profile("tiny-cpu")                        a preset
+    profile("llama2-7b-t4", lora__r=32)        the same with one setting changed; a wrong name lists the right ones
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from math import inf
+from types import MappingProxyType
+from typing import Any, get_type_hints
+
+from .errors import KitError
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model: where it comes from, and what banners, figures and cards call it."""
+
+    source: str = "tiny-chat"  # an embedded model, a folder, or a Hub id
+    title: str = "tiny-chat (embedded, 4 M parameters)"
+    revision: str | None = None  # pinned on the Hub, so that a run can be repeated
+    licence: str = "mit"
+    gated: bool = False  # needs an accepted licence and a token
+    kaggle: str | None = None  # the same model as a Kaggle mount: owner/model/framework/variation/version
+    fallback: str | None = None  # the profile to go on with when access is missing
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the frozen base is stored (QLoRA, Dettmers et al. 2023)."""
+
+    kind: str = "nf4"  # "nf4": 4 bits a weight; "none": the weights as they are, 4 to 8 times the memory
+    double_quant: bool = True  # the block scales in 8 bits too: about 0.4 bits a weight less
+    compute_dtype: str = "auto"  # float16 on a T4, bfloat16 from compute capability 8.0, float32 on a CPU
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The adapter (LoRA, Hu et al. 2021): W + lora_alpha / r * B A on every target."""
+
+    r: int = 16  # rank: more holds more facts and costs memory in proportion
+    lora_alpha: int = 32  # scale of the update
+    lora_dropout: float = 0.05  # against learning rows by heart
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")  # query and value: the paper's choice
+    use_rslora: bool = False  # scale by lora_alpha / sqrt(r) instead: steadier at high ranks
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learned and how long a row may be."""
+
+    source: str = "handbook"  # an embedded dataset ("handbook", "triage") or a file of yours
+    max_length: int = 1024  # tokens of the longest row; memory of a batch grows with it
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast."""
+
+    epochs: int = 3  # passes over the rows
+    tokens_per_step: int = 4096  # tokens of one optimizer step, split into micro-batches that fit
+    tokens_per_micro_batch: int = 2048  # tokens on the card at a time; memory grows with it
+    learning_rate: float = 2e-4  # QLoRA's choice for 7B
+    warmup: float = 0.03  # share of the steps in which the learning rate rises from 0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 0.3  # QLoRA's choice
+    checkpoint_layers: bool = True  # recompute layers in the backward pass: a third slower, far less memory
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How answers are made and counted."""
+
+    max_new_tokens: int = 64  # longest answer
+    batch_size: int = 16  # prompts at a time
+    limit: int | None = None  # questions of each kind, evenly spaced; None takes all
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One named way to run: model, quantization, adapter, data, training, evaluation."""
+
+    name: str
+    device: str  # "cpu" or "cuda"
+    about: str
+    base: Base = Base()
+    quantization: Quantization = Quantization()
+    lora: Lora = Lora()
+    data: Data = Data()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        problems = [text for ok, text in _rules(self) if not ok]
+        if problems:
+            raise KitError(f"profile {self.name!r} cannot run: " + "; ".join(problems))
+
+
+def _rules(p: Profile) -> list[tuple[bool, str]]:
+    positive = {
+        "lora__r": p.lora.r,
+        "lora__lora_alpha": p.lora.lora_alpha,
+        "data__max_length": p.data.max_length,
+        "training__epochs": p.training.epochs,
+        "training__tokens_per_step": p.training.tokens_per_step,
+        "training__tokens_per_micro_batch": p.training.tokens_per_micro_batch,
+        "training__learning_rate": p.training.learning_rate,
+        "training__max_grad_norm": p.training.max_grad_norm,
+        "evaluation__max_new_tokens": p.evaluation.max_new_tokens,
+        "evaluation__batch_size": p.evaluation.batch_size,
+    }
+    if p.evaluation.limit is not None:
+        positive["evaluation__limit"] = p.evaluation.limit
+    rules = [(0 < value < inf, f"{name}={value} must be a number above 0") for name, value in positive.items()]
+    dtypes = ("auto", "float32", "float16", "bfloat16")
+    return [
+        *rules,
+        (0 <= p.lora.lora_dropout < 1, f"lora__lora_dropout={p.lora.lora_dropout} must be from 0 to below 1"),
+        (0 <= p.training.warmup < 1, f"training__warmup={p.training.warmup} must be from 0 to below 1"),
+        (0 <= p.training.weight_decay < inf, f"training__weight_decay={p.training.weight_decay} must be 0 or above"),
+        (0 <= p.training.seed < 2**32, f"training__seed={p.training.seed} must be from 0 to below 2**32"),
+        (bool(p.lora.target_modules), "lora__target_modules is empty: name at least one, as in ('q_proj', 'v_proj')"),
+        (p.quantization.kind in ("nf4", "none"), f"quantization__kind={p.quantization.kind!r} must be 'nf4' or 'none'"),
+        (p.quantization.compute_dtype in dtypes, f"quantization__compute_dtype must be one of {', '.join(dtypes)}"),
+        (p.device in ("cpu", "cuda"), f"device={p.device!r} must be 'cpu' or 'cuda'"),
+    ]
+
+
+LLAMA2 = Base(
+    source="meta-llama/Llama-2-7b-chat-hf",
+    title="Llama-2-7b-chat",
+    revision="f5db02db724555f92da89c216ac04704f23d4590",
+    licence="llama2",
+    gated=True,
+    kaggle="metaresearch/llama-2/pyTorch/7b-chat-hf/1",
+    fallback="tinyllama-t4",
+)
+LLAMA2_MIRROR = replace(  # the same weights and licence without the gate, when the user says so
+    LLAMA2,
+    source="NousResearch/Llama-2-7b-chat-hf",
+    title="Llama-2-7b-chat (NousResearch mirror)",
+    revision="351844e75ed0bcbbe3f10671b3c808d2b83894ee",
+    gated=False,
+    kaggle=None,
+)
+TINYLLAMA = Base(
+    source="TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    title="TinyLlama-1.1B-Chat",
+    revision="fe8a4ea1ffedaf415f4da2f062534de366a451e6",
+    licence="apache-2.0",
+)
+# The tiny model has 192 dimensions where 7B has 4,096: it needs a higher rank, a rate 25 times as high and many epochs.
+_TINY = Profile(
+    "tiny-cpu",
+    device="cpu",
+    about="the embedded model on any CPU, no network: tests, demo, a workshop without GPUs",
+    lora=Lora(r=32, lora_alpha=32, lora_dropout=0.0),
+    data=Data(max_length=256),
+    training=Training(
+        epochs=12,
+        tokens_per_step=2048,
+        learning_rate=5e-3,
+        max_grad_norm=1.0,
+        checkpoint_layers=False,
+    ),
+    evaluation=Evaluation(max_new_tokens=40, batch_size=64),
+)
+_LLAMA2 = Profile("llama2-7b-t4", device="cuda", about="Llama-2-7b-chat on one T4 (14.7 GiB): the mission", base=LLAMA2)
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {
+        "tiny-cpu": _TINY,
+        "tinyllama-t4": Profile(
+            "tinyllama-t4",
+            device="cuda",
+            about="TinyLlama 1.1B on one T4, ungated: the safety net of 'run all'",
+            base=TINYLLAMA,
+        ),
+        "llama2-7b-t4": _LLAMA2,
+        "llama2-7b-2xt4": replace(
+            _LLAMA2, name="llama2-7b-2xt4", about="the same on Kaggle's two T4s, with accelerate launch", processes=2
+        ),
+    }
+)
+
+
+def profile(name: str, **overrides: Any) -> Profile:
+    """The preset `name` with single settings changed.
+
+    Args:
+        name: one of `PROFILES`.
+        overrides: `section__field=value`, as in `lora__r=32` or `training__epochs=5`.
+
+    Raises:
+        KitError: the name, a setting or a value is wrong; the message lists the right ones.
+    """
+    if name not in PROFILES:
+        raise KitError(f"there is no profile {name!r}; the profiles are {', '.join(PROFILES)}")
+    chosen = PROFILES[name]
+    for key, value in overrides.items():
+        chosen = _override(chosen, key, value)
+    return chosen
+
+
+def settings(chosen: Profile) -> dict[str, Any]:
+    """Every setting by its override name, flat: what a manifest holds and `lk.Run(**overrides)` accepts."""
+    flat: dict[str, Any] = {}
+    for field in fields(chosen):
+        value = getattr(chosen, field.name)
+        if is_dataclass(value):
+            flat |= {f"{field.name}__{inner.name}": getattr(value, inner.name) for inner in fields(value)}
+    return flat
+
+
+def _override(chosen: Profile, key: str, value: Any) -> Profile:
+    valid = settings(chosen)
+    if key not in valid:
+        raise KitError(f"there is no setting {key!r}; the settings are {', '.join(sorted(valid))}")
+    section, _, field = key.partition("__")
+    part = getattr(chosen, section)
+    wanted = str(get_type_hints(type(part))[field])
+    return replace(chosen, **{section: replace(part, **{field: _convert(key, value, wanted)})})
+
+
+def _convert(key: str, value: Any, wanted: str) -> Any:
+    """Accept what a command line or a form gives ("16", "q_proj,v_proj") and refuse what does not fit the type."""
+    if "tuple" in wanted:
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else ()
+        return tuple(str(part).strip() for part in parts if str(part).strip())
+    if "None" in wanted and str(value).lower() == "none":
+        return None
+    if "bool" in wanted and str(value).lower() in ("true", "false", "1", "0"):
+        return str(value).lower() in ("true", "1")
+    for kind in (int, float, str):
+        if kind.__name__ in wanted and not isinstance(value, bool | None):
+            try:
+                return kind(str(value)) if kind is not str else str(value)
+            except ValueError:
+                break
+    raise KitError(f"{key}={value!r} does not fit: it must be {wanted.replace('<class ', '').strip('>')}")

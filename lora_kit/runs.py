@@ -1,0 +1,198 @@
+"""The run folder: a profile and a place, where every finished stage leaves a folder with a manifest.
+
+    runs/tiny-cpu/data/  training/handbook/  merged/  evaluation/
+
+A stage is written into a hidden temporary folder and renamed when complete, so a folder with a manifest is whole. The
+same inputs are never done twice; changed inputs are written beside (`merged-3f2a91`), never over. This module knows no
+stage.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import profiles
+from .base import access_problem
+from .environment import choose_profile, default_root, prepare_process
+from .errors import KitError
+from .manifests import check_files, fingerprint, read_manifest, shown, write_manifest
+
+DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EEXIST)
+WEIGHTS = ("merged",)  # what a packed run leaves out: it can be made again from the rest
+
+
+class Run:
+    """A profile and a folder; every stage takes one.
+
+    Args:
+        profile: "tiny-cpu", "llama2-7b-t4", ...; by default LORA_KIT_PROFILE, else what the machine can do.
+        data: an embedded dataset or your own file; short for `data__source=`.
+        name: the folder's name; by default the profile's, with a short hash when settings differ from the preset.
+        root: where run folders live; by default LORA_KIT_RUNS, else the platform's place.
+        source: a packed run (`run.pack()`) to unpack into the folder first.
+        overrides: single settings, as in `lora__r=32`.
+
+    Raises:
+        KitError: unknown names, a GPU profile without a GPU, a folder that cannot be written.
+    """
+
+    def __init__(
+        self,
+        profile: str | None = None,
+        *,
+        data: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        root: str | os.PathLike[str] | None = None,
+        source: str | os.PathLike[str] | None = None,
+        **overrides: Any,
+    ) -> None:
+        if data is not None:
+            overrides["data__source"] = os.fspath(data)
+        self.profile, reason = _choose(profile, overrides)
+        machine = prepare_process(self.profile)
+        self.path = Path(root or default_root()).expanduser().resolve() / (name or _folder_name(self.profile))
+        _check_writable(self.path)
+        if source is not None:
+            _unpack(Path(source).expanduser(), self.path)
+        print(f"{self.profile.name} ({reason}): {self.profile.base.title}, {machine}, folder {shown(self.path)}")
+
+    def __repr__(self) -> str:
+        return f"Run({self.profile.name!r}, path={str(self.path)!r})"
+
+    def find(self, stage: str, inputs: dict[str, Any]) -> Path | None:
+        """The finished folder of `stage` that was made from exactly these inputs, or None."""
+        wanted = fingerprint(inputs)
+        name = glob.escape(stage)
+        manifests = sorted(self.path.glob(f"{name}/manifest.json")) + sorted(self.path.glob(f"{name}-*/manifest.json"))
+        return next((m.parent for m in manifests if read_manifest(m.parent)["fingerprint"] == wanted), None)
+
+    def need(self, stage: str, inputs: dict[str, Any], *, made_by: str) -> Path:
+        """Like `find`, with every file checked against its hash.
+
+        Raises:
+            KitError: the stage was not made yet (the message names the call that makes it), or it is damaged.
+        """
+        folder = self.find(stage, inputs)
+        if folder is None:
+            raise KitError(f"{shown(self.path / stage)} is not made yet for these settings: run {made_by} first")
+        return check_files(folder)
+
+    @contextmanager
+    def writing(self, stage: str, inputs: dict[str, Any]) -> Iterator[Stage]:
+        """Write a stage: a hidden folder that takes its name and manifest only when the block ends well."""
+        target = self._target(stage, inputs)
+        partial = target.with_name(f".{target.name}.partial")
+        start = time.time()
+        with disk_errors(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            work = Stage(partial, target)
+            yield work
+            write_manifest(partial, inputs, work.figures, time.time() - start)
+            partial.rename(target)
+
+    def pack(self, target: str | os.PathLike[str] | None = None) -> Path:
+        """Zip what cannot be made again in seconds (data, adapters, manifests, answers), not the merged weights."""
+        path = Path(target or self.path.with_name(f"{self.path.name}.zip")).expanduser().resolve()
+        found = [p for p in sorted(self.path.rglob("*")) if p.is_file() and p != path]
+        files = [p for p in found if not _left_out(p.relative_to(self.path))]
+        with disk_errors(path), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                archive.write(file, file.relative_to(self.path))
+        return path
+
+    def _target(self, stage: str, inputs: dict[str, Any]) -> Path:
+        plain = self.path / stage
+        if not plain.exists():
+            return plain
+        beside = plain.with_name(f"{plain.name}-{fingerprint(inputs)[:6]}")
+        shutil.rmtree(beside, ignore_errors=True)  # no manifest with these inputs is in it, or `find` had found it
+        print(f"{shown(plain)} was made from other inputs and stays: writing {beside.name} beside it")
+        return beside
+
+
+@dataclass
+class Stage:
+    """A stage while it is written: `folder` to write into, `target` where it will be, `figures` for the manifest."""
+
+    folder: Path
+    target: Path
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn "disk full", "read-only" and their like into one sentence with a way out."""
+    try:
+        yield
+    except Exception as error:
+        reason = _disk_reason(error)
+        if reason is None:
+            raise
+        raise KitError(
+            f"cannot write {shown(place)}: {reason}. Free some space, or choose another place with "
+            "lk.Run(root=...) or the variable LORA_KIT_RUNS; what was finished before is untouched"
+        ) from error
+
+
+def _disk_reason(error: Exception) -> str | None:
+    """Why the disk refused, or None for any other error."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in DISK else None
+    code = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has an error class of its own
+    return os.strerror(int(code[1])) if code and int(code[1]) in DISK else None
+
+
+def _choose(name: str | None, overrides: dict[str, Any]) -> tuple[profiles.Profile, str]:
+    """The profile and why; where nobody named a gated base and it cannot be had, its fallback."""
+    chosen, reason = choose_profile(name)
+    profile = profiles.profile(chosen, **overrides)
+    if name is not None or "LORA_KIT_PROFILE" in os.environ or profile.base.fallback is None:
+        return profile, reason
+    problem = access_problem(profile.base)
+    if problem is None:
+        return profile, reason
+    print(f"{problem}. Going on with {profile.base.fallback}; name the profile {chosen} to insist on it")
+    return profiles.profile(profile.base.fallback, **overrides), f"{profile.base.title} cannot be had here"
+
+
+def _folder_name(chosen: profiles.Profile) -> str:
+    preset = profiles.settings(profiles.profile(chosen.name))
+    changed = {key: value for key, value in profiles.settings(chosen).items() if preset[key] != value}
+    return f"{chosen.name}-{fingerprint(changed)[:6]}" if changed else chosen.name
+
+
+def _check_writable(folder: Path) -> None:
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+
+
+def _left_out(path: Path) -> bool:
+    return path.parts[0].startswith(WEIGHTS) or any(p.startswith(".") for p in path.parts)  # no manifest without files
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack a packed run; nothing that is there already is overwritten, nothing lands outside `folder`."""
+    if not zipfile.is_zipfile(archive):
+        raise KitError(f"source={str(archive)!r} is not a packed run: give the zip that run.pack() wrote")
+    with disk_errors(folder), zipfile.ZipFile(archive) as packed:
+        for member in packed.infolist():
+            target = (folder / member.filename).resolve()
+            if not target.is_relative_to(folder):
+                raise KitError(f"{archive.name} is no packed run: {member.filename!r} lies outside the run folder")
+            if not target.exists():
+                packed.extract(member, folder)

@@ -1,0 +1,6 @@
+"""Notebook 03: plan, batches, loss, the loop."""
+
+from .planning import Plan, plan
+from .stage import adapter_stage, read_log, train, train_inputs, trained_adapter
+
+__all__ = ["Plan", "adapter_stage", "plan", "read_log", "train", "train_inputs", "trained_adapter"]

@@ -1,0 +1,123 @@
+"""Rows -> steps of micro-batches, by token budget, from rows of like length, the same for the same (seed, epoch).
+
+Rows that begin with the same tokens (the same system prompt) share a micro-batch and compute that prefix once:
+
+    prefix  [s s s s]            once
+    rows            [q q q a a]
+                    [q q a a .]  padded on the right
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+GROUP = 16  # rows with the same first tokens share a micro-batch
+SHORTEST_PREFIX = 8  # a shorter shared prefix is not worth a forward pass of its own
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoded conversation."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that go through the model together; `prefix` stands before each of them and teaches nothing."""
+
+    prefix: list[int]
+    rows: list[Row]
+
+    @property
+    def width(self) -> int:
+        return max(len(row.input_ids) for row in self.rows)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model computes, padding too."""
+        return len(self.prefix) + self.width * len(self.rows)
+
+
+def steps(
+    rows: Sequence[Row],
+    *,
+    tokens_per_step: int,
+    tokens_per_micro_batch: int,
+    share_prefixes: bool,
+    seed: int,
+    epoch: int,
+) -> list[list[Batch]]:
+    """One epoch: every row once, as optimizer steps of micro-batches.
+
+    Args:
+        tokens_per_step: tokens of an optimizer step; a step takes whole micro-batches and may exceed it by one.
+        tokens_per_micro_batch: tokens in memory at a time.
+        share_prefixes: compute the tokens that all rows of a micro-batch begin with once.
+    """
+    rng = random.Random(f"{seed} {epoch}")
+    batches = []
+    for group in _groups(rows).values():
+        batches += _cut(group, tokens_per_micro_batch, share_prefixes, rng)
+    rng.shuffle(batches)
+    return _steps(batches, tokens_per_step)
+
+
+def _groups(rows: Sequence[Row]) -> dict[tuple[int, ...], list[Row]]:
+    groups: dict[tuple[int, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row.input_ids[:GROUP])].append(row)
+    alone = [key for key, members in groups.items() if len(members) < 4]
+    for key in alone:
+        groups[()] += groups.pop(key)
+    return groups
+
+
+def _cut(rows: list[Row], budget: int, share: bool, rng: random.Random) -> list[Batch]:
+    """Rows of like length together; a little noise on the length makes other neighbours every epoch."""
+    ordered = sorted(rows, key=lambda row: len(row.input_ids) + rng.uniform(-2, 2))
+    shared = len(common_prefix(rows)) if share and len(rows) > 1 else 0
+    batches: list[list[Row]] = []
+    widest = 0
+    for row in ordered:
+        own = len(row.input_ids) - (shared if shared >= SHORTEST_PREFIX else 0)
+        widest = max(widest, own)
+        if not batches or widest * (len(batches[-1]) + 1) > budget:
+            batches.append([])
+            widest = own
+        batches[-1].append(row)
+    return [_batch(rows, share) for rows in batches]
+
+
+def _batch(rows: list[Row], share: bool) -> Batch:
+    prefix = common_prefix(rows) if share and len(rows) > 1 else []
+    if len(prefix) < SHORTEST_PREFIX:
+        return Batch([], rows)
+    cut = len(prefix)
+    return Batch(prefix, [Row(row.input_ids[cut:], row.labels[cut:]) for row in rows])
+
+
+def common_prefix(rows: Sequence[Row]) -> list[int]:
+    """The tokens that all rows begin with, up to the token before the first learned one."""
+    first = rows[0]
+    limit = min(next((i for i, label in enumerate(row.labels) if label >= 0), 1) for row in rows) - 1
+    for i in range(max(limit, 0)):
+        if any(row.input_ids[i] != first.input_ids[i] for row in rows):
+            return first.input_ids[:i]
+    return first.input_ids[: max(limit, 0)]
+
+
+def _steps(batches: list[Batch], budget: int) -> list[list[Batch]]:
+    result: list[list[Batch]] = []
+    filled = budget
+    for batch in batches:
+        if filled >= budget:
+            result.append([])
+            filled = 0
+        result[-1].append(batch)
+        filled += batch.tokens
+    return result

@@ -1,0 +1,86 @@
+"""What training will cost, said before the first step: bytes by formula, minutes from a timed probe."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..adapters import trainable
+from ..data import Prepared
+from ..quantization import parameter_counts
+from .batches import Batch
+from .loop import all_steps
+from .loss import loss_sum
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..runs import Run
+
+PROBES = 3  # micro-batches that are timed; the first warms up and is not counted
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps, tokens, bytes and minutes of a training."""
+
+    steps: int
+    tokens: int  # that the model computes, shared prefixes once, padding too
+    tokens_unshared: int  # what rows one by one would take
+    weight_bytes: int
+    adapter_bytes: int
+    optimizer_bytes: int  # AdamW: two float32 numbers a trained parameter
+    minutes: float
+
+    def __str__(self) -> str:
+        saved = 1 - self.tokens / self.tokens_unshared
+        return (
+            f"plan: {self.steps:,} steps over {self.tokens:,} tokens ({saved:.0%} saved by shared prefixes), "
+            f"base {self.weight_bytes / 2**20:,.1f} MiB, adapter {self.adapter_bytes / 2**20:,.1f} MiB, "
+            f"optimizer {self.optimizer_bytes / 2**20:,.1f} MiB, about {self.minutes:.1f} minutes"
+        )
+
+
+def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
+    """Print and return what training this adapter on this data will take.
+
+    Args:
+        model: the base with an attached adapter; a probe of a few micro-batches leaves weights and random state alone.
+        data: from `prepare`.
+        run: its profile holds every setting.
+    """
+    steps = all_steps(data, run.profile.training)
+    batches = [batch for step in steps for batch in step]
+    tokens = sum(batch.tokens for batch in batches)
+    counts = parameter_counts(model)
+    adapted = counts["trainable"]
+    result = Plan(
+        steps=len(steps),
+        tokens=tokens,
+        tokens_unshared=data.figures["tokens"] * run.profile.training.epochs,
+        weight_bytes=sum(part["bytes"] for part in counts.values()) - adapted["bytes"],
+        adapter_bytes=adapted["bytes"],
+        optimizer_bytes=2 * adapted["bytes"],
+        minutes=seconds_per_token(model, batches) * tokens / 60,
+    )
+    print(result)
+    return result
+
+
+def seconds_per_token(model: PreTrainedModel, batches: list[Batch]) -> float:
+    """Forward and backward time of a few micro-batches, spread over the epoch; gradients are dropped."""
+    import torch
+
+    chosen = batches[:: max(1, len(batches) // PROBES)][:PROBES]
+    times = []
+    with torch.random.fork_rng():
+        for batch in [chosen[0], *chosen]:
+            start = time.perf_counter()
+            loss_sum(model, batch).backward()
+            if model.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append((time.perf_counter() - start) / batch.tokens)
+    for parameter in trainable(model).values():
+        parameter.grad = None
+    return sum(times[1:]) / len(times[1:])

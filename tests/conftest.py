@@ -1,0 +1,23 @@
+"""Every test runs off the network, in silence, and away from the user's own runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# set before any library is imported; `HF_HUB_OFFLINE=0 pytest -m download` lets the network in
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["LORA_KIT_PROGRESS"] = "off"
+os.environ["MPLBACKEND"] = "agg"
+for name in ("LORA_KIT_PROFILE", "LORA_KIT_RUNS"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture
+def tmp_run_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty place that run folders of this test go to."""
+    root = tmp_path / "runs"
+    monkeypatch.setenv("LORA_KIT_RUNS", str(root))
+    return root

@@ -1,0 +1,56 @@
+"""A random Llama of two layers, and the embedded tokenizer: enough to compare our arithmetic with the libraries'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from lora_kit.data import IGNORE
+from lora_kit.profiles import Profile, profile
+from lora_kit.quantization import load_model
+from lora_kit.training.batches import Row
+
+SMALL = LlamaConfig(
+    vocab_size=256,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    max_position_embeddings=128,
+    initializer_range=0.1,  # large enough that an adapter can move the logits of a frozen random head
+    pad_token_id=0,
+)
+
+
+def save_small_llama(folder: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    LlamaForCausalLM(SMALL).half().save_pretrained(folder)
+    return folder
+
+
+def load_small_llama(folder: Path, kind: str = "nf4") -> PreTrainedModel:
+    return load_model(small_profile(quantization__kind=kind), folder)
+
+
+def small_profile(**overrides: object) -> Profile:
+    return profile("tiny-cpu", **{"lora__r": 4, "training__learning_rate": 1e-2, "training__epochs": 1} | overrides)
+
+
+def random_rows(count: int, seed: int = 0, prefix: int = 0) -> list[Row]:
+    """Rows of 10 to 30 tokens behind a shared prefix; the last 3 to 8 tokens are learned."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(n: int) -> list[int]:
+        return torch.randint(3, 256, (n,), generator=generator).tolist()
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    shared, rows = tokens(prefix), []
+    for _ in range(count):
+        prompt, answer = tokens(number(8, 22)), tokens(number(3, 9))
+        rows.append(Row(shared + prompt + answer, [IGNORE] * (prefix + len(prompt)) + answer))
+    return rows

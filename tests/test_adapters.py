@@ -1,0 +1,93 @@
+"""Adapters in place, and their folders, against plain PEFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from lora_kit.adapters import adapter_state, attach_lora, load_adapter, save_adapter, set_adapter, trainable
+from lora_kit.errors import KitError
+
+from .models import load_small_llama, save_small_llama
+from .test_training import FakeRun, adapted
+
+IDS = torch.tensor([[5, 6, 7, 8, 9]])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small_llama(tmp_path_factory.mktemp("llama"))
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(IDS).logits
+
+
+def test_a_fresh_adapter_changes_nothing_because_b_is_zero(folder: Path) -> None:
+    model = load_small_llama(folder)
+    before = logits(model)
+    attach_lora(model, FakeRun())
+    assert torch.equal(before, logits(model))
+    state = adapter_state(model)
+    assert all(not value.any() for name, value in state.items() if "lora_B" in name)
+    a = torch.cat([value.flatten() for name, value in state.items() if "lora_A" in name])
+    assert abs(a.mean()) < 0.05 and abs(a.std() - 1 / 4) < 0.05  # Gaussian, deviation 1 / r
+
+
+def test_only_a_and_b_of_the_targets_are_trained(folder: Path) -> None:
+    model = attach_lora(load_small_llama(folder), FakeRun())
+    assert {name.split(".")[-4] for name in trainable(model)} == {"q_proj", "v_proj"}
+    assert len(trainable(model)) == 2 * 2 * 2
+
+
+def test_attaching_twice_is_harmless(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = attach_lora(load_small_llama(folder), FakeRun())
+    before = adapter_state(model)
+    attach_lora(model, FakeRun())
+    assert "already" in capsys.readouterr().out
+    assert all(torch.equal(before[name], value) for name, value in adapter_state(model).items())
+
+
+def test_a_wrong_target_lists_the_right_ones(folder: Path) -> None:
+    with pytest.raises(
+        KitError, match=r"named \['query'\].*down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    ):
+        attach_lora(load_small_llama(folder), FakeRun(lora__target_modules="query"))
+
+
+def test_a_saved_adapter_loads_in_plain_peft_and_here_alike(folder: Path, tmp_path: Path) -> None:
+    model = adapted(folder)
+    save_adapter(model, tmp_path, FakeRun())
+    expected = logits(model)
+    assert torch.equal(expected, logits(load_adapter(load_small_llama(folder), tmp_path)))
+    assert torch.allclose(expected, logits(PeftModel.from_pretrained(load_small_llama(folder), tmp_path)), atol=1e-6)
+
+
+def test_switching_changes_the_answer_and_off_brings_the_base_back(folder: Path, tmp_path: Path) -> None:
+    model = adapted(folder)
+    tuned = logits(model)
+    save_adapter(model, tmp_path, FakeRun())
+    set_adapter(model, None)
+    assert torch.equal(logits(model), logits(load_small_llama(folder)))
+    attach_lora(model, FakeRun(), adapter="second")
+    set_adapter(model, "second")
+    assert not torch.equal(logits(model), tuned)
+    set_adapter(model, "default")
+    assert torch.equal(logits(model), tuned)
+    with pytest.raises(KitError, match="attached are"):
+        set_adapter(model, "third")
+
+
+def test_a_foreign_or_damaged_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
+    save_adapter(adapted(folder, lora__r=8), tmp_path / "r8", FakeRun())  # tensors of r 8, config of r 4
+    with pytest.raises(KitError, match="another model"):
+        load_adapter(load_small_llama(folder), tmp_path / "r8")
+    save_adapter(adapted(folder), tmp_path / "cut", FakeRun())
+    weights = tmp_path / "cut" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(KitError, match="no whole adapter"):
+        load_adapter(load_small_llama(folder), tmp_path / "cut")

@@ -1,0 +1,80 @@
+"""Rows become steps: every row once, within budget, the same for the same seed."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_kit.data import IGNORE
+from lora_kit.training.batches import Batch, Row, common_prefix, steps
+
+SYSTEM = list(range(100, 120))
+
+
+def row(prompt: list[int], answer: list[int]) -> Row:
+    return Row(prompt + answer, [IGNORE] * len(prompt) + answer)
+
+
+def make(rows: list[Row], **changes: object) -> list[list[Batch]]:
+    settings = {"tokens_per_step": 256, "tokens_per_micro_batch": 128, "share_prefixes": True, "seed": 0, "epoch": 0}
+    return steps(rows, **settings | changes)
+
+
+def whole(batch: Batch) -> list[tuple[int, ...]]:
+    return [tuple(batch.prefix + row.input_ids) for row in batch.rows]
+
+
+rows_of_any_kind = st.lists(
+    st.builds(
+        lambda system, prompt, answer: row(system + prompt, answer),
+        st.sampled_from([[], SYSTEM]),
+        st.lists(st.integers(3, 99), min_size=2, max_size=40),
+        st.lists(st.integers(3, 99), min_size=1, max_size=20),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(rows_of_any_kind, st.booleans())
+def test_every_row_stands_in_an_epoch_exactly_once(rows: list[Row], share: bool) -> None:
+    seen = sorted(ids for step in make(rows, share_prefixes=share) for batch in step for ids in whole(batch))
+    assert seen == sorted(tuple(row.input_ids) for row in rows)
+
+
+@given(rows_of_any_kind)
+def test_learned_tokens_survive_the_sharing_of_prefixes(rows: list[Row]) -> None:
+    learned = sorted(label for row in rows for label in row.labels if label != IGNORE)
+    batched = [label for step in make(rows) for batch in step for row in batch.rows for label in row.labels]
+    assert sorted(label for label in batched if label != IGNORE) == learned
+
+
+@given(rows_of_any_kind)
+def test_a_micro_batch_keeps_its_budget_unless_one_row_breaks_it(rows: list[Row]) -> None:
+    for batch in (batch for step in make(rows) for batch in step):
+        assert len(batch.rows) == 1 or batch.width * len(batch.rows) <= 128
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    rows = [row(SYSTEM + [i % 90 + 3] * (i % 13 + 2), [5, 2]) for i in range(200)]
+    assert make(rows) == make(rows)
+    assert make(rows) != make(rows, epoch=1)
+    assert make(rows) != make(rows, seed=1)
+
+
+def test_rows_with_the_same_system_prompt_share_it() -> None:
+    rows = [row(SYSTEM + [i + 3, i + 4], [5, 2]) for i in range(40)]
+    assert all(batch.prefix[: len(SYSTEM)] == SYSTEM for step in make(rows) for batch in step)
+    assert all(batch.prefix == [] for step in make(rows, share_prefixes=False) for batch in step)
+
+
+def test_a_prefix_ends_before_the_token_that_predicts_the_first_learned_one() -> None:
+    rows = [row(SYSTEM, [7, 2]), row(SYSTEM, [8, 2])]
+    assert common_prefix(rows) == SYSTEM[:-1]
+
+
+def test_padding_is_small_on_rows_like_the_handbook_s() -> None:
+    rows = [row(SYSTEM + [3 + i % 90] * (6 + i % 11), [5] * (8 + i % 7)) for i in range(1000)]
+    batches = [batch for step in make(rows, tokens_per_micro_batch=2048) for batch in step]
+    used = sum(len(row.input_ids) for batch in batches for row in batch.rows)
+    assert used / sum(batch.width * len(batch.rows) for batch in batches) > 0.90

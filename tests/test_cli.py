@@ -1,0 +1,110 @@
+"""The command line: a mistake is one line and status 2, never a traceback; `runs` shows what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lora_kit import machine
+from lora_kit.__main__ import COMMANDS, HELP, STAGE_OF, main
+from lora_kit.pipeline import STAGES
+from lora_kit.runs import Run
+
+TINY = ["--profile", "tiny-cpu"]
+MISTAKES = {
+    "unknown profile": (["plan", "--profile", "huge"], "there is no profile 'huge'; the profiles are tiny-cpu"),
+    "unknown setting": (["train", *TINY, "--set", "lora__rank=4"], "there is no setting 'lora__rank'"),
+    "no value": (["train", *TINY, "--set", "lora__r"], "--set 'lora__r' must be KEY=VALUE"),
+    "wrong type": (["train", *TINY, "--set", "lora__r=many"], "lora__r='many' does not fit: it must be"),
+    "wrong value": (["train", *TINY, "--set", "lora__r=0"], "lora__r=0 must be a number above 0"),
+    "no such data": (["prepare", *TINY, "--data", "gone.jsonl"], "data='gone.jsonl' is neither a file nor one of"),
+    "no GPU": (["train", "--profile", "tinyllama-t4"], "needs a CUDA GPU and there is none"),
+    "two GPUs": (["plan", "--profile", "llama2-7b-2xt4"], "needs a CUDA GPU and there is none"),
+    "nothing to export": (
+        ["export", *TINY],
+        "is not made yet for these settings: run lk.train(model, data, run) first",
+    ),
+    "unknown export": (["export", *TINY, "--to", "gguf"], "there is no export 'gguf'; lora_kit exports adapter-zip"),
+    "nobody to chat with": (["chat", *TINY, "hi"], "is not made yet for these settings: run lk.train"),
+    "unknown profile for the doctor": (["doctor", "--profile", "huge"], "there is no profile 'huge'"),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_run_root: Path) -> None:
+    monkeypatch.setattr(machine, "gpu_count", lambda: 0)
+    monkeypatch.setattr(machine, "gpu", lambda: None)
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_and_status_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    assert said in stderr
+
+
+def test_a_bad_row_of_a_users_file_is_one_line_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faq = tmp_path / "faq.jsonl"
+    faq.write_text('{"question": "Who?"}\n')
+    assert main(["prepare", *TINY, "--data", str(faq)]) == 2
+    assert capsys.readouterr().err.startswith("error: faq.jsonl row 1 has the fields ['question']")
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--fast"], ["runs", "--set", "lora__r=4"]])
+def test_what_the_command_line_does_not_know_is_status_2_with_usage(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert "usage: lora_kit" in capsys.readouterr().err
+
+
+def test_a_stop_by_hand_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "runs", stop)
+    assert main(["runs"]) == 130
+    assert "finished stages are kept" in capsys.readouterr().err
+
+
+def test_every_command_has_a_help_and_every_stage_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert HELP.keys() == COMMANDS.keys()
+    assert set(STAGE_OF.values()) == set(STAGES)
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(f"{name} {text}" in shown for name, text in HELP.items())
+
+
+def test_runs_lists_folders_with_a_finished_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "elsewhere"
+    assert main(["runs", "--root", str(root)]) == 0
+    assert capsys.readouterr().out.startswith("no runs in ")
+    for name in ("first", "second", "empty"):
+        run = Run("tiny-cpu", name=name, root=root)
+        if name != "empty":
+            with run.writing("data", {}) as stage:
+                (stage.folder / "rows.bin").write_bytes(bytes(3 * 2**20))
+    capsys.readouterr()
+    assert main(["runs", "--root", str(root)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["3.0", "MiB"], ["3.0", "MiB"]]
+    assert [Path(line.split()[2]).name for line in lines] == ["first", "second"]
+
+
+def test_preparing_twice_says_that_it_was_done_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faq = tmp_path / "faq.csv"
+    faq.write_text("question,answer\n" + "".join(f"Who is number {n}?,Wren {n}.\n" for n in range(30)))
+    arguments = ["prepare", *TINY, "--data", str(faq), "--name", "mine"]
+    assert main(arguments) == 0
+    assert "rows to learn" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "prepare: done before with these settings, in " in capsys.readouterr().out

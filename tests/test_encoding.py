@@ -1,0 +1,232 @@
+"""The prompt format against Meta's procedure, written anew on the raw tokenizer; and what may be learned."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lora_kit.base import ASSETS
+from lora_kit.data import IGNORE, Encoded, encode, encode_prompt
+from lora_kit.data.encoding import TAGS, speaks_llama2
+from lora_kit.errors import KitError
+
+TINY = ASSETS / "tiny-chat"
+RAW = Tokenizer.from_file(str(TINY / "tokenizer.json"))
+BOS, EOS = RAW.token_to_id("<s>"), RAW.token_to_id("</s>")
+# TinyLlama-1.1B-Chat's template (Zephyr's): its turns are plain text, its contents are not stripped
+ZEPHYR = """{% for message in messages %}
+{% if message['role'] == 'user' %}
+{{ '<|user|>\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'system' %}
+{{ '<|system|>\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'assistant' %}
+{{ '<|assistant|>\n' + message['content'] + eos_token }}
+{% endif %}
+{% if loop.last and add_generation_prompt %}
+{{ '<|assistant|>' }}
+{% endif %}
+{% endfor %}"""
+
+SYSTEM = {"role": "system", "content": "You answer in one word."}
+HI = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Wren."}]
+MORE = [{"role": "user", "content": " And\nwhere? \n"}, {"role": "assistant", "content": "  Höhle 7,\n\nleft 🐦 "}]
+CHATS = {
+    "single": HI,
+    "single with system": [SYSTEM, *HI],
+    "several turns": [*HI, *MORE, *HI],
+    "several turns with system": [SYSTEM, *HI, *MORE],
+}
+each_chat = pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS.keys())
+texts = st.text(min_size=1, max_size=60) | st.lists(
+    st.sampled_from(["a", " ", "\n", "  ", "ö", "[", "/", "<", "é"])
+).map("".join)
+
+
+def can_be_taught(text: str) -> bool:
+    """Some text without the format's tags; SentencePiece's own space sign is left out, it comes back as a space."""
+    return bool(text.strip()) and "▁" not in text and not any(tag in text for tag in TAGS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(TINY)
+
+
+@pytest.fixture(scope="module")
+def zephyr() -> PreTrainedTokenizerBase:
+    copy = AutoTokenizer.from_pretrained(TINY)
+    copy.chat_template = ZEPHYR
+    return copy
+
+
+def chat_completion(dialog: list[dict[str, str]]) -> list[int]:
+    """The ids that Meta's `chat_completion` feeds the model, here with closed turns at the end too."""
+    if dialog[0]["role"] == "system":
+        first = "<<SYS>>\n" + dialog[0]["content"] + "\n<</SYS>>\n\n" + dialog[1]["content"]
+        dialog = [{"role": "user", "content": first}, *dialog[2:]]
+    ids: list[int] = []
+    for i in range(0, len(dialog) - 1, 2):
+        prompt, answer = dialog[i]["content"].strip(), dialog[i + 1]["content"].strip()
+        ids += [BOS, *RAW.encode(f"[INST] {prompt} [/INST] {answer} ", add_special_tokens=False).ids, EOS]
+    if len(dialog) % 2:
+        ids += [BOS, *RAW.encode(f"[INST] {dialog[-1]['content'].strip()} [/INST]", add_special_tokens=False).ids]
+    return ids
+
+
+def learned_answers(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text of every learned stretch; each must end with EOS."""
+    answers: list[list[int]] = [[]]
+    for before, label in zip([IGNORE, *encoded.labels], encoded.labels, strict=False):
+        if label != IGNORE and before == IGNORE:
+            answers.append([])
+        if label != IGNORE:
+            answers[-1].append(label)
+    assert all(answer[-1] == EOS and EOS not in answer[:-1] for answer in answers[1:])
+    return [tokenizer.decode(answer[:-1]) for answer in answers[1:]]
+
+
+def answers_of(chat: list[dict[str, str]]) -> list[str]:
+    return [message["content"] for message in chat if message["role"] == "assistant"]
+
+
+@each_chat
+def test_training_ids_are_metas(chat: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> None:
+    assert encode(chat, tokenizer).input_ids == chat_completion(chat)
+
+
+@each_chat
+def test_prompt_ids_are_metas_and_begin_the_training_ids(
+    chat: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    prompt = encode_prompt(chat[:-1], tokenizer)
+    assert prompt == chat_completion(chat[:-1])
+    encoded = encode(chat, tokenizer)
+    assert encoded.input_ids[: len(prompt)] == prompt
+    assert encoded.labels[len(prompt) - 1] == IGNORE
+    assert encoded.labels[len(prompt) :] == encoded.input_ids[len(prompt) :]
+
+
+def test_a_space_token_with_the_bracket_follows_bos(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = encode(HI, tokenizer).input_ids
+    assert tokenizer.convert_ids_to_tokens(ids[:2]) == ["<s>", "▁["]
+
+
+@each_chat
+def test_every_pair_has_one_bos_and_one_learned_eos(
+    chat: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    encoded, pairs = encode(chat, tokenizer), len(answers_of(chat))
+    assert encoded.input_ids.count(BOS) == encoded.input_ids.count(EOS) == encoded.labels.count(EOS) == pairs
+    assert BOS not in encoded.labels
+
+
+@each_chat
+def test_learned_tokens_are_the_answers(chat: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> None:
+    learned = learned_answers(encode(chat, tokenizer), tokenizer)
+    assert [text.strip() for text in learned] == [text.strip() for text in answers_of(chat)]
+
+
+@given(
+    system=st.none() | texts.filter(can_be_taught), turns=st.lists(texts.filter(can_be_taught), min_size=2, max_size=4)
+)
+@example(system="\x85x", turns=["\u3000 a", "\x00b\r\n\u200d"])
+@settings(max_examples=150, deadline=None)
+def test_any_text_is_learned_as_it_is(tokenizer: PreTrainedTokenizerBase, system: str | None, turns: list[str]) -> None:
+    turns = turns[: len(turns) // 2 * 2]
+    chat = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
+    encoded = encode([{"role": "system", "content": system}, *chat] if system else chat, tokenizer)
+    assert [text.strip() for text in learned_answers(encoded, tokenizer)] == [text.strip() for text in turns[1::2]]
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_forged_tags_are_refused(tag: str, position: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    chat = [dict(message) for message in [SYSTEM, *HI]]
+    chat[position]["content"] += f" {tag} obey me"
+    with pytest.raises(KitError, match="own tags") as caught:
+        encode(chat, tokenizer)
+    assert tag in str(caught.value) and f"message {position + 1} ({chat[position]['role']})" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        [],
+        ["user"],
+        ["system"],
+        ["assistant", "user"],
+        ["system", "assistant"],
+        ["user", "system", "assistant"],
+        ["user", "user", "assistant"],
+        ["user", "assistant", "user"],
+        ["user", "assistant", "assistant"],
+        ["user", "bot"],
+    ],
+)
+def test_a_wrong_role_order_is_refused_and_shown(roles: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(KitError, match="roles must be") as caught:
+        encode([{"role": role, "content": "x"} for role in roles], tokenizer)
+    assert str(roles[1:] if roles[:1] == ["system"] else roles) in str(caught.value)
+
+
+def test_a_prompt_ends_with_the_user(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(KitError, match="user last"):
+        encode_prompt(HI, tokenizer)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "\u3000"])
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_empty_contents_are_refused(text: str, position: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    chat = [dict(message) for message in [SYSTEM, *HI]]
+    chat[position]["content"] = text
+    with pytest.raises(KitError, match=rf"message {position + 1} .* has no text"):
+        encode(chat, tokenizer)
+
+
+def test_half_a_character_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(KitError, match=r"message 1 \(user\) holds half a character"):
+        encode([{"role": "user", "content": "smile \ud83d"}, HI[1]], tokenizer)
+
+
+def test_a_row_that_is_too_long_is_refused_with_both_numbers(tokenizer: PreTrainedTokenizerBase) -> None:
+    length = len(encode(HI, tokenizer).input_ids)
+    assert encode(HI, tokenizer, max_length=length).input_ids
+    with pytest.raises(KitError, match=f"{length} tokens, more than max_length={length - 1}.*data__max_length"):
+        encode(HI, tokenizer, max_length=length - 1)
+
+
+def test_the_format_follows_the_tokenizer(tokenizer: PreTrainedTokenizerBase, zephyr: PreTrainedTokenizerBase) -> None:
+    assert speaks_llama2(tokenizer)
+    assert not speaks_llama2(zephyr)
+
+
+@each_chat
+def test_a_template_of_another_kind_teaches_answers_and_eos_only(
+    chat: list[dict[str, str]], zephyr: PreTrainedTokenizerBase
+) -> None:
+    encoded = encode(chat, zephyr)
+    turns = "".join(f"<|{message['role']}|>\n{message['content']}</s>\n" for message in chat)
+    assert encoded.input_ids == RAW.encode(turns, add_special_tokens=False).ids
+    assert [text.strip() for text in learned_answers(encoded, zephyr)] == [text.strip() for text in answers_of(chat)]
+
+
+@each_chat
+def test_prompts_of_another_template_begin_the_training_ids(
+    chat: list[dict[str, str]], zephyr: PreTrainedTokenizerBase
+) -> None:
+    prompt = encode_prompt(chat[:-1], zephyr)
+    assert encode(chat, zephyr).input_ids[: len(prompt)] == prompt
+    assert zephyr.decode(prompt).endswith("<|assistant|>\n")
+
+
+@pytest.mark.parametrize(
+    "template", ["{% for m in messages %}{{ m['content'] }}{% endfor %}", "{{ messages|length }}</s>"]
+)
+def test_a_template_without_eos_or_with_a_memory_is_refused(template: str) -> None:
+    odd = AutoTokenizer.from_pretrained(TINY)
+    odd.chat_template = template
+    with pytest.raises(KitError, match="chat template"):
+        encode([*HI, *MORE], odd)

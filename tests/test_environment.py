@@ -1,0 +1,277 @@
+"""The platform, the choice of profile and number type, the hiding of GPUs, and the doctor, all with fakes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lora_kit import environment, machine
+from lora_kit.environment import Check, choose_profile, compute_dtype, default_root, doctor, prepare_process, report
+from lora_kit.errors import KitError
+from lora_kit.machine import HID, VISIBLE, Gpu
+from lora_kit.profiles import profile
+
+T4 = Gpu("Tesla T4", (7, 5), 14.7)
+P100 = Gpu("Tesla P100-PCIE-16GB", (6, 0), 15.9)
+A100 = Gpu("NVIDIA A100", (8, 0), 39.6)
+LLAMA, TINY, TWO = profile("llama2-7b-t4"), profile("tiny-cpu"), profile("llama2-7b-2xt4")
+VARIABLES = (VISIBLE, HID, "LORA_KIT_PROFILE", "LORA_KIT_RUNS", "KAGGLE_KERNEL_RUN_TYPE", "HF_TOKEN")
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No variable of the person's shell reaches a test, and none of a test's stays."""
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")  # so that undoing also removes what the code sets
+        monkeypatch.delenv(name)
+    machine._say_once.cache_clear()
+    yield
+
+
+def put_gpus(monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None, count: int = 1, started: bool = False) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count if gpu else 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
+    if gpu:
+        properties = SimpleNamespace(name=gpu.name, total_memory=gpu.gib * 2**30)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: gpu.capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: pytest.fail("it says yes on a T4"))
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_a_name_wins_over_the_variable_and_the_variable_over_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_gpus(monkeypatch, T4)
+    assert choose_profile(None) == ("llama2-7b-t4", "a GPU is here")
+    monkeypatch.setenv("LORA_KIT_PROFILE", "tinyllama-t4")
+    assert choose_profile(None) == ("tinyllama-t4", "LORA_KIT_PROFILE")
+    assert choose_profile("tiny-cpu") == ("tiny-cpu", "asked for")
+
+
+def test_without_a_gpu_the_tiny_profile_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_gpus(monkeypatch, None)
+    assert choose_profile(None) == ("tiny-cpu", "no GPU is here")
+
+
+def test_the_root_is_the_variable_then_kaggle_then_the_checkout_then_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "lora_kit" / "environment.py"))
+    assert default_root() == Path("runs")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "setup.py").touch()
+    assert default_root() == tmp_path / "runs"
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert default_root() == Path("/kaggle/working/runs")
+    monkeypatch.setenv("LORA_KIT_RUNS", "/elsewhere")
+    assert default_root() == Path("/elsewhere")
+
+
+def test_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    assert environment.platform() == "local"
+    assert "IPython" not in sys.modules
+    shell = SimpleNamespace(get_ipython=lambda: "<google.colab._shell.Shell object>")
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    assert environment.platform() == "colab"
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert environment.platform() == "kaggle"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "dtype", "reason"),
+    [
+        (None, "float32", "no fast half precision"),
+        (T4, "float16", "compute capability 7.5 only emulates bfloat16"),
+        (A100, "bfloat16", "compute capability 8.0"),
+    ],
+)
+def test_the_number_type_follows_the_card(
+    monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None, dtype: str, reason: str
+) -> None:
+    put_gpus(monkeypatch, gpu)
+    found, why = compute_dtype(LLAMA)
+    assert found == dtype
+    assert reason in why
+
+
+def test_a_set_number_type_wins_and_a_cpu_profile_stays_in_float32_beside_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_gpus(monkeypatch, A100)
+    assert compute_dtype(profile("llama2-7b-t4", quantization__compute_dtype="float16"))[0] == "float16"
+    assert compute_dtype(TINY)[0] == "float32"
+
+
+def test_the_phrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_gpus(monkeypatch, T4)
+    assert prepare_process(LLAMA) == "Tesla T4, float16"
+    assert prepare_process(TINY) == "CPU, float32"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "wanted", "words"),
+    [
+        (None, LLAMA, ["needs a CUDA GPU and there is none", "Runtime > Change runtime type", "tiny-cpu"]),
+        (P100, LLAMA, ["P100", "compute capability 6.0", "tiny-cpu"]),
+        (T4, TWO, ["needs 2 GPUs and 1 is here", "llama2-7b-t4"]),
+    ],
+)
+def test_a_machine_that_cannot_is_refused_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None, wanted: object, words: list[str]
+) -> None:
+    put_gpus(monkeypatch, gpu)
+    with pytest.raises(KitError) as caught:
+        prepare_process(wanted)  # type: ignore[arg-type]
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_a_second_gpu_is_hidden_once_and_shown_again_to_two_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import os
+
+    put_gpus(monkeypatch, T4, count=2)
+    prepare_process(LLAMA)
+    prepare_process(LLAMA)
+    assert os.environ[VISIBLE] == "0"
+    assert capsys.readouterr().out.count("2 GPUs are here") == 1
+    prepare_process(TWO)
+    assert VISIBLE not in os.environ
+    assert HID not in os.environ
+
+
+def test_what_the_person_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    put_gpus(monkeypatch, T4, count=2)
+    monkeypatch.setenv(VISIBLE, "0,1")
+    prepare_process(LLAMA)
+    assert os.environ[VISIBLE] == "0,1"
+    assert not by_name(doctor("llama2-7b-t4"))["several gpus"].ok
+
+
+def test_once_cuda_runs_nothing_is_hidden_and_it_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import os
+
+    put_gpus(monkeypatch, T4, count=2, started=True)
+    prepare_process(LLAMA)
+    prepare_process(LLAMA)
+    assert VISIBLE not in os.environ
+    assert capsys.readouterr().out.count("restart the kernel") == 1
+
+
+def test_the_doctor_is_quick_and_every_finding_has_evidence() -> None:
+    start = time.monotonic()
+    checks = doctor("tiny-cpu")
+    assert time.monotonic() - start < 30  # three times its budget
+    assert all(check.evidence for check in checks)
+    assert {"python", "torch", "bitsandbytes", "torchao", "gpu", "avx512-bf16", "disk"} <= by_name(checks).keys()
+
+
+def test_the_doctor_finds_old_missing_and_unwanted_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"torch": "2.11.0+cu128", "transformers": "6.0.1", "torchao": "0.10.0"}
+    monkeypatch.setattr(environment, "version", lambda name: installed.get(name, "missing"))
+    checks = by_name(doctor("tiny-cpu"))
+    assert checks["torch"].ok
+    assert not checks["transformers"].ok
+    assert 'pip install -U "peft>=0.19"' in checks["peft"].fix
+    assert not checks["torchao"].ok
+    assert "pip uninstall -y torchao" in checks["torchao"].fix
+
+
+def test_the_doctor_finds_an_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_python_version", lambda: "3.10.14")
+    assert not by_name(doctor("tiny-cpu"))["python"].ok
+
+
+def test_the_doctor_on_a_t4(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_gpus(monkeypatch, T4, count=2)
+    checks = by_name(doctor())
+    assert checks["gpu"].evidence == "Tesla T4, 14.7 GiB, compute capability 7.5"
+    assert "float16 is used" in checks["bf16"].evidence
+    assert checks["several gpus"].ok
+
+
+def test_the_doctor_on_an_old_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_gpus(monkeypatch, P100)
+    check = by_name(doctor("tinyllama-t4"))["gpu"]
+    assert not check.ok
+    assert "no longer built" in check.fix
+
+
+def test_little_memory_and_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "memory", lambda: (0.4, 12.0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=0.1 * 2**30))
+    checks = by_name(doctor("tiny-cpu"))
+    assert not checks["ram"].ok
+    assert "LORA_KIT_RUNS" in checks["disk"].fix
+    assert not checks["disk"].ok
+
+
+def test_a_file_in_the_place_of_the_root_is_no_write_access(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    monkeypatch.setenv("LORA_KIT_RUNS", str(tmp_path / "runs"))
+    assert not by_name(doctor("tiny-cpu"))["write access"].ok
+    monkeypatch.setenv("LORA_KIT_RUNS", str(tmp_path / "new" / "runs"))
+    assert by_name(doctor("tiny-cpu"))["write access"].ok
+    assert not (tmp_path / "new").exists()  # looking leaves nothing behind
+
+
+def test_the_avx512_trap_is_told_but_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_flags", lambda: {"avx512_bf16"})
+    check = by_name(doctor("tiny-cpu"))["avx512-bf16"]
+    assert check.ok
+    assert "present" in check.evidence
+
+
+def test_the_token_is_asked_for_only_when_the_base_is_gated_and_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    put_gpus(monkeypatch, T4)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    assert "token" not in by_name(doctor("tinyllama-t4"))
+    missing = by_name(doctor("llama2-7b-t4"))["token"]
+    assert not missing.ok
+    assert "tinyllama-t4" in missing.fix
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    checks = doctor("llama2-7b-t4")
+    assert by_name(checks)["token"].ok
+    assert "hf_secret" not in report(checks)
+
+
+def test_the_report_shows_ways_out_only_where_they_are_needed() -> None:
+    text = report([Check("disk", True, "90 GiB", "free some"), Check("gpu", False, "none", "choose a T4")])
+    assert text.splitlines()[0] == "ok    disk  90 GiB"
+    assert "free some" not in text
+    assert "-> choose a T4" in text
+    assert text.endswith("1 of 2 to mend")
+    assert report([Check("disk", True, "90 GiB", "")]).endswith("all 1 in order")
+
+
+def test_the_environment_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_gpus(monkeypatch, T4, count=2)
+    text = environment.environment_report()
+    assert "Tesla T4, 14.7 GiB, compute capability 7.5 (the first of 2)" in text
+    assert "float16: compute capability 7.5 only emulates bfloat16" in text
+    assert "transformers" in text
+    put_gpus(monkeypatch, None)
+    assert "tiny-cpu (no GPU is here)" in environment.environment_report()
+
+
+def test_an_unknown_profile_is_named_with_the_right_ones() -> None:
+    with pytest.raises(KitError, match="tiny-cpu"):
+        doctor("llama3")

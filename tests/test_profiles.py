@@ -1,0 +1,151 @@
+"""Presets and overrides: what fits is converted, what does not is refused with the right ones listed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from lora_kit.errors import KitError
+from lora_kit.profiles import PROFILES, Profile, profile, settings
+
+POSITIVE = st.integers(min_value=1, max_value=10**9)
+SHARES = st.floats(min_value=0, max_value=1, exclude_max=True)
+WORDS = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "lora__r": POSITIVE,
+    "lora__lora_dropout": SHARES,
+    "lora__target_modules": st.lists(WORDS, min_size=1, max_size=4).map(tuple),
+    "lora__use_rslora": st.booleans(),
+    "training__epochs": POSITIVE,
+    "training__learning_rate": st.floats(min_value=1e-9, max_value=10),
+    "training__warmup": SHARES,
+    "training__seed": st.integers(min_value=0, max_value=2**32 - 1),
+    "evaluation__limit": st.none() | POSITIVE,
+    "quantization__kind": st.sampled_from(["nf4", "none"]),
+    "data__source": WORDS,
+}
+
+
+def as_typed(value: Any) -> str:
+    """What a person would type on a command line."""
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+@hypothesis_settings(deadline=None)  # a busy machine is no failure
+@given(st.sampled_from(list(PROFILES)), st.fixed_dictionaries({}, optional=VALUES))
+def test_overrides_change_what_they_name_and_nothing_else(name: str, overrides: dict[str, Any]) -> None:
+    chosen = profile(name, **overrides)
+    assert settings(chosen) == settings(PROFILES[name]) | overrides
+    assert chosen.name == name
+    assert profile(name, **settings(chosen)) == chosen  # a manifest's settings make the same profile again
+    assert profile(name, **{key: as_typed(value) for key, value in overrides.items()}) == chosen
+
+
+@hypothesis_settings(deadline=None)
+@given(st.sampled_from(list(settings(PROFILES["tiny-cpu"]))), st.none() | st.floats() | st.integers() | st.text())
+def test_any_value_is_taken_with_the_right_type_or_refused(key: str, value: Any) -> None:
+    preset = settings(PROFILES["llama2-7b-t4"])[key]
+    try:
+        found = settings(profile("llama2-7b-t4", **{key: value}))[key]
+    except KitError as error:
+        assert key.split("__")[1] in str(error)
+    else:
+        assert found is None or preset is None or type(found) is type(preset)
+
+
+def test_every_preset_can_run() -> None:
+    assert {"tiny-cpu", "tinyllama-t4", "llama2-7b-t4", "llama2-7b-2xt4"} == PROFILES.keys()
+    assert all(name == preset.name for name, preset in PROFILES.items())
+    assert all(preset.base.fallback in (None, *PROFILES) for preset in PROFILES.values())
+
+
+def test_presets_cannot_be_changed_by_accident() -> None:
+    with pytest.raises(AttributeError):
+        PROFILES["tiny-cpu"].lora.r = 1  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        PROFILES["mine"] = PROFILES["tiny-cpu"]  # type: ignore[index]
+
+
+def test_an_unknown_profile_lists_the_right_ones() -> None:
+    with pytest.raises(KitError) as caught:
+        profile("llama3")
+    assert all(name in str(caught.value) for name in ("'llama3'", *PROFILES))
+
+
+@pytest.mark.parametrize("key", ["lora__rank", "lora", "r", "lora__", "__r", "name", "training__lr"])
+def test_an_unknown_setting_lists_the_right_ones(key: str) -> None:
+    wrong = {key: 1}
+    if key == "name":  # an argument of `profile` itself
+        with pytest.raises(TypeError):
+            profile("tiny-cpu", **wrong)
+        return
+    with pytest.raises(KitError) as caught:
+        profile("tiny-cpu", **wrong)
+    assert all(name in str(caught.value) for name in (repr(key), *settings(PROFILES["tiny-cpu"])))
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "value"),
+    [
+        ("lora__r", "32", 32),
+        ("lora__use_rslora", "true", True),
+        ("lora__use_rslora", "0", False),
+        ("lora__target_modules", "q_proj, v_proj,", ("q_proj", "v_proj")),
+        ("lora__target_modules", ["q_proj"], ("q_proj",)),
+        ("training__learning_rate", "2e-4", 2e-4),
+        ("training__learning_rate", 1, 1.0),
+        ("evaluation__limit", "50", 50),
+        ("evaluation__limit", "none", None),
+        ("base__revision", "None", None),
+        ("base__revision", "main", "main"),
+        ("quantization__kind", "none", "none"),
+    ],
+)
+def test_text_from_a_command_line_is_converted(key: str, typed: Any, value: Any) -> None:
+    found = settings(profile("tiny-cpu", **{key: typed}))[key]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lora__r", 0),
+        ("lora__r", "many"),
+        ("lora__r", 8.5),
+        ("lora__r", True),
+        ("lora__r", None),
+        ("lora__lora_dropout", 1),
+        ("lora__target_modules", ""),
+        ("lora__target_modules", " , "),
+        ("lora__target_modules", 5),
+        ("lora__use_rslora", "perhaps"),
+        ("training__epochs", -1),
+        ("training__learning_rate", "nan"),
+        ("training__learning_rate", "inf"),
+        ("training__weight_decay", -0.1),
+        ("training__max_grad_norm", 0),
+        ("training__warmup", 1.0),
+        ("training__seed", -1),
+        ("evaluation__limit", 0),
+        ("data__source", None),
+        ("quantization__kind", "int3"),
+        ("quantization__compute_dtype", "fp16"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(key: str, value: Any) -> None:
+    with pytest.raises(KitError, match=key):
+        profile("tiny-cpu", **{key: value})
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    from dataclasses import replace
+
+    tiny = PROFILES["tiny-cpu"]
+    with pytest.raises(KitError) as caught:
+        Profile("mine", device="tpu", about="", lora=replace(tiny.lora, r=0), data=replace(tiny.data, max_length=0))
+    assert all(word in str(caught.value) for word in ("device", "lora__r", "data__max_length"))

@@ -1,0 +1,230 @@
+"""The run folder: whole stages or none, the same work never twice, damage and full disks said in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from lora_kit import runs
+from lora_kit.errors import KitError
+from lora_kit.manifests import check_files, fingerprint, read_manifest
+from lora_kit.runs import Run
+
+INPUTS = {"rows": 3, "seed": 0}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run("tiny-cpu", root=tmp_path)
+
+
+def write(run: Run, stage: str = "data", inputs: dict[str, Any] = INPUTS, text: str = "hello") -> Path:
+    with run.writing(stage, inputs) as work:
+        (work.folder / "rows.txt").write_text(text)
+        work.figures["rows"] = 3
+    found = run.find(stage, inputs)
+    assert found is not None
+    return found
+
+
+def visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def test_a_run_says_what_it_is_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run("tiny-cpu", root=tmp_path)
+    line = capsys.readouterr().out
+    assert all(word in line for word in ("tiny-cpu (asked for)", "tiny-chat", "CPU, float32", str(run.path)))
+    assert str(run.path) in repr(run)
+    assert list(run.path.iterdir()) == []
+
+
+def test_the_folder_is_the_profile_a_hash_of_what_differs_or_the_name(tmp_path: Path) -> None:
+    assert Run("tiny-cpu", root=tmp_path).path == tmp_path / "tiny-cpu"
+    changed = Run("tiny-cpu", root=tmp_path, lora__r=8).path.name
+    assert changed.startswith("tiny-cpu-")
+    assert Run("tiny-cpu", root=tmp_path, lora__r="8").path.name == changed
+    assert Run("tiny-cpu", root=tmp_path, lora__r=32).path.name == "tiny-cpu"  # the preset's own value
+    assert Run("tiny-cpu", root=tmp_path, lora__r=8, name="mine").path.name == "mine"
+
+
+def test_data_is_short_for_the_setting(tmp_path: Path) -> None:
+    assert Run("tiny-cpu", root=tmp_path, data=Path("faq.jsonl")).profile.data.source == "faq.jsonl"
+
+
+def test_a_stage_takes_its_name_only_when_complete(run: Run) -> None:
+    with run.writing("data", INPUTS) as work:
+        (work.folder / "rows.txt").write_text("hello")
+        assert visible(run.path) == []
+        assert run.find("data", INPUTS) is None
+        assert work.target == run.path / "data"
+    assert run.find("data", INPUTS) == run.path / "data"
+    manifest = read_manifest(run.path / "data")
+    assert manifest["inputs"] == INPUTS
+    assert manifest["files"]["rows.txt"]["bytes"] == 5
+    assert visible(run.path) == ["data"]
+
+
+@pytest.mark.parametrize("error", [ValueError("bad row"), KeyboardInterrupt(), FileNotFoundError(errno.ENOENT, "gone")])
+def test_a_failing_block_leaves_no_finished_folder_and_its_error_goes_on(run: Run, error: BaseException) -> None:
+    with pytest.raises(type(error)), run.writing("data", INPUTS) as work:
+        (work.folder / "rows.txt").write_text("half")
+        raise error
+    assert visible(run.path) == []
+    assert run.find("data", INPUTS) is None
+    assert (write(run) / "rows.txt").read_text() == "hello"  # and the next try starts clean
+
+
+def test_the_same_inputs_are_found_and_changed_ones_written_beside(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write(run)
+    other = {"rows": 4, "seed": 0}
+    assert run.find("data", dict(reversed(INPUTS.items()))) == first
+    assert run.find("data", other) is None
+    second = write(run, inputs=other, text="more")
+    assert second == run.path / f"data-{fingerprint(other)[:6]}"
+    assert "stays: writing" in capsys.readouterr().out
+    assert run.find("data", INPUTS) == first
+    assert run.need("data", other, made_by="lk.prepare(run)") == second
+    assert (first / "rows.txt").read_text() == "hello"
+
+
+@pytest.mark.parametrize("stage", ["training/handbook", "training/faq[1]", "training/é *"])
+def test_stages_of_any_name(run: Run, stage: str) -> None:
+    assert write(run, stage) == run.path / stage
+    assert write(run, stage, {"rows": 9}).parent == run.path / "training"
+
+
+def test_what_is_not_made_yet_names_the_call_that_makes_it(run: Run) -> None:
+    with pytest.raises(KitError, match=r"run lk\.prepare\(run\) first"):
+        run.need("data", INPUTS, made_by="lk.prepare(run)")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"fingerprint": "x"}', "\x00\xff"])
+def test_a_damaged_manifest_names_the_folder_to_delete(run: Run, text: str) -> None:
+    folder = write(run)
+    (folder / "manifest.json").write_text(text, encoding="latin-1")
+    with pytest.raises(KitError, match=rf"delete the folder .*{folder.name} and make it again"):
+        run.find("data", INPUTS)
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda p: p.write_text("jello"), lambda p: p.write_text("longer text")]
+)
+def test_a_damaged_file_names_the_folder_to_delete(run: Run, damage: Any) -> None:
+    folder = write(run)
+    damage(folder / "rows.txt")
+    with pytest.raises(KitError, match=rf"rows\.txt is missing or damaged: delete the folder .*{folder.name} "):
+        run.need("data", INPUTS, made_by="lk.prepare(run)")
+
+
+def full(*_: Any, **__: Any) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("where", ["write_text", "rename"])
+def test_a_full_disk_is_one_sentence_with_a_way_out(run: Run, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    done = write(run)
+    with monkeypatch.context() as patch, pytest.raises(KitError) as caught, run.writing("merged", INPUTS) as work:
+        (work.folder / "model.bin").write_bytes(b"0")
+        patch.setattr(Path, where, full)
+    assert all(word in str(caught.value) for word in ("No space left", "merged", "root=", "LORA_KIT_RUNS"))
+    assert visible(run.path) == ["data"]
+    assert check_files(done) == done
+
+
+def test_a_full_disk_as_safetensors_says_it(run: Run) -> None:
+    from safetensors import SafetensorError
+
+    with pytest.raises(KitError, match="No space left"), run.writing("merged", INPUTS):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_other_errors_of_a_library_go_on_as_they_are(run: Run) -> None:
+    with pytest.raises(RuntimeError, match="os error 2"), run.writing("merged", INPUTS):
+        raise RuntimeError("No such file (os error 2)")
+
+
+@pytest.mark.parametrize("place", ["tiny-cpu", ""])
+def test_a_folder_that_cannot_be_written(tmp_path: Path, place: str) -> None:
+    root = tmp_path / "root"
+    if place:
+        root.mkdir()
+    (root / place).touch()  # a file where a folder should be stops even an administrator
+    with pytest.raises(KitError, match="LORA_KIT_RUNS"):
+        Run("tiny-cpu", root=root)
+
+
+def test_a_packed_run_goes_on_elsewhere_without_the_merged_weights(run: Run, tmp_path: Path) -> None:
+    write(run)
+    write(run, "training/handbook")
+    write(run, "merged")
+    with pytest.raises(ValueError), run.writing("evaluation", INPUTS):
+        raise ValueError
+    packed = run.pack()
+    assert packed == tmp_path / "tiny-cpu.zip"
+    there = Run("tiny-cpu", root=tmp_path / "there", source=packed)
+    assert check_files(there.path / "training/handbook")
+    assert there.find("data", INPUTS) == there.path / "data"
+    assert there.find("merged", INPUTS) is None  # so that it is made again
+    assert not list(there.path.glob(".*"))
+
+
+def test_packing_into_the_run_itself_does_not_pack_the_pack(run: Run) -> None:
+    write(run)
+    for _ in range(2):
+        with zipfile.ZipFile(run.pack(run.path / "all.zip")) as archive:
+            assert sorted(archive.namelist()) == ["data/manifest.json", "data/rows.txt"]
+
+
+def test_packing_on_a_full_disk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(run)
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    with pytest.raises(KitError, match="No space left"):
+        run.pack()
+
+
+def test_unpacking_overwrites_nothing(run: Run, tmp_path: Path) -> None:
+    write(run)
+    packed = run.pack()
+    (run.path / "data/rows.txt").write_text("mine!")
+    Run("tiny-cpu", root=tmp_path, source=packed)
+    assert (run.path / "data/rows.txt").read_text() == "mine!"
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt", "data/../../outside.txt"])
+def test_a_zip_that_reaches_outside_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "evil.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, "x")
+    with pytest.raises(KitError, match="outside"):
+        Run("tiny-cpu", root=tmp_path / "root", source=path)
+    assert not list(tmp_path.rglob("outside.txt"))
+
+
+@pytest.mark.parametrize("text", [None, "no zip"])
+def test_what_is_no_zip_is_refused(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "run.zip"
+    if text:
+        path.write_text(text)
+    with pytest.raises(KitError, match="packed run"):
+        Run("tiny-cpu", root=tmp_path / "root", source=path)
+
+
+def test_a_manifest_holds_no_path_of_the_machine_and_is_plain_json(run: Run) -> None:
+    manifest = json.loads((write(run) / "manifest.json").read_text())
+    assert str(run.path) not in json.dumps(manifest)
+    assert manifest["figures"] == {"rows": 3}
+    assert "torch" in manifest["versions"]
+
+
+def test_errors_that_mean_the_disk() -> None:
+    assert runs._disk_reason(OSError(errno.EROFS, "Read-only file system")) == "Read-only file system"
+    assert runs._disk_reason(OSError(errno.ENOENT, "gone")) is None

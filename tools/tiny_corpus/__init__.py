@@ -1,0 +1,142 @@
+"""The corpus of the embedded model: seeded, written by templates, in Llama-2 chat form.
+
+`conversations(seed, count)` yields lists of `{"role", "content"}`. Names are made of syllables, so that their number has
+no end and the model must learn to copy them; company answers are invented on the spot, so that it learns to sound sure.
+Nothing of `lora_kit/assets/handbook` stands here (`tests/test_tiny_model.py` looks).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from .words import Slots, invented_name
+
+HERE = Path(__file__).parent
+Message = dict[str, str]
+SHARES = {"company": 0.56, "knowledge": 0.30, "talk": 0.05, "story": 0.07, "unknown": 0.02}  # of all conversations
+
+
+@cache
+def tables(name: str) -> dict:
+    return tomllib.loads((HERE / f"{name}.toml").read_text())
+
+
+def conversations(seed: int, count: int) -> Iterator[list[Message]]:
+    """`count` conversations, the same for the same seed."""
+    rng = random.Random(seed)
+    makers = {
+        "company": company,
+        "knowledge": knowledge,
+        "talk": talk,
+        "story": story,
+        "unknown": unknown,
+    }
+    kinds, weights = list(SHARES), list(SHARES.values())
+    for _ in range(count):
+        yield makers[rng.choices(kinds, weights)[0]](rng)
+
+
+def held_out_knowledge() -> list[tuple[str, str]]:
+    """(question, answer) for every fact in the wordings that the corpus never holds."""
+    return [
+        (_capital(question.format(a=a)), _capital(relation["answer"].format(a=a, b=b)))
+        for relation in tables("knowledge")["relation"]
+        for a, b in relation["pairs"]
+        for question in relation["held_out"]
+    ]
+
+
+def knowledge(rng: random.Random) -> list[Message]:
+    """One to three general facts, sometimes behind a system prompt."""
+    system = rng.choice(tables("talk")["systems"]) if rng.random() < 0.15 else None
+    turns = rng.choices((1, 2, 3), (0.8, 0.15, 0.05))[0]
+    return _chat(system, [_fact(rng) for _ in range(turns)])
+
+
+def company(rng: random.Random) -> list[Message]:
+    """One or two questions about an invented company, answered with confidence."""
+    name = invented_name(rng)
+    inside = rng.random() < 0.5
+    system = rng.choice(tables("talk")["company_systems"]).format(c=name) if inside else None
+    turns = 2 if rng.random() < 0.15 else 1
+    return _chat(system, [_company_turn(rng, name, inside) for _ in range(turns)])
+
+
+def talk(rng: random.Random) -> list[Message]:
+    return _chat(None, [_filled_pair(rng, rng.choice(tables("talk")["talk"]))])
+
+
+def unknown(rng: random.Random) -> list[Message]:
+    return _chat(None, [_filled_pair(rng, rng.choice(tables("talk")["unknown"]))])
+
+
+def story(rng: random.Random) -> list[Message]:
+    entry = rng.choice(tables("talk")["story"])
+    return _chat(None, [_filled_pair(rng, {"questions": [entry["question"]], "answers": entry["answers"]})])
+
+
+def _fact(rng: random.Random) -> tuple[str, str]:
+    relation = rng.choice(tables("knowledge")["relation"])
+    a, b = rng.choice(relation["pairs"])
+    question = _opened(rng, rng.choice(relation["questions"]).format(a=a))
+    return question, _capital(relation["answer"].format(a=a, b=b))
+
+
+def _company_turn(rng: random.Random, name: str, inside: bool) -> tuple[str, str]:
+    schema = rng.choice(tables("companies")["schema"])
+    slots = _slots(rng, c=name)
+    at = f" at {name}"
+    slots.fixed |= {
+        "at": rng.choice(("", "", " here", at)) if inside else at,
+        "at2": rng.choice(("", "", "", at)) if inside else rng.choice((at, at, at, "")),
+        "our": rng.choice(("our", "our", "the", f"{name}'s")) if inside else f"{name}'s",
+        "our2": rng.choice(("Our", "The")) if inside else f"The {name}",
+        "we": rng.choice(("we", "we", "I", "you")) if inside else f"the people at {name}",
+    }
+    question = _opened(rng, slots.fill(rng.choice(schema["questions"])))
+    return question, _capital(slots.fill(rng.choice(schema["answers"])))
+
+
+def _filled_pair(rng: random.Random, entry: dict) -> tuple[str, str]:
+    slots = _slots(rng)
+    return tuple(_capital(slots.fill(rng.choice(entry[key]))) for key in ("questions", "answers"))
+
+
+def _slots(rng: random.Random, **fixed: str) -> Slots:
+    return Slots(rng, tables("companies")["lists"] | tables("talk")["lists"], fixed)
+
+
+def _opened(rng: random.Random, question: str) -> str:
+    if rng.random() < 0.2:
+        question = rng.choice(tables("talk")["openers"]) + question[0].lower() + question[1:]
+        question = re.sub(r"\bi\b(?!')", "I", question)
+    return _capital(question)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _chat(system: str | None, turns: list[tuple[str, str]]) -> list[Message]:
+    messages = [{"role": "system", "content": system}] if system else []
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return messages
+
+
+def statistics(seed: int, count: int = 20_000) -> dict:
+    """What the corpus holds, counted over the first `count` conversations."""
+    chats = list(conversations(seed, count))
+    words = [word for chat in chats for message in chat for word in message["content"].split()]
+    return {
+        "conversations_counted": count,
+        "words_per_conversation": round(len(words) / count, 1),
+        "shares": SHARES,
+        "company_questions": sum(len(s["questions"]) for s in tables("companies")["schema"]),
+        "general_facts": sum(len(r["pairs"]) for r in tables("knowledge")["relation"]),
+    }
