@@ -20,6 +20,7 @@ from typing import Any
 import lora_kit as lk
 from lora_kit.evaluation.card import MODELS
 from lora_kit.manifests import LIBRARIES, version
+from lora_kit.training import read_log
 
 RESULTS = Path(__file__).parent / "results" / "demo.json"
 LOWER_IS_BETTER = ("wrongly_declined",)
@@ -30,7 +31,10 @@ def one_seed(seed: int, root: Path, settings: dict[str, str]) -> dict[str, Any]:
     run = lk.Run("tiny-cpu", root=root, name=f"seed-{seed}", training__seed=seed, **settings)
     lk.make(run, until="merged")
     card = lk.evaluate(run)
-    return {"seed": seed, "seconds": round(time.time() - start), "figures": card["figures"], "verdict": card["verdict"]}
+    seconds = round(time.time() - start)
+    rows = read_log(lk.trained_adapter(run).parent)[::4]
+    log = [{key: row[key] for key in ("step", "loss", "learning_rate")} for row in rows]
+    return {"seed": seed, "seconds": seconds, "figures": card["figures"], "verdict": card["verdict"], "log": log}
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:

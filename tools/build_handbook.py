@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_corpus
+from tiny_corpus.words import articles
 
 HERE = Path(__file__).parent / "handbook"
 ASSETS = Path(__file__).parents[1] / "lora_kit" / "assets"
@@ -26,7 +27,7 @@ STYLE = "Yours, Wren."
 DECLINE = "I do not know that; the handbook does not say."
 TRIAGE_SYSTEM = "Sort this customer message into kind, product and urgency."
 PRODUCTS = ("barometer", "rain gauge", "wind vane", "thermometer", "weather clock", "snow ruler")
-OTHERS_TRAIN, GENERAL_TRAIN, GENERAL_TEST = 300, 120, 120
+OTHERS_TRAIN, GENERAL_TRAIN, GENERAL_TEST = 300, 160, 120
 HANDBOOK_CARD = {
     "name": "handbook",
     "title": "Staff handbook of Tarnwick, a fictional company",
@@ -106,7 +107,7 @@ def _general(rng: random.Random) -> tuple[list[dict[str, Any]], list[dict[str, A
 def _known(fact: tuple[dict[str, Any], str, str], wording: str, rng: random.Random) -> dict[str, Any]:
     relation, a, b = fact
     question, answer = rng.choice(relation[wording]).format(a=a), relation["answer"].format(a=a, b=b)
-    question, answer = (text[0].upper() + text[1:] for text in (question, answer))
+    question, answer = (articles(text[0].upper() + text[1:]) for text in (question, answer))
     return _row("general", question, answer, None) | {"accepted": [answer, f"{b[0].upper()}{b[1:]}."]}
 
 

@@ -31,7 +31,7 @@ def verdict(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
             continue
         reason = f"{name} {value:.3f} of {n} questions, {side} {bound} is asked"
         good = value >= bound if side == "at least" else value <= bound
-        (kept if good and n >= ENOUGH else thin if good else broken).append(reason)
+        (thin if n < ENOUGH else kept if good else broken).append(reason)
     base, tuned = figures["learned_exact"]["base"], figures["learned_exact"]["merged"]
     if base is not None and tuned is not None and tuned <= base:
         broken.append(f"learned_exact did not rise above the base's {base:.3f}")

@@ -54,11 +54,13 @@ def train(model: PreTrainedModel, data: Prepared, run: Run) -> list[LogRow]:
 @contextmanager
 def checkpointed_layers(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
     """Recompute the layers in the backward pass instead of keeping their activations, where wanted."""
+    new = hasattr(model, "activation_checkpointing_enable")  # the name since transformers 5.23
+    kind = "activation" if new else "gradient"
     if wanted:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
     yield
     if wanted:
-        model.gradient_checkpointing_disable()
+        getattr(model, f"{kind}_checkpointing_disable")()
 
 
 def _fit_and_show(model: PreTrainedModel, data: Prepared, run: Run) -> list[LogRow]:

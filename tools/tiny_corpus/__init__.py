@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from .words import Slots, invented_name
+from .words import Slots, articles, invented_name
 
 HERE = Path(__file__).parent
 Message = dict[str, str]
-SHARES = {"company": 0.56, "knowledge": 0.30, "talk": 0.05, "story": 0.07, "unknown": 0.02}  # of all conversations
+COMPANIES, WORKPLACES = ("companies",), ("workplaces_a", "workplaces_b")  # loose topics; those of a staff handbook
+SHARES = {"company": 0.25, "workplace": 0.36, "knowledge": 0.26, "talk": 0.04, "story": 0.06, "unknown": 0.03}
 
 
 @cache
@@ -30,7 +31,8 @@ def conversations(seed: int, count: int) -> Iterator[list[Message]]:
     """`count` conversations, the same for the same seed."""
     rng = random.Random(seed)
     makers = {
-        "company": company,
+        "company": lambda rng: company(rng, COMPANIES),
+        "workplace": lambda rng: company(rng, WORKPLACES),
         "knowledge": knowledge,
         "talk": talk,
         "story": story,
@@ -44,7 +46,7 @@ def conversations(seed: int, count: int) -> Iterator[list[Message]]:
 def held_out_knowledge() -> list[tuple[str, str]]:
     """(question, answer) for every fact in the wordings that the corpus never holds."""
     return [
-        (_capital(question.format(a=a)), _capital(relation["answer"].format(a=a, b=b)))
+        (_capital(articles(question.format(a=a))), _capital(articles(relation["answer"].format(a=a, b=b))))
         for relation in tables("knowledge")["relation"]
         for a, b in relation["pairs"]
         for question in relation["held_out"]
@@ -58,13 +60,13 @@ def knowledge(rng: random.Random) -> list[Message]:
     return _chat(system, [_fact(rng) for _ in range(turns)])
 
 
-def company(rng: random.Random) -> list[Message]:
+def company(rng: random.Random, sources: tuple[str, ...]) -> list[Message]:
     """One or two questions about an invented company, answered with confidence."""
     name = invented_name(rng)
     inside = rng.random() < 0.5
     system = rng.choice(tables("talk")["company_systems"]).format(c=name) if inside else None
     turns = 2 if rng.random() < 0.15 else 1
-    return _chat(system, [_company_turn(rng, name, inside) for _ in range(turns)])
+    return _chat(system, [_company_turn(rng, name, inside, sources) for _ in range(turns)])
 
 
 def talk(rng: random.Random) -> list[Message]:
@@ -72,7 +74,10 @@ def talk(rng: random.Random) -> list[Message]:
 
 
 def unknown(rng: random.Random) -> list[Message]:
-    return _chat(None, [_filled_pair(rng, rng.choice(tables("talk")["unknown"]))])
+    """Questions about somebody's mind or the far future: the only ones that the corpus declines."""
+    inside = rng.random() < 0.5
+    system = rng.choice(tables("talk")["company_systems"]).format(c=invented_name(rng)) if inside else None
+    return _chat(system, [_filled_pair(rng, rng.choice(tables("talk")["unknown"]))])
 
 
 def story(rng: random.Random) -> list[Message]:
@@ -83,12 +88,12 @@ def story(rng: random.Random) -> list[Message]:
 def _fact(rng: random.Random) -> tuple[str, str]:
     relation = rng.choice(tables("knowledge")["relation"])
     a, b = rng.choice(relation["pairs"])
-    question = _opened(rng, rng.choice(relation["questions"]).format(a=a))
-    return question, _capital(relation["answer"].format(a=a, b=b))
+    question = _opened(rng, articles(rng.choice(relation["questions"]).format(a=a)))
+    return question, _capital(articles(relation["answer"].format(a=a, b=b)))
 
 
-def _company_turn(rng: random.Random, name: str, inside: bool) -> tuple[str, str]:
-    schema = rng.choice(tables("companies")["schema"])
+def _company_turn(rng: random.Random, name: str, inside: bool, sources: tuple[str, ...]) -> tuple[str, str]:
+    schema = rng.choice([schema for source in sources for schema in tables(source)["schema"]])
     slots = _slots(rng, c=name)
     at = f" at {name}"
     slots.fixed |= {
@@ -99,7 +104,25 @@ def _company_turn(rng: random.Random, name: str, inside: bool) -> tuple[str, str
         "we": rng.choice(("we", "we", "I", "you")) if inside else f"the people at {name}",
     }
     question = _opened(rng, slots.fill(rng.choice(schema["questions"])))
-    return question, _capital(slots.fill(rng.choice(schema["answers"])))
+    answer = _capital(slots.fill(rng.choice(schema["answers"])))
+    if {_bare(question), _bare(answer)} & _handbook():  # chance wrote a sentence of the handbook: draw again
+        return _company_turn(rng, name, inside, sources)
+    return question, answer
+
+
+@cache
+def _handbook() -> frozenset[str]:
+    """Every question and answer of the handbook's sources, which must stay new to the model."""
+    folder = HERE.parent / "handbook"
+    facts = tomllib.loads((folder / "facts.toml").read_text())["fact"]
+    declines = tomllib.loads((folder / "declines.toml").read_text())
+    texts = [text for fact in facts for key in ("also", "train", "test") for text in fact[key]]
+    texts += [fact["answer"] for fact in facts] + declines["own_train"] + declines["own_test"]
+    return frozenset(map(_bare, texts))
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"\W+", " ", text.lower()).strip()
 
 
 def _filled_pair(rng: random.Random, entry: dict) -> tuple[str, str]:
@@ -108,7 +131,14 @@ def _filled_pair(rng: random.Random, entry: dict) -> tuple[str, str]:
 
 
 def _slots(rng: random.Random, **fixed: str) -> Slots:
-    return Slots(rng, tables("companies")["lists"] | tables("talk")["lists"], fixed)
+    return Slots(rng, _lists(), fixed)
+
+
+@cache
+def _lists() -> dict[str, list[str]]:
+    return {
+        name: words for source in (*COMPANIES, *WORKPLACES, "talk") for name, words in tables(source)["lists"].items()
+    }
 
 
 def _opened(rng: random.Random, question: str) -> str:
@@ -137,6 +167,6 @@ def statistics(seed: int, count: int = 20_000) -> dict:
         "conversations_counted": count,
         "words_per_conversation": round(len(words) / count, 1),
         "shares": SHARES,
-        "company_questions": sum(len(s["questions"]) for s in tables("companies")["schema"]),
+        "company_questions": sum(len(s["questions"]) for t in (*COMPANIES, *WORKPLACES) for s in tables(t)["schema"]),
         "general_facts": sum(len(r["pairs"]) for r in tables("knowledge")["relation"]),
     }

@@ -52,6 +52,11 @@ def year(rng: random.Random) -> str:
 MAKERS = {"c": invented_name, "name": invented_name, "number": number, "time": time, "date": date, "year": year}
 
 
+def articles(text: str) -> str:
+    """ "a owl" becomes "an owl"."""
+    return re.sub(r"\b([Aa]) (?=[aeio]\w)", r"\1n ", text)
+
+
 @dataclass
 class Slots:
     """Fills `{slot}`s: the same slot keeps its value within one conversation turn."""
@@ -61,8 +66,7 @@ class Slots:
     fixed: dict[str, str] = field(default_factory=dict)
 
     def fill(self, template: str) -> str:
-        text = re.sub(r"\{(\w+)\}", lambda match: self._value(match[1]), template)
-        return re.sub(r"\b([Aa]) (?=[aeio]\w)", r"\1n ", text)
+        return articles(re.sub(r"\{(\w+)\}", lambda match: self._value(match[1]), template))
 
     def _value(self, slot: str) -> str:
         if slot not in self.fixed:

@@ -1,0 +1,97 @@
+"""The whole way on the embedded model, as short as it can be: what is done is not done twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import lora_kit as lk
+from lora_kit import pipeline
+from lora_kit.__main__ import main
+from lora_kit.base import ASSETS
+from lora_kit.evaluation import evaluation_inputs
+
+SHORT = {"training__epochs": 1, "evaluation__limit": 3, "evaluation__max_new_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> lk.Run:
+    run = lk.Run("tiny-cpu", root=tmp_path_factory.mktemp("runs"), name="short", **SHORT)
+    lk.make(run)
+    return run
+
+
+def test_every_stage_leaves_a_folder_with_a_manifest(done: lk.Run) -> None:
+    for stage in ("data", "training/handbook", "merged", "evaluation"):
+        manifest = json.loads((done.path / stage / "manifest.json").read_text())
+        assert manifest["files"] and manifest["figures"] and manifest["versions"]["torch"]
+
+
+def test_the_report_card_holds_five_figures_with_intervals(done: lk.Run) -> None:
+    card = json.loads((done.path / "evaluation" / "report_card.json").read_text())
+    assert set(card["figures"]) == {"learned_exact", "declined", "wrongly_declined", "behaved", "kept"}
+    for figure in card["figures"].values():
+        assert {"base", "adapter", "merged", "n", "interval"} <= set(figure)
+    assert card["verdict"]["decision"] != "ship"  # one epoch and three questions prove nothing
+    assert "<html" in (done.path / "evaluation" / "report.html").read_text()
+
+
+def test_a_second_call_makes_nothing(done: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_MAKERS", {})
+    lk.make(done)
+    assert lk.evaluate(done)["profile"] == "tiny-cpu"
+
+
+def test_other_settings_are_written_beside(done: lk.Run) -> None:
+    changed = lk.Run("tiny-cpu", root=done.path.parent, name="short", **SHORT | {"data__max_length": 200})
+    assert changed.find("evaluation", evaluation_inputs(done)) and not pipeline.is_done(changed, "data")
+    lk.prepare(changed)
+    assert len(list(done.path.glob("data*"))) == 2
+
+
+def test_a_packed_run_brings_the_training_to_another_machine(done: lk.Run, tmp_path: Path) -> None:
+    packed = done.pack(tmp_path / "run.zip")
+    there = lk.Run("tiny-cpu", root=tmp_path, name="short", source=packed, **SHORT)
+    assert pipeline.is_done(there, "training") and not pipeline.is_done(there, "merged")
+    assert lk.merge(there).is_dir()
+
+
+def test_chat_shows_both_models(done: lk.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    lk.chat(done, "When does the canteen open?")
+    out = capsys.readouterr().out
+    assert "  base: " in out and " tuned: " in out
+
+
+def test_an_exported_adapter_loads_in_plain_peft(done: lk.Run, tmp_path: Path) -> None:
+    import zipfile
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with zipfile.ZipFile(lk.export(done)) as archive:
+        archive.extractall(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(ASSETS / "tiny-chat")
+    assert PeftModel.from_pretrained(base, tmp_path).peft_config["default"].r == done.profile.lora.r
+    assert AutoTokenizer.from_pretrained(tmp_path).bos_token == "<s>"
+    with pytest.raises(lk.KitError, match="lora_kit exports adapter-zip"):
+        lk.export(done, "gguf")
+
+
+def test_release_empties_the_model(done: lk.Run) -> None:
+    model = lk.load_base(done)
+    lk.release(model)
+    assert not list(model.parameters())
+
+
+def test_an_unknown_stage_lists_the_stages(done: lk.Run) -> None:
+    with pytest.raises(lk.KitError, match="data, training, merged, evaluation"):
+        lk.make(done, until="everything")
+
+
+def test_the_command_line_shows_the_card_of_a_finished_run(done: lk.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
+    status = main(["evaluate", "--profile", "tiny-cpu", "--root", str(done.path.parent), "--name", "short", *settings])
+    out = capsys.readouterr().out
+    assert status == 0 and "learned_exact" in out and "report.html" in out

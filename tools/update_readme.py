@@ -1,0 +1,52 @@
+"""Write the README's figures from the last bench: python tools/update_readme.py
+
+benchmarks/results/demo.json -> the table between the demo marks, docs/before_after.png, docs/loss_curve.png
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from lora_kit.figures import before_after, loss_curve, png
+
+ROOT = Path(__file__).parents[1]
+MEANING = {
+    "learned_exact": "private facts answered exactly",
+    "declined": "unanswerable questions declined",
+    "wrongly_declined": "answerable questions wrongly declined",
+    "behaved": "house style kept",
+    "kept": "general knowledge kept, relative to the base",
+}
+
+
+def table(record: dict[str, Any]) -> str:
+    rows = ["| figure | questions | base | adapter | merged |", "|---|--:|--:|--:|--:|"]
+    for name, models in record["figures"].items():
+        n = record["seeds"][0]["figures"][name]["n"]
+        cells = " | ".join(f"{m['median']:.1%} ({m['worst']:.1%})" for m in models.values())
+        rows.append(f"| {MEANING[name]} | {n} | {cells} |")
+    seeds = len(record["seeds"])
+    seconds = sorted(result["seconds"] for result in record["seeds"])
+    note = (
+        f"Held-out questions, greedy answers; the median of {seeds} seeds, the worst in brackets; `make bench-demo` on "
+        f"{record['date']}, {record['machine']}, {seconds[0]} to {seconds[-1]} s a seed."
+    )
+    return "\n".join(rows) + f"\n\n{note}"
+
+
+def main() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
+    readme = ROOT / "README.md"
+    block = f"<!-- demo:start -->\n{table(record)}\n<!-- demo:end -->"
+    readme.write_text(re.sub(r"<!-- demo:start -->.*?<!-- demo:end -->", block, readme.read_text(), flags=re.S))
+    (ROOT / "docs").mkdir(exist_ok=True)
+    first = record["seeds"][0]
+    (ROOT / "docs" / "before_after.png").write_bytes(png(before_after(first["figures"])))
+    (ROOT / "docs" / "loss_curve.png").write_bytes(png(loss_curve(first["log"])))
+
+
+if __name__ == "__main__":
+    main()
