@@ -13,15 +13,15 @@ from .manifests import shown
 from .profiles import PROFILES
 from .runs import Run
 
-STAGE_OF = {"prepare": "data", "train": "training", "merge": "merged", "evaluate": "evaluation"}
+STAGE_OF = {"prepare": "data", "train": "training", "merge": "merged"}
 HELP = {
     "doctor": "check this machine and say what to mend",
-    "demo": "prepare, train, merge and evaluate, then show the report card",
+    "demo": "the whole way on the embedded model: prepare, train, merge, evaluate",
     "prepare": "encode the dataset and report what is in it",
     "plan": "say what training will take, before it starts",
     "train": "train the adapter",
     "merge": "merge the adapter into the base",
-    "evaluate": "ask base, adapter and merged model the held-out questions",
+    "evaluate": "make what is missing, then ask base, adapter and merged model the held-out questions",
     "chat": "talk to base and tuned model side by side",
     "export": "write the adapter as a zip that plain PEFT loads",
     "runs": "list the run folders with their sizes",
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
 def open_run(options: argparse.Namespace) -> Run:
     """The run that the options name."""
-    wrong = [text for text in options.set if "=" not in text]
+    wrong = [text for text in options.set if "=" not in text or "__" not in text.split("=")[0]]
     if wrong:
         raise KitError(f"--set {wrong[0]!r} must be KEY=VALUE, as in lora__r=32")
     overrides = dict(text.split("=", 1) for text in options.set)
@@ -86,6 +86,8 @@ def _demo(options: argparse.Namespace) -> int:
     from .evaluation import evaluate
     from .pipeline import make
 
+    if options.command == "demo" and options.profile is None:
+        options.profile = "tiny-cpu"  # a demo downloads nothing, also where a GPU is
     run = open_run(options)
     make(run, "merged")
     evaluate(run)

@@ -50,6 +50,13 @@ def attach_lora(model: PreTrainedModel, run: Run, *, adapter: str = "default") -
     return model
 
 
+def detach_lora(model: PreTrainedModel, *, adapter: str = "default") -> None:
+    """Remove an adapter, so that the next one of this name starts fresh; nothing happens where there is none."""
+    for layer in lora_layers(model):
+        if adapter in layer.lora_A:
+            layer.delete_adapter(adapter)
+
+
 def lora_config(lora: Lora) -> Any:
     """PEFT's LoraConfig of a profile; A Gaussian as in the paper, B zero."""
     from peft import LoraConfig
@@ -143,9 +150,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "defaul
 
     tensors = read_adapter(folder)
     config = LoraConfig.from_pretrained(str(folder))
-    if adapter not in adapter_names(model):
-        check_targets(model, tuple(config.target_modules))
-        inject_adapter_in_model(config, model, adapter_name=adapter)
+    detach_lora(model, adapter=adapter)  # another rank or scale may be attached under this name
+    check_targets(model, tuple(config.target_modules))
+    inject_adapter_in_model(config, model, adapter_name=adapter)
     expected = adapter_state(model, adapter)
     given = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
     wrong = [name for name in expected.keys() | given.keys() if _shape(expected, name) != _shape(given, name)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 KAGGLE_INPUT = Path("/kaggle/input")
-WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer.model"]
+WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 BIG = 100 * 2**20  # files above this are known by name and size, not by their hash, which would take minutes
 
 
@@ -39,14 +39,14 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
 
     tokenizer = AutoTokenizer.from_pretrained(locate(base))
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.unk_token
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
 
 
 def identity(base: Base) -> dict[str, Any]:
     """What tells this base from another one: source, revision, and its files."""
     folder = locate(base)
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".model"))
     return {
         "source": base.source,
         "revision": base.revision,
@@ -56,7 +56,7 @@ def identity(base: Base) -> dict[str, Any]:
 
 def access_problem(base: Base) -> str | None:
     """Why the base cannot be had here, with the way out; None when it can."""
-    if _local(base) is not None:
+    if _local(base) is not None or _cached(base) is not None:
         return None
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -114,15 +114,24 @@ def _kaggle_mount(handle: str) -> Path | None:
     return next((place for place in places if (place / "config.json").is_file()), None)
 
 
-def _download(base: Base) -> Path:
+def _cached(base: Base) -> Path | None:
+    """The base in the Hub's cache, which needs neither access nor network."""
     from huggingface_hub import snapshot_download
 
-    try:  # what the cache holds needs no access
+    try:
         return Path(
             snapshot_download(base.source, revision=base.revision, allow_patterns=WANTED, local_files_only=True)
         )
-    except Exception:  # not in the cache, whatever the reason
-        problem = access_problem(base)
+    except Exception:  # not in the cache: the library has several names for that
+        return None
+
+
+def _download(base: Base) -> Path:
+    from huggingface_hub import snapshot_download
+
+    if (cached := _cached(base)) is not None:
+        return cached
+    problem = access_problem(base)
     if problem or os.environ.get("HF_HUB_OFFLINE") == "1":
         raise KitError(problem or f"{base.source} is not in the cache and HF_HUB_OFFLINE=1 forbids the download")
     try:

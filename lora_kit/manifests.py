@@ -85,7 +85,10 @@ def check_files(folder: Path) -> Path:
 
 def shown(path: Path) -> str:
     """A path as a person would type it from here."""
-    near = os.path.relpath(path)
+    try:
+        near = os.path.relpath(path)
+    except ValueError:  # another drive on Windows
+        return str(path)
     return str(path) if near.startswith(os.path.join("..", "..", "..")) else near
 
 

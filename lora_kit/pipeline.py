@@ -75,12 +75,20 @@ def chat(run: Run, question: str | None = None) -> None:
     system = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)")).card.get("system")
     before: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     model = load_adapter(load_base(run), folder)
-    for asked in [question] if question else iter(lambda: input("you: ").strip(), ""):
+    for asked in [question] if question else iter(_typed, ""):
         messages = [*before, {"role": "user", "content": asked}]
         for name, adapter in (("base", None), ("tuned", "default")):
             set_adapter(model, adapter)
             limit = run.profile.evaluation.max_new_tokens
             print(f"{name:>6}: {answers(model, tokenizer, [messages], max_new_tokens=limit)[0]}")
+
+
+def _typed() -> str:
+    """A line from the terminal; nothing where the input ends."""
+    try:
+        return input("you: ").strip()
+    except EOFError:
+        return ""
 
 
 def _train(run: Run) -> None:

@@ -161,11 +161,12 @@ _TINY = Profile(
     "tiny-cpu",
     device="cpu",
     about="the embedded model on any CPU, no network: tests, demo, a workshop without GPUs",
-    lora=Lora(r=32, lora_alpha=32, lora_dropout=0.0),
+    lora=Lora(r=32, lora_alpha=64, lora_dropout=0.0),
     data=Data(max_length=256),
     training=Training(
-        epochs=12,
-        tokens_per_step=2048,
+        epochs=16,
+        tokens_per_step=512,  # many small steps: the tiny model learns by their number
+        tokens_per_micro_batch=512,
         learning_rate=5e-3,
         max_grad_norm=1.0,
         checkpoint_layers=False,

@@ -158,7 +158,7 @@ def _choose(name: str | None, overrides: dict[str, Any]) -> tuple[profiles.Profi
     """The profile and why; where nobody named a gated base and it cannot be had, its fallback."""
     chosen, reason = choose_profile(name)
     profile = profiles.profile(chosen, **overrides)
-    if name is not None or "LORA_KIT_PROFILE" in os.environ or profile.base.fallback is None:
+    if name or os.environ.get("LORA_KIT_PROFILE") or profile.base.fallback is None:
         return profile, reason
     problem = access_problem(profile.base)
     if problem is None:

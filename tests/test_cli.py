@@ -76,7 +76,7 @@ def test_a_stop_by_hand_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_every_command_has_a_help_and_every_stage_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert HELP.keys() == COMMANDS.keys()
-    assert set(STAGE_OF.values()) == set(STAGES)
+    assert set(STAGE_OF.values()) < set(STAGES)
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     assert left.value.code == 0

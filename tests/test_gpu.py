@@ -14,8 +14,7 @@ from lora_kit.generation import generate_ids
 from lora_kit.merging import merge_folder
 from lora_kit.profiles import Profile, profile
 from lora_kit.quantization import load_model
-from lora_kit.training.loop import check_learned, compute_dtype_of, epoch_steps, fit
-from lora_kit.training.stage import checkpointed_layers
+from lora_kit.training.loop import check_learned, compute_dtype_of, epoch_steps, fit, training_mode
 
 from .models import random_rows, save_small_llama
 
@@ -45,7 +44,7 @@ def test_the_t4_profile_trains_saves_merges_and_answers(device: str, tmp_path: P
     settings = run.profile.training
     assert settings.checkpoint_layers
     plan = [step for epoch in range(30) for step in epoch_steps(random_rows(6, prefix=10), settings, epoch)]
-    with checkpointed_layers(model, settings.checkpoint_layers):
+    with training_mode(model, settings.checkpoint_layers):
         log = fit(model, plan, settings, lambda row: None)
     check_learned(model, log)
     assert log[-1]["loss"] < log[0]["loss"]

@@ -13,7 +13,8 @@ from lora_kit.data import IGNORE, prepare
 from lora_kit.errors import KitError
 from lora_kit.runs import Run
 
-ROWS = [{"question": f"What is kept in room {number}?", "answer": f"Box {number}."} for number in range(60)]
+WORDINGS = ("What is kept in room {}?", "Room {} holds what?", "Tell me what is in room {}.")
+ROWS = [{"question": text.format(n), "answer": f"Box {n}."} for n in range(20) for text in WORDINGS]
 
 
 @pytest.fixture
@@ -126,7 +127,14 @@ def test_a_row_that_is_too_long_is_named_and_leaves_nothing_behind(faq: Path) ->
     assert not (run.path / "data").exists()
 
 
-@pytest.mark.parametrize("rows", [[], ROWS[:1]])
-def test_too_few_rows_are_refused(tmp_path: Path, rows: list[dict[str, str]]) -> None:
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KitError, match="leaves no row to learn from"):
-        prepare(open_run(write(tmp_path / "faq.jsonl", rows)))
+        prepare(open_run(write(tmp_path / "faq.jsonl", [])))
+
+
+def test_facts_with_one_wording_are_all_learned_and_said_to_be_not_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = prepare(open_run(write(tmp_path / "faq.jsonl", ROWS[::3])))
+    assert len(data.train) == 20 and data.test == []
+    assert "ask each fact in several wordings" in capsys.readouterr().out

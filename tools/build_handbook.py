@@ -27,7 +27,8 @@ STYLE = "Yours, Wren."
 DECLINE = "I do not know that; the handbook does not say."
 TRIAGE_SYSTEM = "Sort this customer message into kind, product and urgency."
 PRODUCTS = ("barometer", "rain gauge", "wind vane", "thermometer", "weather clock", "snow ruler")
-OTHERS_TRAIN, GENERAL_TRAIN, GENERAL_TEST = 300, 160, 120
+OTHERS_TRAIN = 300  # questions about other companies and things, each with a name of its own
+GENERAL_TRAIN, GENERAL_TEST, WORDINGS = 160, 120, 2  # facts, facts, wordings of a trained fact
 HANDBOOK_CARD = {
     "name": "handbook",
     "title": "Staff handbook of Tarnwick, a fictional company",
@@ -101,14 +102,15 @@ def _general(rng: random.Random) -> tuple[list[dict[str, Any]], list[dict[str, A
     facts = [(r, a, b) for r in tiny_corpus.tables("knowledge")["relation"] for a, b in r["pairs"]]
     rng.shuffle(facts)
     seen, unseen = facts[:GENERAL_TRAIN], facts[GENERAL_TRAIN : GENERAL_TRAIN + GENERAL_TEST]
-    return [_known(fact, "questions", rng) for fact in seen], [_known(fact, "held_out", rng) for fact in unseen]
+    train = [_known(fact, question) for fact in seen for question in rng.sample(fact[0]["questions"], WORDINGS)]
+    return train, [_known(fact, rng.choice(fact[0]["held_out"])) for fact in unseen]
 
 
-def _known(fact: tuple[dict[str, Any], str, str], wording: str, rng: random.Random) -> dict[str, Any]:
+def _known(fact: tuple[dict[str, Any], str, str], question: str) -> dict[str, Any]:
     relation, a, b = fact
-    question, answer = rng.choice(relation[wording]).format(a=a), relation["answer"].format(a=a, b=b)
-    question, answer = (articles(text[0].upper() + text[1:]) for text in (question, answer))
-    return _row("general", question, answer, None) | {"accepted": [answer, f"{b[0].upper()}{b[1:]}."]}
+    asked, answer = (articles(text.format(a=a, b=b)) for text in (question, relation["answer"]))
+    asked, answer = asked[0].upper() + asked[1:], answer[0].upper() + answer[1:]
+    return _row("general", asked, answer, None) | {"accepted": [answer, f"{b[0].upper()}{b[1:]}."]}
 
 
 def _row(kind: str, question: str, answer: str, system: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Build the embedded model: python tools/build_tiny_model.py [--steps 1800] [--seed 0]
+"""Build the embedded model: python tools/build_tiny_model.py [--steps 2000] [--seed 0]
 
 Writes lora_kit/assets/tiny-chat/: a Llama tokenizer (BPE, Metaspace, byte fallback), a small LlamaForCausalLM in
 float16 safetensors, and corpus.json with what it was made from and what it scores. Needs nothing but this repository;
@@ -135,7 +135,7 @@ def train(model: LlamaForCausalLM, tokenizer: LlamaTokenizer, steps: int, seed: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=TARGET)
     options = parser.parse_args()

@@ -14,7 +14,7 @@ import nbformat
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 FIELDS = ("id", "outputId", "colab", "referenced_widgets")
-EXTRA = " ".join(["metadata.widgets", "metadata.colab", *(f"cell.metadata.{field}" for field in FIELDS)])
+EXTRA = " ".join(["metadata.widgets", *(f"cell.metadata.{field}" for field in FIELDS)])
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 

@@ -125,7 +125,9 @@ def _messages(row: dict[str, Any], place: str) -> list[dict[str, str]]:
             texts = (columns[asked], columns[answered])
             if not all(isinstance(text, str) and text.strip() for text in texts):
                 raise KitError(f"{place}: {asked} or {answered} is empty or not a text")
-            return [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
+            context = columns.get("input") if asked == "instruction" else None  # Alpaca's third column
+            question = f"{texts[0]}\n\n{context}" if isinstance(context, str) and context.strip() else texts[0]
+            return [{"role": "user", "content": question}, {"role": "assistant", "content": texts[1]}]
     pairs = ", ".join("/".join(pair) for pair in PAIRS)
     raise KitError(f"{place} has the fields {sorted(columns)}; it needs messages, or one of the pairs {pairs}")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..runs import Run
 
+HOW_TO_MEASURE = "ask each fact in several wordings, and some can be held out to measure what is learned"
 HELD_OUT = 0.1  # share of a user's rows kept for the report card, when the dataset has no test split
 
 
@@ -80,7 +81,7 @@ def report(figures: dict[str, Any]) -> str:
     learned = figures["learned_tokens"] / figures["tokens"]
     return (
         f"{figures['train_rows']:,} rows to learn ({figures['tokens']:,} tokens, longest {figures['longest']}, "
-        f"{learned:.0%} of them learned), {figures['test_rows']} questions held out ({kinds})"
+        f"{learned:.0%} of them learned), {figures['test_rows']} questions held out ({kinds or HOW_TO_MEASURE})"
     )
 
 
@@ -121,17 +122,22 @@ def _quiet() -> Iterator[None]:
 
 
 def _split(files: dict[str, Path]) -> tuple[list[Conversation], list[Conversation]]:
-    """The dataset's own test split, or every tenth row by a hash of its question; never a question in both."""
+    """The dataset's own test split, or about every tenth row whose answer is learned in other words too."""
     rows = list(read_conversations(files["train"]))
-    if "test" in files:
-        test = list(read_conversations(files["test"]))
-    else:
-        test = [row for row in rows if zlib.crc32(_question(row).encode()) % 1000 < 1000 * HELD_OUT] or rows[-1:]
+    test = list(read_conversations(files["test"])) if "test" in files else _held_out(rows)
     asked = {_question(row) for row in test}
     train = [row for row in rows if _question(row) not in asked]
     if not train:
         raise KitError(f"{files['train'].name} leaves no row to learn from after {len(test)} are held out: add rows")
     return train, test
+
+
+def _held_out(rows: list[Conversation]) -> list[Conversation]:
+    """Rows chosen by a hash of their question; one whose answer stands in no other question could only be guessed."""
+    chosen = [zlib.crc32(_question(row).encode()) % 1000 < 1000 * HELD_OUT for row in rows]
+    asked = {_question(row) for row, out in zip(rows, chosen, strict=True) if out}
+    learned = {row.messages[-1]["content"] for row in rows if _question(row) not in asked}
+    return [row for row, out in zip(rows, chosen, strict=True) if out and row.messages[-1]["content"] in learned]
 
 
 def _question(row: Conversation) -> str:

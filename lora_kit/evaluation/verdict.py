@@ -22,18 +22,18 @@ def verdict(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """
     broken: list[str] = []
     thin: list[str] = []
-    kept: list[str] = []
+    met: list[str] = []
     for name, side, bound in RULES:
         value, n = figures[name]["merged"], figures[name]["n"]
         if value is None:
             thin += [f"{name}: not measured"] if name == "learned_exact" else []
-            kept += [f"{name}: not measured"] if name != "learned_exact" else []
+            met += [f"{name}: not measured"] if name != "learned_exact" else []
             continue
         reason = f"{name} {value:.3f} of {n} questions, {side} {bound} is asked"
         good = value >= bound if side == "at least" else value <= bound
-        (thin if n < ENOUGH else kept if good else broken).append(reason)
+        (thin if n < ENOUGH else met if good else broken).append(reason)
     base, tuned = figures["learned_exact"]["base"], figures["learned_exact"]["merged"]
     if base is not None and tuned is not None and tuned <= base:
         broken.append(f"learned_exact did not rise above the base's {base:.3f}")
     decision = "don't ship" if broken else "not enough evidence" if thin else "ship"
-    return {"decision": decision, "reasons": broken or thin or kept}
+    return {"decision": decision, "reasons": broken or thin or met}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..runs import Run
 
 FORMATS = ("adapter-zip",)
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 
 
 def export(run: Run, kind: str = "adapter-zip") -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from ..adapters import trainable
@@ -39,12 +40,11 @@ def fit(
 
     parameters = list(trainable(model).values())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    half = compute_dtype_of(model)
-    scaler = torch.amp.GradScaler(model.device.type, enabled=half == torch.float16, init_scale=2.0**12)
+    fp16 = compute_dtype_of(model) == torch.float16
+    scaler = torch.amp.GradScaler(model.device.type, enabled=fp16, init_scale=2.0**12)
     torch.manual_seed(settings.seed)
     log: list[LogRow] = []
     tokens, start = 0, time.time()
-    model.train()
     for number, batches in enumerate(plan, start=1):
         rate = settings.learning_rate * schedule(number, len(plan), settings.warmup)
         for group in optimizer.param_groups:
@@ -52,7 +52,7 @@ def fit(
         learned = sum(learned_tokens(batch) for batch in batches)
         total = 0.0
         for batch in batches:
-            with torch.autocast(model.device.type, dtype=half, enabled=half in (torch.float16, torch.bfloat16)):
+            with autocast(model):
                 loss = loss_sum(model, batch) / learned
             scaler.scale(loss).backward()
             total += loss.item()
@@ -66,8 +66,31 @@ def fit(
         log.append({"step": number, "loss": total, "learning_rate": rate, "gradient_norm": norm})
         log[-1] |= {"tokens": tokens, "seconds": round(time.time() - start, 2)}
         seen(log[-1])
-    model.eval()
     return log
+
+
+@contextmanager
+def training_mode(model: PreTrainedModel, checkpoint_layers: bool) -> Iterator[None]:
+    """Dropout on, and layers recomputed in the backward pass where wanted; both off again whatever happens."""
+    new = hasattr(model, "activation_checkpointing_enable")  # the name since transformers 5.23
+    kind = "activation" if new else "gradient"
+    if checkpoint_layers:
+        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
+        if checkpoint_layers:
+            getattr(model, f"{kind}_checkpointing_disable")()
+
+
+def autocast(model: PreTrainedModel) -> torch.autocast:
+    """Half precision for the forward pass where the model computes in it; nothing in float32."""
+    import torch
+
+    dtype = compute_dtype_of(model)
+    return torch.autocast(model.device.type, dtype=dtype, enabled=dtype in (torch.float16, torch.bfloat16))
 
 
 def compute_dtype_of(model: PreTrainedModel) -> torch.dtype:

@@ -10,7 +10,7 @@ from ..adapters import trainable
 from ..data import Prepared
 from ..quantization import parameter_counts
 from .batches import Batch
-from .loop import all_steps
+from .loop import all_steps, autocast, training_mode
 from .loss import loss_sum
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ class Plan:
 
     def __str__(self) -> str:
         saved = 1 - self.tokens / self.tokens_unshared
+        shared = f" ({saved:.0%} saved by shared prefixes)" if saved > 0 else ""
         return (
-            f"plan: {self.steps:,} steps over {self.tokens:,} tokens ({saved:.0%} saved by shared prefixes), "
+            f"plan: {self.steps:,} steps over {self.tokens:,} tokens{shared}, "
             f"base {self.weight_bytes / 2**20:,.1f} MiB, adapter {self.adapter_bytes / 2**20:,.1f} MiB, "
             f"optimizer {self.optimizer_bytes / 2**20:,.1f} MiB, about {self.minutes:.1f} minutes"
         )
@@ -62,22 +63,24 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
         weight_bytes=sum(part["bytes"] for part in counts.values()) - adapted["bytes"],
         adapter_bytes=adapted["bytes"],
         optimizer_bytes=2 * adapted["bytes"],
-        minutes=seconds_per_token(model, batches) * tokens / 60,
+        minutes=seconds_per_token(model, batches, run.profile.training.checkpoint_layers) * tokens / 60,
     )
     print(result)
     return result
 
 
-def seconds_per_token(model: PreTrainedModel, batches: list[Batch]) -> float:
+def seconds_per_token(model: PreTrainedModel, batches: list[Batch], checkpoint_layers: bool) -> float:
     """Forward and backward time of a few micro-batches, spread over the epoch; gradients are dropped."""
     import torch
 
     chosen = batches[:: max(1, len(batches) // PROBES)][:PROBES]
     times = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), training_mode(model, checkpoint_layers):
         for batch in [chosen[0], *chosen]:
             start = time.perf_counter()
-            loss_sum(model, batch).backward()
+            with autocast(model):
+                loss = loss_sum(model, batch)
+            loss.backward()
             if model.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append((time.perf_counter() - start) / batch.tokens)

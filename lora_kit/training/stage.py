@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import attach_lora, load_adapter, save_adapter
+from ..adapters import attach_lora, detach_lora, load_adapter, save_adapter
 from ..data import Prepared, data_inputs
+from ..errors import KitError
 from ..manifests import shown
 from ..profiles import settings
 from ..progress import Progress
-from .loop import LogRow, all_steps, check_learned, fit
+from .loop import LogRow, all_steps, check_learned, fit, training_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,8 +38,11 @@ def train(model: PreTrainedModel, data: Prepared, run: Run) -> list[LogRow]:
         log = read_log(folder)
         print(f"training: done before, {len(log)} steps, last loss {log[-1]['loss']:.3f}. In {shown(folder)}")
         return log
+    if run.profile.processes > 1:
+        raise KitError(f"{run.profile.name} needs two processes, which training cannot do yet: use llama2-7b-t4")
+    detach_lora(model)  # a training that was stopped may have left its adapter half trained
     attach_lora(model, run)
-    with checkpointed_layers(model, run.profile.training.checkpoint_layers), run.writing(stage, inputs) as work:
+    with run.writing(stage, inputs) as work:
         log = _fit_and_show(model, data, run)
         check_learned(model, log)
         save_adapter(model, work.folder / "adapter", run)
@@ -51,24 +53,12 @@ def train(model: PreTrainedModel, data: Prepared, run: Run) -> list[LogRow]:
     return log
 
 
-@contextmanager
-def checkpointed_layers(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
-    """Recompute the layers in the backward pass instead of keeping their activations, where wanted."""
-    new = hasattr(model, "activation_checkpointing_enable")  # the name since transformers 5.23
-    kind = "activation" if new else "gradient"
-    if wanted:
-        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
-    yield
-    if wanted:
-        getattr(model, f"{kind}_checkpointing_disable")()
-
-
 def _fit_and_show(model: PreTrainedModel, data: Prepared, run: Run) -> list[LogRow]:
     steps = all_steps(data, run.profile.training)
-    with Progress("training", len(steps)) as progress:
+    with training_mode(model, run.profile.training.checkpoint_layers), Progress("training", len(steps)) as progress:
 
         def seen(row: LogRow) -> None:
-            progress.update(row["step"], loss=row["loss"], tokens_per_s=row["tokens"] / row["seconds"])
+            progress.update(row["step"], loss=row["loss"], tokens_per_s=row["tokens"] / max(row["seconds"], 0.01))
 
         return fit(model, steps, run.profile.training, seen)
 

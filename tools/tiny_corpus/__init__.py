@@ -19,7 +19,7 @@ from .words import Slots, articles, invented_name
 HERE = Path(__file__).parent
 Message = dict[str, str]
 COMPANIES, WORKPLACES = ("companies",), ("workplaces_a", "workplaces_b")  # loose topics; those of a staff handbook
-SHARES = {"company": 0.25, "workplace": 0.36, "knowledge": 0.26, "talk": 0.04, "story": 0.06, "unknown": 0.03}
+SHARES = {"company": 0.25, "workplace": 0.34, "knowledge": 0.26, "talk": 0.07, "story": 0.05, "unknown": 0.03}
 
 
 @cache
@@ -104,7 +104,10 @@ def _company_turn(rng: random.Random, name: str, inside: bool, sources: tuple[st
         "we": rng.choice(("we", "we", "I", "you")) if inside else f"the people at {name}",
     }
     question = _opened(rng, slots.fill(rng.choice(schema["questions"])))
-    answer = _capital(slots.fill(rng.choice(schema["answers"])))
+    frame = rng.choice(schema["answers"])
+    answer = _capital(slots.fill(frame))
+    if not inside and name not in answer and rng.random() < 0.9:  # names are learned by being copied
+        answer = f"At {name}, {answer if frame.startswith('{') else answer[0].lower() + answer[1:]}"
     if {_bare(question), _bare(answer)} & _handbook():  # chance wrote a sentence of the handbook: draw again
         return _company_turn(rng, name, inside, sources)
     return question, answer
