@@ -37,7 +37,7 @@ unit: .venv/ready  ## unit tests: CPU, no network
 
 notebooks: .venv/ready  ## the notebooks, run on the embedded model
 	rm -rf build/notebook-runs
-	$(SMALL) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -p no:cacheprovider notebooks/
+	$(SMALL) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider notebooks/
 
 format: .venv/ready  ## put code and notebooks in order
 	$(BIN)/ruff check --fix .

@@ -55,6 +55,21 @@ def detach_lora(model: PreTrainedModel, *, adapter: str = "default") -> None:
     for layer in lora_layers(model):
         if adapter in layer.lora_A:
             layer.delete_adapter(adapter)
+    configs = getattr(model, "peft_config", {})
+    configs.pop(adapter, None)
+    if hasattr(model, "peft_config") and not configs:
+        del model.peft_config  # PEFT warns of several adapters wherever it finds one
+
+
+def is_fresh(model: PreTrainedModel, lora: Lora, *, adapter: str = "default") -> bool:
+    """Whether the adapter is attached with these settings and not trained yet: every B is zero."""
+    config = getattr(model, "peft_config", {}).get(adapter)
+    if config is None or adapter not in adapter_names(model):
+        return False
+    same = (config.r, config.lora_alpha, config.lora_dropout, config.use_rslora, set(config.target_modules)) == (
+        (lora.r, lora.lora_alpha, lora.lora_dropout, lora.use_rslora, set(lora.target_modules))
+    )
+    return same and not any(layer.lora_B[adapter].weight.any() for layer in lora_layers(model))
 
 
 def lora_config(lora: Lora) -> Any:
@@ -136,7 +151,8 @@ def adapter_state(model: PreTrainedModel, adapter: str = "default") -> dict[str,
     """The adapter's tensors on the CPU, named as PEFT saves them (without its prefix)."""
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(model, adapter_name=adapter)
+    # no embedding layers: asking "auto" would look the base up on the Hub
+    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 

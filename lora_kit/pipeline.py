@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING, Any
 
-from .adapters import attach_lora, load_adapter, set_adapter
+from .adapters import load_adapter, set_adapter
 from .base import load_tokenizer
 from .data import data_inputs, load_prepared, prepare
 from .errors import KitError
@@ -92,8 +92,7 @@ def _typed() -> str:
 
 
 def _train(run: Run) -> None:
-    data = prepare(run)
-    model = attach_lora(load_base(run), run)
+    data, model = prepare(run), load_base(run)
     train(model, data, run)
     release(model)
 

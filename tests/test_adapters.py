@@ -8,7 +8,16 @@ import pytest
 import torch
 from peft import PeftModel
 
-from lora_kit.adapters import adapter_state, attach_lora, load_adapter, save_adapter, set_adapter, trainable
+from lora_kit.adapters import (
+    adapter_state,
+    attach_lora,
+    detach_lora,
+    is_fresh,
+    load_adapter,
+    save_adapter,
+    set_adapter,
+    trainable,
+)
 from lora_kit.errors import KitError
 
 from .models import load_small_llama, save_small_llama
@@ -91,3 +100,20 @@ def test_a_foreign_or_damaged_adapter_is_refused(folder: Path, tmp_path: Path) -
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(KitError, match="no whole adapter"):
         load_adapter(load_small_llama(folder), tmp_path / "cut")
+
+
+def test_an_adapter_is_fresh_until_it_is_trained_and_only_with_its_own_settings(folder: Path) -> None:
+    model = load_small_llama(folder)
+    assert not is_fresh(model, FakeRun().profile.lora)
+    attach_lora(model, FakeRun())
+    assert is_fresh(model, FakeRun().profile.lora)
+    assert not is_fresh(model, FakeRun(lora__r=8).profile.lora)
+    assert not is_fresh(adapted(folder), FakeRun().profile.lora)
+
+
+def test_a_detached_adapter_leaves_the_base_and_can_be_attached_anew(folder: Path) -> None:
+    model, other = adapted(folder), FakeRun(lora__r=8)
+    detach_lora(model)
+    assert torch.equal(logits(model), logits(load_small_llama(folder)))
+    attach_lora(model, other)
+    assert is_fresh(model, other.profile.lora)

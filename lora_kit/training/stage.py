@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import attach_lora, detach_lora, load_adapter, save_adapter
+from ..adapters import attach_lora, detach_lora, is_fresh, load_adapter, save_adapter
 from ..data import Prepared, data_inputs
 from ..errors import KitError
 from ..manifests import shown
@@ -40,8 +40,9 @@ def train(model: PreTrainedModel, data: Prepared, run: Run) -> list[LogRow]:
         return log
     if run.profile.processes > 1:
         raise KitError(f"{run.profile.name} needs two processes, which training cannot do yet: use llama2-7b-t4")
-    detach_lora(model)  # a training that was stopped may have left its adapter half trained
-    attach_lora(model, run)
+    if not is_fresh(model, run.profile.lora):  # a training that was stopped leaves its adapter half trained
+        detach_lora(model)
+        attach_lora(model, run)
     with run.writing(stage, inputs) as work:
         log = _fit_and_show(model, data, run)
         check_learned(model, log)
