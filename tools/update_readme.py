@@ -34,14 +34,17 @@ def table(record: dict[str, Any]) -> str:
         f"Held-out questions, greedy answers; the median of {seeds} seeds, the worst in brackets; `make bench-demo` on "
         f"{record['date']}, {record['machine']}, {seconds[0]} to {seconds[-1]} s a seed."
     )
-    return "\n".join(rows) + f"\n\n{note}"
+    first = record["seeds"][0]["verdict"]
+    verdict = f"The card's own verdict on seed 0: **{first['decision']}** ({'; '.join(first['reasons'])})."
+    return "\n".join(rows) + f"\n\n{note}\n\n{verdict}"
 
 
 def main() -> None:
     record = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
     readme = ROOT / "README.md"
     block = f"<!-- demo:start -->\n{table(record)}\n<!-- demo:end -->"
-    readme.write_text(re.sub(r"<!-- demo:start -->.*?<!-- demo:end -->", block, readme.read_text(), flags=re.S))
+    old = readme.read_text()
+    readme.write_text(re.sub(r"<!-- demo:start -->.*?<!-- demo:end -->", lambda _: block, old, flags=re.S))
     (ROOT / "docs").mkdir(exist_ok=True)
     first = record["seeds"][0]
     (ROOT / "docs" / "before_after.png").write_bytes(png(before_after(first["figures"])))
