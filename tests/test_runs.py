@@ -13,7 +13,7 @@ import pytest
 
 from lora_kit import runs
 from lora_kit.errors import KitError
-from lora_kit.manifests import check_files, fingerprint, read_manifest
+from lora_kit.manifests import check_files, fingerprint, read_manifest, shown
 from lora_kit.runs import Run
 
 INPUTS = {"rows": 3, "seed": 0}
@@ -40,7 +40,7 @@ def visible(folder: Path) -> list[str]:
 def test_a_run_says_what_it_is_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run("tiny-cpu", root=tmp_path)
     line = capsys.readouterr().out
-    assert all(word in line for word in ("tiny-cpu (asked for)", "tiny-chat", "CPU, float32", str(run.path)))
+    assert all(word in line for word in ("tiny-cpu (asked for)", "tiny-chat", "CPU, float32", shown(run.path)))
     assert str(run.path) in repr(run)
     assert list(run.path.iterdir()) == []
 

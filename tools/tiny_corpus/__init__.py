@@ -106,11 +106,22 @@ def _company_turn(rng: random.Random, name: str, inside: bool, sources: tuple[st
     question = _opened(rng, slots.fill(rng.choice(schema["questions"])))
     frame = rng.choice(schema["answers"])
     answer = _capital(slots.fill(frame))
+    if _of_handbook(question) or _of_handbook(answer):  # chance wrote a sentence of the handbook: draw again
+        return _company_turn(rng, name, inside, sources)
     if not inside and name not in answer and rng.random() < 0.9:  # names are learned by being copied
         answer = f"At {name}, {answer if frame.startswith('{') else answer[0].lower() + answer[1:]}"
-    if {_bare(question), _bare(answer)} & _handbook():  # chance wrote a sentence of the handbook: draw again
-        return _company_turn(rng, name, inside, sources)
     return question, answer
+
+
+def _of_handbook(text: str) -> bool:
+    bare = _bare(text)
+    return bare in _handbook() or any(fact in bare for fact in _facts())
+
+
+@cache
+def _facts() -> tuple[str, ...]:
+    facts = tomllib.loads((HERE.parent / "handbook" / "facts.toml").read_text())["fact"]
+    return tuple(_bare(fact["answer"]) for fact in facts)
 
 
 @cache
