@@ -19,11 +19,11 @@ from typing import Any
 
 import lora_kit as lk
 from lora_kit.evaluation.card import MODELS
+from lora_kit.figures import LOWER_IS_BETTER
 from lora_kit.manifests import LIBRARIES, version
 from lora_kit.training import read_log
 
 RESULTS = Path(__file__).parent / "results" / "demo.json"
-LOWER_IS_BETTER = ("wrongly_declined",)
 
 
 def one_seed(seed: int, root: Path, settings: dict[str, str]) -> dict[str, Any]:
@@ -61,23 +61,28 @@ def main() -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="try another setting; not stored"
     )
     options = parser.parse_args()
-    settings = dict(text.split("=", 1) for text in options.set)
+    settings, commit = dict(text.split("=", 1) for text in options.set), head()
     with tempfile.TemporaryDirectory() as root:
         results = [one_seed(seed, Path(root), settings) for seed in options.seeds]
     show(summary(results))
     print("seconds a seed:", ", ".join(str(result["seconds"]) for result in results))
     if not settings:
-        store(results)
+        store(results, commit)
 
 
-def store(results: list[dict[str, Any]]) -> None:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+def head() -> str:
+    """The commit that is measured: asked before the work, because HEAD may move while it runs."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
+def store(results: list[dict[str, Any]], commit: str) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     record = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in LIBRARIES},
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "figures": summary(results),
         "seeds": results,
     }

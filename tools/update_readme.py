@@ -10,16 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lora_kit.evaluation.report import MEANINGS
 from lora_kit.figures import before_after, loss_curve, png
 
 ROOT = Path(__file__).parents[1]
-MEANING = {
-    "learned_exact": "private facts answered exactly",
-    "declined": "unanswerable questions declined",
-    "wrongly_declined": "answerable questions wrongly declined",
-    "behaved": "house style kept",
-    "kept": "general knowledge kept, relative to the base",
-}
 
 
 def table(record: dict[str, Any]) -> str:
@@ -27,7 +21,7 @@ def table(record: dict[str, Any]) -> str:
     for name, models in record["figures"].items():
         n = record["seeds"][0]["figures"][name]["n"]
         cells = " | ".join(f"{m['median']:.1%} ({m['worst']:.1%})" for m in models.values())
-        rows.append(f"| {MEANING[name]} | {n} | {cells} |")
+        rows.append(f"| {MEANINGS[name]} | {n} | {cells} |")
     seeds = len(record["seeds"])
     seconds = sorted(result["seconds"] for result in record["seeds"])
     note = (
