@@ -50,7 +50,7 @@ bench-demo: .venv/ready  ## the demo over three seeds; writes benchmarks/results
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python tools/update_readme.py
 
-model: .venv/ready  ## build the embedded model anew (30 to 40 minutes on 2 cores)
+model: .venv/ready  ## build the embedded model anew (45 minutes to an hour on 2 cores)
 	$(BIN)/python tools/build_tiny_model.py
 
 handbook: .venv/ready  ## write the embedded datasets anew

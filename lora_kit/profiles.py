@@ -204,9 +204,17 @@ def profile(name: str, **overrides: Any) -> Profile:
     if name not in PROFILES:
         raise KitError(f"there is no profile {name!r}; the profiles are {', '.join(PROFILES)}")
     chosen = PROFILES[name]
+    if "base__source" in overrides:  # another model keeps nothing of the preset's: not its name, gate or licence
+        chosen = replace(chosen, base=_other_base(str(overrides["base__source"])))
     for key, value in overrides.items():
         chosen = _override(chosen, key, value)
     return chosen
+
+
+def _other_base(source: str) -> Base:
+    known = {base.source: base for base in (Base(), LLAMA2, LLAMA2_MIRROR, TINYLLAMA)}
+    licence = "llama2" if "llama-2" in source.lower() else "see the model's own page"
+    return known.get(source) or Base(source, title=source, licence=licence)
 
 
 def settings(chosen: Profile) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lora_kit.errors import KitError
-from lora_kit.profiles import PROFILES, Profile, profile, settings
+from lora_kit.profiles import LLAMA2_MIRROR, PROFILES, Profile, profile, settings
 
 POSITIVE = st.integers(min_value=1, max_value=10**9)
 SHARES = st.floats(min_value=0, max_value=1, exclude_max=True)
@@ -149,3 +149,16 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(KitError) as caught:
         Profile("mine", device="tpu", about="", lora=replace(tiny.lora, r=0), data=replace(tiny.data, max_length=0))
     assert all(word in str(caught.value) for word in ("device", "lora__r", "data__max_length"))
+
+
+def test_another_base_keeps_nothing_of_the_presets() -> None:
+    mine = profile("llama2-7b-t4", base__source="me/my-llama").base
+    assert (mine.title, mine.revision, mine.gated, mine.kaggle, mine.fallback) == (
+        "me/my-llama",
+        None,
+        False,
+        None,
+        None,
+    )
+    assert profile("llama2-7b-t4", base__source="NousResearch/Llama-2-7b-chat-hf").base == LLAMA2_MIRROR
+    assert profile("tiny-cpu", base__source="./Llama-2-7b-chat-hf", base__title="mine").base.licence == "llama2"

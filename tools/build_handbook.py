@@ -27,8 +27,8 @@ STYLE = "Yours, Wren."
 DECLINE = "I do not know that; the handbook does not say."
 TRIAGE_SYSTEM = "Sort this customer message into kind, product and urgency."
 PRODUCTS = ("barometer", "rain gauge", "wind vane", "thermometer", "weather clock", "snow ruler")
-OTHERS_TRAIN = 300  # questions about other companies and things, each with a name of its own
-GENERAL_TRAIN, GENERAL_TEST, WORDINGS = 160, 120, 2  # facts, facts, wordings of a trained fact
+OTHERS_TRAIN = 400  # questions about other companies and things, each with a name of its own
+GENERAL_TRAIN, GENERAL_TEST, WORDINGS = 160, 120, 3  # facts, facts, wordings of a trained fact
 HANDBOOK_CARD = {
     "name": "handbook",
     "title": "Staff handbook of Tarnwick, a fictional company",
@@ -62,8 +62,9 @@ def handbook(rng: random.Random) -> dict[str, list[dict[str, Any]]]:
     splits = {}
     for split, general in (("train", known), ("test", unseen)):
         rows = [_fact(fact, question) for fact in facts for question in fact[split]]
-        questions = declines[f"own_{split}"] + _about_others(declines, split, rng)
-        splits[split] = rows + [_decline(question) for question in questions] + general
+        own = [_decline(question) for question in declines[f"own_{split}"]]
+        others = [_decline(question) | {"about": "elsewhere"} for question in _about_others(declines, split, rng)]
+        splits[split] = rows + own + others + general
     return splits
 
 

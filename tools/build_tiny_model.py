@@ -1,20 +1,21 @@
-"""Build the embedded model: python tools/build_tiny_model.py [--steps 2000] [--seed 0]
+"""Build the embedded model: python tools/build_tiny_model.py [--steps 4000] [--name-steps 600] [--seed 0]
 
 Writes lora_kit/assets/tiny-chat/: a Llama tokenizer (BPE, Metaspace, byte fallback), a small LlamaForCausalLM in
 float16 safetensors, and corpus.json with what it was made from and what it scores. Needs nothing but this repository;
-on two cores it takes about 40 minutes, on a GPU less.
+on two cores it takes 45 minutes to an hour, on a GPU less.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import random
 import string
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -29,10 +30,12 @@ from tiny_scores import scores
 from lora_kit.data.encoding import encode_llama2
 
 TARGET = Path(__file__).parents[1] / "lora_kit" / "assets" / "tiny-chat"
-VOCABULARY = 3072
+VOCABULARY = 4096
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=6)
+WORD_WEIGHT = 200  # times that each word of the templates is shown to the tokenizer beside 60,000 conversations
 TOKENS_PER_STEP = 4096
-PEAK_LR, LAST_LR, WARMUP = 4e-3, 1e-4, 100
+PEAK_LR, NAMES_PEAK_LR, LAST_LR, WARMUP = 4e-3, 1e-3, 1e-4, 100
 
 
 def build_tokenizer(seed: int) -> LlamaTokenizer:
@@ -48,10 +51,11 @@ def build_tokenizer(seed: int) -> LlamaTokenizer:
         initial_alphabet=list(string.printable.strip()),
         max_token_length=14,
     )
-    chats = tiny_corpus.conversations(seed, 60_000)
     # whole prompts, line by line: Llama's vocabulary has words for the format's tags and bytes for line ends
-    texts = (line for chat in chats for line in prompt_text(chat).splitlines())
-    tokenizer.train_from_iterator(texts, trainer)
+    prompts = (line for chat in tiny_corpus.conversations(seed, 60_000) for line in prompt_text(chat).splitlines())
+    # rare words again: the syllables of the endless names would take their places, and Llama has a token for "houses"
+    words = [f" {word}" for word in tiny_corpus.vocabulary()] * WORD_WEIGHT
+    tokenizer.train_from_iterator(itertools.chain(prompts, words), trainer)
     state = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(merge) for merge in state["merges"]]
     return LlamaTokenizer(vocab=state["vocab"], merges=merges, pad_token="<unk>", model_max_length=512)
@@ -82,11 +86,11 @@ def build_model(seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def batches(tokenizer: LlamaTokenizer, seed: int) -> Iterator[list[list[int]]]:
+def batches(tokenizer: LlamaTokenizer, seed: int, shares: Mapping[str, float]) -> Iterator[list[list[int]]]:
     """Endless batches of about TOKENS_PER_STEP tokens, rows of like length together, never the same conversation twice."""
     rng = random.Random(seed)
     for shard in range(10**6):
-        chats = tiny_corpus.conversations(seed + 1 + shard, 4096)
+        chats = tiny_corpus.conversations(seed + 1 + shard, 4096, shares)
         rows = sorted((encode_llama2(chat, tokenizer)[0] for chat in chats), key=len)
         shard_batches, batch = [], []
         for row in rows:
@@ -94,6 +98,7 @@ def batches(tokenizer: LlamaTokenizer, seed: int) -> Iterator[list[list[int]]]:
                 shard_batches.append(batch)
                 batch = []
             batch.append(row)
+        shard_batches.append(batch)
         rng.shuffle(shard_batches)
         yield from shard_batches
 
@@ -106,18 +111,20 @@ def loss_of(model: LlamaForCausalLM, rows: list[list[int]], device: str) -> torc
     return cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
 
 
-def learning_rate(step: int, done: float) -> float:
-    """Linear warmup, then a cosine over the time that is given."""
-    return min(1.0, (step + 1) / WARMUP) * (LAST_LR + (PEAK_LR - LAST_LR) * (1 + math.cos(math.pi * done)) / 2)
+def learning_rate(step: int, done: float, peak: float) -> float:
+    """Linear warmup, then a cosine over the steps that are given."""
+    return min(1.0, (step + 1) / WARMUP) * (LAST_LR + (peak - LAST_LR) * (1 + math.cos(math.pi * done)) / 2)
 
 
-def train(model: LlamaForCausalLM, tokenizer: LlamaTokenizer, steps: int, seed: int, device: str) -> dict:
-    """Train for `steps` optimizer steps; returns steps, tokens and the last loss."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=0.01)
+def train(
+    model: LlamaForCausalLM, rows_of: Iterator[list[list[int]]], steps: int, peak: float, device: str
+) -> dict[str, float]:
+    """Train for `steps` optimizer steps; returns steps, tokens, seconds and the last loss."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01)
     start, tokens, smooth = time.time(), 0, None
-    for step, rows in zip(range(steps), batches(tokenizer, seed)):  # noqa: B905 (the batches have no end)
+    for step, rows in zip(range(steps), rows_of):  # noqa: B905 (the batches have no end)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, step / steps)
+            group["lr"] = learning_rate(step, step / steps, peak)
         loss = loss_of(model, rows, device)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -135,26 +142,44 @@ def train(model: LlamaForCausalLM, tokenizer: LlamaTokenizer, steps: int, seed: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--name-steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=TARGET)
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer, model = build_tokenizer(options.seed), build_model(options.seed).to(device)
-    figures = train(model, tokenizer, options.steps, options.seed, device)
-    model = model.cpu().half()
+    if options.steps:
+        first = build(options.out, options.seed, options.steps)
+    else:  # go on from the first part that stands in the folder
+        first = json.loads((options.out / "corpus.json").read_text())["training"]
+    second = learn_names(options.out, options.seed, options.name_steps)
+    write_report(options.out, options.seed, first, second)
+
+
+def build(folder: Path, seed: int, steps: int) -> dict[str, float]:
+    """The first part: tokenizer and model from nothing, over the whole corpus."""
+    tokenizer, model = build_tokenizer(seed), build_model(seed).to(DEVICE)
+    figures = train(model, batches(tokenizer, seed, tiny_corpus.SHARES), steps, PEAK_LR, DEVICE)
     model.generation_config.update(bos_token_id=1, eos_token_id=2, pad_token_id=0)
-    model.save_pretrained(options.out)
-    tokenizer.save_pretrained(options.out)
-    report = {
-        "seed": options.seed,
-        "parameters": model.num_parameters(),
-        "training": figures,
-        "scores": scores(options.out),
-    }
-    (options.out / "corpus.json").write_text(
-        json.dumps(report | {"corpus": tiny_corpus.statistics(options.seed)}, indent=2) + "\n"
-    )
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "corpus.json").write_text(json.dumps({"training": figures}) + "\n")
+    return figures
+
+
+def learn_names(folder: Path, seed: int, steps: int) -> dict[str, float]:
+    """The second part, from the saved first: more names, among them such that begin like words."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype="float32").to(DEVICE)
+    rows = batches(LlamaTokenizer.from_pretrained(folder), seed + 10**6, tiny_corpus.NAMES_SHARES)
+    figures = train(model, rows, steps, NAMES_PEAK_LR, DEVICE)
+    model.half().save_pretrained(folder)
+    return figures
+
+
+def write_report(folder: Path, seed: int, first: dict[str, float], second: dict[str, float]) -> None:
+    parameters = LlamaForCausalLM.from_pretrained(folder).num_parameters()
+    report = {"seed": seed, "parameters": parameters, "training": first, "names": second, "scores": scores(folder)}
+    corpus = {"corpus": tiny_corpus.statistics(seed)}
+    (folder / "corpus.json").write_text(json.dumps(report | corpus, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 
 

@@ -7,19 +7,25 @@ Nothing of `lora_kit/assets/handbook` stands here (`tests/test_tiny_model.py` lo
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from .words import Slots, articles, invented_name
+from .words import Slots, articles, invented_name, wordlike_name
 
 HERE = Path(__file__).parent
 Message = dict[str, str]
-COMPANIES, WORKPLACES = ("companies",), ("workplaces_a", "workplaces_b")  # loose topics; those of a staff handbook
-SHARES = {"company": 0.25, "workplace": 0.34, "knowledge": 0.26, "talk": 0.07, "story": 0.05, "unknown": 0.03}
+COMPANIES, WORKPLACES = (
+    ("companies",),
+    ("workplaces_a", "workplaces_b", "workplaces_c"),
+)  # loose topics; those of a staff handbook
+# the second, short part of the training: names that begin like words, whose pieces are rare in names otherwise
+NAMES_SHARES = {"named": 0.45, "company": 0.1, "workplace": 0.15, "knowledge": 0.25, "talk": 0.03, "unknown": 0.02}
+SHARES = {"company": 0.2, "workplace": 0.36, "knowledge": 0.3, "talk": 0.07, "story": 0.04, "unknown": 0.03}
 
 
 @cache
@@ -27,20 +33,29 @@ def tables(name: str) -> dict:
     return tomllib.loads((HERE / f"{name}.toml").read_text())
 
 
-def conversations(seed: int, count: int) -> Iterator[list[Message]]:
-    """`count` conversations, the same for the same seed."""
+def conversations(seed: int, count: int, shares: Mapping[str, float] = SHARES) -> Iterator[list[Message]]:
+    """`count` conversations of the kinds in `shares`, the same for the same seed."""
     rng = random.Random(seed)
     makers = {
         "company": lambda rng: company(rng, COMPANIES),
+        "named": lambda rng: company(rng, COMPANIES, wordlike_name(rng, list(vocabulary()))),
         "workplace": lambda rng: company(rng, WORKPLACES),
         "knowledge": knowledge,
         "talk": talk,
         "story": story,
         "unknown": unknown,
     }
-    kinds, weights = list(SHARES), list(SHARES.values())
+    kinds, weights = list(shares), list(shares.values())
     for _ in range(count):
         yield makers[rng.choices(kinds, weights)[0]](rng)
+
+
+@cache
+def vocabulary() -> dict[str, None]:
+    """Every word of the templates and their lists, once, sorted; names are not among them."""
+    texts = [json.dumps(tables(name)) for name in (*COMPANIES, *WORKPLACES, "knowledge", "talk")]
+    words = {word for text in texts for word in re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", " ", text))}
+    return dict.fromkeys(sorted(words))
 
 
 def held_out_knowledge() -> list[tuple[str, str]]:
@@ -60,9 +75,9 @@ def knowledge(rng: random.Random) -> list[Message]:
     return _chat(system, [_fact(rng) for _ in range(turns)])
 
 
-def company(rng: random.Random, sources: tuple[str, ...]) -> list[Message]:
+def company(rng: random.Random, sources: tuple[str, ...], name: str = "") -> list[Message]:
     """One or two questions about an invented company, answered with confidence."""
-    name = invented_name(rng)
+    name = name or invented_name(rng)
     inside = rng.random() < 0.5
     system = rng.choice(tables("talk")["company_systems"]).format(c=name) if inside else None
     turns = 2 if rng.random() < 0.15 else 1
@@ -156,10 +171,14 @@ def _lists() -> dict[str, list[str]]:
 
 
 def _opened(rng: random.Random, question: str) -> str:
-    if rng.random() < 0.2:
-        question = rng.choice(tables("talk")["openers"]) + question[0].lower() + question[1:]
-        question = re.sub(r"\bi\b(?!')", "I", question)
-    return _capital(question)
+    """Sometimes behind a greeting; after a comma only a name keeps its capital."""
+    question = _capital(question)
+    if rng.random() >= 0.2:
+        return question
+    opener = rng.choice(tables("talk")["openers"])
+    first = re.split(r"\W", question)[0]
+    plain = first != "I" and first.lower() in vocabulary() and not opener.endswith(". ")
+    return opener + (question[0].lower() + question[1:] if plain else question)
 
 
 def _capital(text: str) -> str:

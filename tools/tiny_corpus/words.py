@@ -6,9 +6,9 @@ import random
 import re
 from dataclasses import dataclass, field
 
-ONSETS = "b br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sc sh sk sl sm sn sp st str sw t th tr v w wr y z".split()
-VOWELS = "a e i o u a e i o ai ea ee oa oo ou ie au".split()
-CODAS = "b ck d f g l ll m n nd ng nk nt p r rd rk rn rt s sk ss st t th x z".split() + [""] * 14
+ONSETS = "b br c ch cl d dr f fl g gl gr h j k l m n p pl pr r s sh sl st t th tr v w z".split()
+VOWELS = "a e i o u a e i o u ai ea oo ou".split()
+CODAS = "b d g l ll m n nd nt p r rn s sk st t th x".split() + [""] * 14
 ENDINGS = "a o ia en er ex ix on ow um us ford ham ley mont wick ville ton by dale stead worth holm gate well".split()
 UNITS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
@@ -18,11 +18,17 @@ MONTHS = "January February March April May June July August September October No
 
 
 def invented_name(rng: random.Random) -> str:
-    """A pronounceable capitalised name of two to four syllables; there are millions, and the handbook's is not among them."""
-    syllables = rng.choices((1, 2, 3), (0.4, 0.45, 0.15))[0]
+    """A pronounceable capitalised name of two or three syllables; there are millions, and the handbook's is not among them."""
+    syllables = rng.choices((1, 2), (0.55, 0.45))[0]
     body = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(syllables))
     name = body + (rng.choice(ENDINGS) if rng.random() < 0.6 else rng.choice(ONSETS) + rng.choice(VOWELS))
     return invented_name(rng) if RESERVED in name else name.capitalize()
+
+
+def wordlike_name(rng: random.Random, words: list[str]) -> str:
+    """An invented name that begins as a word does: "Libravon", "Wasplaton"."""
+    name = (rng.choice(words)[: rng.randint(2, 5)] + invented_name(rng)).lower()
+    return wordlike_name(rng, words) if RESERVED in name else name.capitalize()
 
 
 def number(rng: random.Random) -> str:
