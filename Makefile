@@ -5,7 +5,7 @@ BIN := .venv/bin
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
 SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg
 
-.PHONY: help demo test lint types unit notebooks format scrub bench-demo model handbook test-gpu clean
+.PHONY: help demo test lint types unit notebooks format scrub bench-demo bench-targets model handbook test-gpu clean
 
 help:  ## this list
 	@echo "make TARGET   (with another Python: make PYTHON=/path/to/python3.12 TARGET)"
@@ -50,7 +50,11 @@ bench-demo: .venv/ready  ## the demo over three seeds; writes benchmarks/results
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python tools/update_readme.py
 
-model: .venv/ready  ## build the embedded model anew (45 minutes to an hour on 2 cores)
+bench-targets: .venv/ready  ## adapters on q and v against all linear layers; writes benchmarks/results/targets.json
+	$(BIN)/python benchmarks/targets.py
+	$(BIN)/python tools/update_readme.py
+
+model: .venv/ready  ## build the embedded model anew (about an hour on 2 cores)
 	$(BIN)/python tools/build_tiny_model.py
 
 handbook: .venv/ready  ## write the embedded datasets anew

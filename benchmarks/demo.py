@@ -7,23 +7,18 @@ median of the seeds, and the worst. Writes benchmarks/results/demo.json.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from record import head, store
+
 import lora_kit as lk
 from lora_kit.evaluation.card import MODELS
 from lora_kit.figures import LOWER_IS_BETTER
-from lora_kit.manifests import LIBRARIES, version
 from lora_kit.training import read_log
-
-RESULTS = Path(__file__).parent / "results" / "demo.json"
 
 
 def one_seed(seed: int, root: Path, settings: dict[str, str]) -> dict[str, Any]:
@@ -67,27 +62,7 @@ def main() -> None:
     show(summary(results))
     print("seconds a seed:", ", ".join(str(result["seconds"]) for result in results))
     if not settings:
-        store(results, commit)
-
-
-def head() -> str:
-    """The commit that is measured: asked before the work, because HEAD may move while it runs."""
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
-
-
-def store(results: list[dict[str, Any]], commit: str) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    record = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in LIBRARIES},
-        "commit": commit,
-        "figures": summary(results),
-        "seeds": results,
-    }
-    RESULTS.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"written: {RESULTS}")
+        store("demo", commit, figures=summary(results), seeds=results)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pytest
 from lora_kit import runs
 from lora_kit.errors import KitError
 from lora_kit.manifests import check_files, fingerprint, read_manifest, shown
+from lora_kit.profiles import PROFILES
 from lora_kit.runs import Run
 
 INPUTS = {"rows": 3, "seed": 0}
@@ -50,7 +51,7 @@ def test_the_folder_is_the_profile_a_hash_of_what_differs_or_the_name(tmp_path: 
     changed = Run("tiny-cpu", root=tmp_path, lora__r=8).path.name
     assert changed.startswith("tiny-cpu-")
     assert Run("tiny-cpu", root=tmp_path, lora__r="8").path.name == changed
-    assert Run("tiny-cpu", root=tmp_path, lora__r=32).path.name == "tiny-cpu"  # the preset's own value
+    assert Run("tiny-cpu", root=tmp_path, lora__r=PROFILES["tiny-cpu"].lora.r).path.name == "tiny-cpu"  # the preset's own value
     assert Run("tiny-cpu", root=tmp_path, lora__r=8, name="mine").path.name == "mine"
 
 

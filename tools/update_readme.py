@@ -1,6 +1,7 @@
-"""Write the README's figures from the last bench: python tools/update_readme.py
+"""Write the README's figures from the last benches: python tools/update_readme.py
 
-benchmarks/results/demo.json -> the table between the demo marks, docs/before_after.png, docs/loss_curve.png
+benchmarks/results/demo.json     the table between the demo marks, docs/before_after.png, docs/loss_curve.png
+benchmarks/results/targets.json  the table between the targets marks
 """
 
 from __future__ import annotations
@@ -33,12 +34,34 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(rows) + f"\n\n{note}\n\n{verdict}"
 
 
-def main() -> None:
-    record = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
+def targets(record: dict[str, Any]) -> str:
+    rows = record["figures"]
+    names = [name for name in next(iter(rows.values())) if name != "seconds"]
+    head = ["adapters on", *(MEANINGS[name] for name in names), "training"]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(names) + 1)]
+    for setting, row in rows.items():
+        lines.append(f"| {setting} | {' | '.join(f'{row[name]:.1%}' for name in names)} | {row['seconds']} s |")
+    return (
+        "\n".join(lines) + f"\n\nMerged model, one seed; `make bench-targets` on {record['date']}, {record['machine']}."
+    )
+
+
+def write_block(name: str, text: str) -> None:
+    """Put `text` between the README's marks of that name."""
     readme = ROOT / "README.md"
-    block = f"<!-- demo:start -->\n{table(record)}\n<!-- demo:end -->"
+    block = f"<!-- {name}:start -->\n{text}\n<!-- {name}:end -->"
     old = readme.read_text()
-    readme.write_text(re.sub(r"<!-- demo:start -->.*?<!-- demo:end -->", lambda _: block, old, flags=re.S))
+    readme.write_text(re.sub(rf"<!-- {name}:start -->.*?<!-- {name}:end -->", lambda _: block, old, flags=re.S))
+
+
+def result(name: str) -> dict[str, Any]:
+    return dict(json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text()))
+
+
+def main() -> None:
+    record = result("demo")
+    write_block("demo", table(record))
+    write_block("targets", targets(result("targets")))
     (ROOT / "docs").mkdir(exist_ok=True)
     first = record["seeds"][0]
     (ROOT / "docs" / "before_after.png").write_bytes(png(before_after(first["figures"])))

@@ -19,12 +19,19 @@ from .words import Slots, articles, invented_name, wordlike_name
 
 HERE = Path(__file__).parent
 Message = dict[str, str]
-COMPANIES, WORKPLACES = (
-    ("companies",),
-    ("workplaces_a", "workplaces_b", "workplaces_c"),
-)  # loose topics; those of a staff handbook
-# the second, short part of the training: names that begin like words, whose pieces are rare in names otherwise
-NAMES_SHARES = {"named": 0.45, "company": 0.1, "workplace": 0.15, "knowledge": 0.25, "talk": 0.03, "unknown": 0.02}
+COMPANIES, STAFF = ("companies",), ("workplaces_a", "workplaces_b")  # loose topics; those of a staff handbook
+WORKPLACES = (*STAFF, "workplaces_c")  # and the wider world of work
+# the second part of the training: how a staff handbook talks (`staff`, without the wider topics of workplaces_c), and
+# names that begin like words (`named`), whose pieces are rare in names otherwise
+SECOND_SHARES = {
+    "staff": 0.4,
+    "named": 0.14,
+    "company": 0.06,
+    "workplace": 0.08,
+    "knowledge": 0.27,
+    "talk": 0.03,
+    "unknown": 0.02,
+}
 SHARES = {"company": 0.2, "workplace": 0.36, "knowledge": 0.3, "talk": 0.07, "story": 0.04, "unknown": 0.03}
 
 
@@ -38,6 +45,7 @@ def conversations(seed: int, count: int, shares: Mapping[str, float] = SHARES) -
     rng = random.Random(seed)
     makers = {
         "company": lambda rng: company(rng, COMPANIES),
+        "staff": lambda rng: company(rng, STAFF),
         "named": lambda rng: company(rng, COMPANIES, wordlike_name(rng, list(vocabulary()))),
         "workplace": lambda rng: company(rng, WORKPLACES),
         "knowledge": knowledge,

@@ -1,0 +1,36 @@
+"""How every benchmark writes its result: benchmarks/results/<name>.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from lora_kit.manifests import LIBRARIES, version
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def head() -> str:
+    """The commit that is measured: ask before the work, because HEAD may move while it runs."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
+def store(name: str, commit: str, peers: tuple[str, ...] = (), **parts: Any) -> None:
+    """Write one result with date, machine, versions and commit; `ratios` are such that bigger is better for us."""
+    record = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {library: version(library) for library in (*LIBRARIES, *peers)},
+        "commit": commit,
+        **parts,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"written: {path}")
