@@ -36,7 +36,12 @@ def load_small_llama(folder: Path, kind: str = "nf4") -> PreTrainedModel:
 
 
 def small_profile(**overrides: object) -> Profile:
-    small = {"lora__r": 4, "lora__target_modules": "q_proj,v_proj", "training__learning_rate": 1e-2, "training__epochs": 1}
+    small = {
+        "lora__r": 4,
+        "lora__target_modules": "q_proj,v_proj",
+        "training__learning_rate": 1e-2,
+        "training__epochs": 1,
+    }
     return profile("tiny-cpu", **small | overrides)
 
 
