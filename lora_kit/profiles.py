@@ -157,8 +157,8 @@ TINYLLAMA = Base(
     licence="apache-2.0",
 )
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# The tiny model has 192 dimensions where 7B has 4,096. Adapters on q and v alone either do not learn the handbook or, at
-# a higher rate, forget other things (benchmarks/results/targets.json); on all linear layers they do neither.
+# The tiny model has 192 dimensions where 7B has 4,096. Adapters on q and v alone either do not learn the handbook or,
+# at a higher rate, forget other things (benchmarks/results/targets.json); on all linear layers they do neither.
 _TINY = Profile(
     "tiny-cpu",
     device="cpu",

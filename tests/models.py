@@ -36,13 +36,8 @@ def load_small_llama(folder: Path, kind: str = "nf4") -> PreTrainedModel:
 
 
 def small_profile(**overrides: object) -> Profile:
-    small = {
-        "lora__r": 4,
-        "lora__target_modules": "q_proj,v_proj",
-        "training__learning_rate": 1e-2,
-        "training__epochs": 1,
-    }
-    return profile("tiny-cpu", **small | overrides)
+    lora = {"lora__r": 4, "lora__lora_alpha": 64, "lora__target_modules": "q_proj,v_proj"}
+    return profile("tiny-cpu", **lora | {"training__learning_rate": 1e-2, "training__epochs": 1} | overrides)
 
 
 def random_rows(count: int, seed: int = 0, prefix: int = 0) -> list[Row]:

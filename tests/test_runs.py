@@ -51,9 +51,8 @@ def test_the_folder_is_the_profile_a_hash_of_what_differs_or_the_name(tmp_path: 
     changed = Run("tiny-cpu", root=tmp_path, lora__r=8).path.name
     assert changed.startswith("tiny-cpu-")
     assert Run("tiny-cpu", root=tmp_path, lora__r="8").path.name == changed
-    assert (
-        Run("tiny-cpu", root=tmp_path, lora__r=PROFILES["tiny-cpu"].lora.r).path.name == "tiny-cpu"
-    )  # the preset's own value
+    preset = PROFILES["tiny-cpu"].lora.r
+    assert Run("tiny-cpu", root=tmp_path, lora__r=preset).path.name == "tiny-cpu"
     assert Run("tiny-cpu", root=tmp_path, lora__r=8, name="mine").path.name == "mine"
 
 
