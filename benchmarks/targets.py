@@ -17,11 +17,10 @@ import lora_kit as lk
 from lora_kit.profiles import ALL_LINEAR
 
 SETTINGS = {  # name: targets, r, learning rate
-    "q and v, r 32, 5e-3": (("q_proj", "v_proj"), 32, 5e-3),
-    "q and v, r 32, 2e-3": (("q_proj", "v_proj"), 32, 2e-3),
-    "q and v, r 128, 2e-3": (("q_proj", "v_proj"), 128, 2e-3),
-    "all linear, r 16, 5e-3": (ALL_LINEAR, 16, 5e-3),
-    "all linear, r 16, 2e-3": (ALL_LINEAR, 16, 2e-3),
+    "q and v, r 32, 8e-3": (("q_proj", "v_proj"), 32, 8e-3),
+    "q and v, r 32, 4e-3": (("q_proj", "v_proj"), 32, 4e-3),
+    "q and v, r 128, 4e-3": (("q_proj", "v_proj"), 128, 4e-3),
+    "all linear, r 16, 4e-3": (ALL_LINEAR, 16, 4e-3),
 }
 FIGURES = ("learned_exact", "declined", "wrongly_declined", "behaved", "kept")
 

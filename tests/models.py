@@ -36,7 +36,7 @@ def load_small_llama(folder: Path, kind: str = "nf4") -> PreTrainedModel:
 
 
 def small_profile(**overrides: object) -> Profile:
-    lora = {"lora__r": 4, "lora__lora_alpha": 64, "lora__target_modules": "q_proj,v_proj"}
+    lora = {"lora__r": 4, "lora__lora_alpha": 64, "lora__lora_dropout": 0.0, "lora__target_modules": "q_proj,v_proj"}
     return profile("tiny-cpu", **lora | {"training__learning_rate": 1e-2, "training__epochs": 1} | overrides)
 
 
