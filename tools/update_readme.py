@@ -15,6 +15,7 @@ from lora_kit.evaluation.report import MEANINGS
 from lora_kit.figures import before_after, loss_curve, png
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def table(record: dict[str, Any]) -> str:
@@ -55,13 +56,14 @@ def write_block(name: str, text: str) -> None:
 
 
 def result(name: str) -> dict[str, Any]:
-    return dict(json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text()))
+    return dict(json.loads((RESULTS / f"{name}.json").read_text()))
 
 
 def main() -> None:
     record = result("demo")
     write_block("demo", table(record))
-    write_block("targets", targets(result("targets")))
+    if (RESULTS / "targets.json").exists():  # that bench is run for itself
+        write_block("targets", targets(result("targets")))
     (ROOT / "docs").mkdir(exist_ok=True)
     first = record["seeds"][0]
     (ROOT / "docs" / "before_after.png").write_bytes(png(before_after(first["figures"])))
