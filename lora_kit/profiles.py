@@ -142,23 +142,13 @@ LLAMA2 = Base(
     kaggle="metaresearch/llama-2/pyTorch/7b-chat-hf/1",
     fallback="tinyllama-t4",
 )
-LLAMA2_MIRROR = replace(  # the same weights and licence without the gate, when the user says so
-    LLAMA2,
-    source="NousResearch/Llama-2-7b-chat-hf",
-    title="Llama-2-7b-chat (NousResearch mirror)",
-    revision="351844e75ed0bcbbe3f10671b3c808d2b83894ee",
-    gated=False,
-    kaggle=None,
-)
-TINYLLAMA = Base(
-    source="TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-    title="TinyLlama-1.1B-Chat",
-    revision="fe8a4ea1ffedaf415f4da2f062534de366a451e6",
-    licence="apache-2.0",
-)
+# the same weights and licence without the gate, when the user says so
+MIRROR_TITLE, MIRROR_REVISION = "Llama-2-7b-chat (NousResearch mirror)", "351844e75ed0bcbbe3f10671b3c808d2b83894ee"
+LLAMA2_MIRROR = Base("NousResearch/Llama-2-7b-chat-hf", MIRROR_TITLE, MIRROR_REVISION, "llama2")
+TINYLLAMA_REVISION = "fe8a4ea1ffedaf415f4da2f062534de366a451e6"
+TINYLLAMA = Base("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "TinyLlama-1.1B-Chat", TINYLLAMA_REVISION, "apache-2.0")
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# The tiny model has 192 dimensions where 7B has 4,096. Adapters on q and v alone either do not learn the handbook or,
-# at a higher rate, forget other things (benchmarks/results/targets.json); on all linear layers they do neither.
+# The tiny model has 192 dimensions, not 4,096: adapters on q and v alone learn too little, or forget other things
 _TINY = Profile(
     "tiny-cpu",
     device="cpu",
@@ -215,8 +205,8 @@ def profile(name: str, **overrides: Any) -> Profile:
 
 def _other_base(source: str) -> Base:
     known = {base.source: base for base in (Base(), LLAMA2, LLAMA2_MIRROR, TINYLLAMA)}
-    licence = "llama2" if "llama-2" in source.lower() else "see the model's own page"
-    return known.get(source) or Base(source, title=source, licence=licence)
+    licence = "llama2" if "llama-2" in source.lower() else "see its page"
+    return known.get(source) or Base(source, source, licence=licence)
 
 
 def settings(chosen: Profile) -> dict[str, Any]:
