@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny_corpus
 from tiny_scores import scores
 
-from lora_kit.data.encoding import encode_batch
+from lora_kit.data.encoding import encode_llama2
 
 TARGET = Path(__file__).parents[1] / "lora_kit" / "assets" / "tiny-chat"
 VOCABULARY = 4096
@@ -90,8 +90,8 @@ def batches(tokenizer: LlamaTokenizer, seed: int, shares: Mapping[str, float]) -
     """Endless batches of about TOKENS_PER_STEP tokens, rows of like length together, never the same conversation twice."""
     rng = random.Random(seed)
     for shard in range(10**6):
-        chats = list(tiny_corpus.conversations(seed + 1 + shard, 4096, shares))
-        rows = sorted((row.input_ids for row in encode_batch(chats, tokenizer)), key=len)
+        chats = tiny_corpus.conversations(seed + 1 + shard, 4096, shares)
+        rows = sorted((encode_llama2(chat, tokenizer)[0] for chat in chats), key=len)
         shard_batches, batch = [], []
         for row in rows:
             if batch and len(row) * (len(batch) + 1) > TOKENS_PER_STEP:
