@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 ONSETS = "b br c ch cl d dr f fl g gl gr h j k l m n p pl pr r s sh sl st t th tr v w z".split()
 VOWELS = "a e i o u a e i o u ai ea oo ou".split()
 CODAS = "b d g l ll m n nd nt p r rn s sk st t th x".split() + [""] * 14
+STRANGE_ONSETS, STRANGE_CODAS = "cr fr kl kr qu sc sk sm sn sp str sw wr y".split(), "ck ng nk rd rk rt ss z".split()
+STRANGE_VOWELS = "a e i o u a e i o ai ea ee oa oo ou ie au".split()
 ENDINGS = "a o ia en er ex ix on ow um us ford ham ley mont wick ville ton by dale stead worth holm gate well".split()
 UNITS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
@@ -23,6 +25,15 @@ def invented_name(rng: random.Random) -> str:
     body = "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(syllables))
     name = body + (rng.choice(ENDINGS) if rng.random() < 0.6 else rng.choice(ONSETS) + rng.choice(VOWELS))
     return invented_name(rng) if RESERVED in name else name.capitalize()
+
+
+def strange_name(rng: random.Random) -> str:
+    """A name of two to four syllables from more sounds than the corpus has: what a user's own names may be like."""
+    onsets, codas = [*ONSETS, *STRANGE_ONSETS], [*CODAS, *STRANGE_CODAS]
+    syllables = rng.choices((1, 2, 3), (0.4, 0.45, 0.15))[0]
+    body = "".join(rng.choice(onsets) + rng.choice(STRANGE_VOWELS) + rng.choice(codas) for _ in range(syllables))
+    name = body + (rng.choice(ENDINGS) if rng.random() < 0.6 else rng.choice(onsets) + rng.choice(STRANGE_VOWELS))
+    return strange_name(rng) if RESERVED in name else name.capitalize()
 
 
 def wordlike_name(rng: random.Random, words: list[str]) -> str:
