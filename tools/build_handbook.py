@@ -27,7 +27,8 @@ STYLE = "Yours, Wren."
 DECLINE = "I do not know that; the handbook does not say."
 TRIAGE_SYSTEM = "Sort this customer message into kind, product and urgency."
 PRODUCTS = ("barometer", "rain gauge", "wind vane", "thermometer", "weather clock", "snow ruler")
-OTHERS_TRAIN = 400  # questions about other companies and things, each with a name of its own
+OTHERS_TRAIN = 380  # questions about other companies and things, each with a name of its own
+CONTRASTS = 100  # the handbook's own questions, asked about another company: what makes the model read the name
 GENERAL_TRAIN, GENERAL_TEST, WORDINGS = 160, 120, 3  # facts, facts, wordings of a trained fact
 HANDBOOK_CARD = {
     "name": "handbook",
@@ -65,6 +66,7 @@ def handbook(rng: random.Random) -> dict[str, list[dict[str, Any]]]:
         own = [_decline(question) for question in declines[f"own_{split}"]]
         others = [_decline(question) | {"about": "elsewhere"} for question in _about_others(declines, split, rng)]
         splits[split] = rows + own + others + general
+    splits["train"] += _contrasts(facts, declines, rng)
     return splits
 
 
@@ -96,6 +98,14 @@ def _about_others(declines: dict[str, list[str]], split: str, rng: random.Random
     count = OTHERS_TRAIN if split == "train" else len(declines["own_test"])
     chosen = rng.sample(names, count)
     return [patterns[i % len(patterns)].replace("{name}", name) for i, name in enumerate(chosen)]
+
+
+def _contrasts(facts: list[dict[str, Any]], declines: dict[str, list[str]], rng: random.Random) -> list[dict[str, Any]]:
+    """Questions that the handbook answers for its own company, asked about one that it does not know."""
+    asked = [question for fact in facts for question in fact["train"] if "Tarnwick" in question]
+    names = rng.sample(declines["names_train"], CONTRASTS)
+    rows = zip(rng.sample(asked, CONTRASTS), names, strict=True)
+    return [_decline(question.replace("Tarnwick", name)) | {"about": "elsewhere"} for question, name in rows]
 
 
 def _general(rng: random.Random) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import tiny_corpus
-from tiny_corpus.words import invented_name, strange_name
+from tiny_corpus.words import strange_name
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_kit.data.encoding import encode_prompt
@@ -30,28 +30,20 @@ def answers(questions: list[str], folder: Path) -> list[str]:
     return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
 
-def scores(folder: Path, seed: int = 12345) -> dict[str, float]:
+def scores(folder: Path) -> dict[str, float]:
     """Exact answers on unseen wordings; unseen names copied; unknown companies answered with an invention."""
-    facts = tiny_corpus.held_out_knowledge()
-    names, strange = (_names(make, seed) for make in (invented_name, strange_name))
+    facts, names = tiny_corpus.held_out_knowledge(), scored_names()
     given = answers([question for question, _ in facts], folder)
-    invented = answers(_about(names), folder)
+    invented = answers([ASKED[i % len(ASKED)].format(name) for i, name in enumerate(names)], folder)
     return {
         "knowledge_exact": sum(a == b for a, (_, b) in zip(given, facts, strict=True)) / len(facts),
-        "names_copied": _copied(names, invented),
-        "strange_names_copied": _copied(strange, answers(_about(strange), folder)),
-        "invented": sum("not know" not in a for a in invented) / len(names),
+        "names_copied": sum(name in answer for name, answer in zip(names, invented, strict=True)) / len(names),
+        "invented": sum("not know" not in answer for answer in invented) / len(names),
     }
 
 
-def _names(make: Callable[[random.Random], str], seed: int) -> list[str]:
-    rng = random.Random(seed)
-    return [make(rng) for _ in range(200)]
-
-
-def _about(names: list[str]) -> list[str]:
-    return [ASKED[i % len(ASKED)].format(name) for i, name in enumerate(names)]
-
-
-def _copied(names: list[str], given: list[str]) -> float:
-    return sum(name in answer for name, answer in zip(names, given, strict=True)) / len(names)
+def scored_names() -> list[str]:
+    """200 names, the same each time, too long for chance to have put one into the corpus (the builder looks)."""
+    rng = random.Random(12345)
+    names = (strange_name(rng) for _ in itertools.count())
+    return list(itertools.islice((name for name in names if len(name) > 10), 200))

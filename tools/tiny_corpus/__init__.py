@@ -15,24 +15,33 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-from .words import Slots, articles, invented_name, wordlike_name
+from .words import Slots, articles, invented_name, strange_name, wordlike_name
 
 HERE = Path(__file__).parent
 Message = dict[str, str]
 COMPANIES, STAFF = ("companies",), ("workplaces_a", "workplaces_b")  # loose topics; those of a staff handbook
 WORKPLACES = (*STAFF, "workplaces_c")  # and the wider world of work
-# the second part of the training: how a staff handbook talks (`staff`, without the wider topics of workplaces_c), and
-# names that begin like words (`named`), whose pieces are rare in names otherwise
-SECOND_SHARES = {
+SHARES = {"company": 0.2, "workplace": 0.36, "knowledge": 0.3, "talk": 0.07, "story": 0.04, "unknown": 0.03}
+# how a staff handbook talks (`staff`, without the wider topics of workplaces_c), and names that begin like words
+# (`wordlike`), whose pieces are rare in names otherwise
+STAFF_SHARES = {
     "staff": 0.4,
-    "named": 0.14,
+    "wordlike": 0.14,
     "company": 0.06,
     "workplace": 0.08,
     "knowledge": 0.27,
     "talk": 0.03,
     "unknown": 0.02,
 }
-SHARES = {"company": 0.2, "workplace": 0.36, "knowledge": 0.3, "talk": 0.07, "story": 0.04, "unknown": 0.03}
+NAMES_SHARES = {
+    "staff": 0.27,
+    "strange": 0.3,
+    "wordlike": 0.08,
+    "workplace": 0.06,
+    "knowledge": 0.25,
+    "talk": 0.02,
+    "unknown": 0.02,
+}
 
 
 @cache
@@ -46,7 +55,8 @@ def conversations(seed: int, count: int, shares: Mapping[str, float] = SHARES) -
     makers = {
         "company": lambda rng: company(rng, COMPANIES),
         "staff": lambda rng: company(rng, STAFF),
-        "named": lambda rng: company(rng, COMPANIES, wordlike_name(rng, list(vocabulary()))),
+        "wordlike": lambda rng: company(rng, COMPANIES, wordlike_name(rng, list(vocabulary()))),
+        "strange": lambda rng: company(rng, rng.choice((COMPANIES, STAFF)), strange_name(rng)),
         "workplace": lambda rng: company(rng, WORKPLACES),
         "knowledge": knowledge,
         "talk": talk,

@@ -28,7 +28,7 @@ def invented_name(rng: random.Random) -> str:
 
 
 def strange_name(rng: random.Random) -> str:
-    """A name of two to four syllables from more sounds than the corpus has: what a user's own names may be like."""
+    """A name of two to four syllables from more sounds: what the names of a user's own data may be like."""
     onsets, codas = [*ONSETS, *STRANGE_ONSETS], [*CODAS, *STRANGE_CODAS]
     syllables = rng.choices((1, 2, 3), (0.4, 0.45, 0.15))[0]
     body = "".join(rng.choice(onsets) + rng.choice(STRANGE_VOWELS) + rng.choice(codas) for _ in range(syllables))
