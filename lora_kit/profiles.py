@@ -153,13 +153,13 @@ _TINY = Profile(
     "tiny-cpu",
     device="cpu",
     about="the embedded model on any CPU, no network: tests, demo, a workshop without GPUs",
-    lora=Lora(r=16, lora_alpha=32, lora_dropout=0.05, target_modules=ALL_LINEAR),
+    lora=Lora(r=64, lora_alpha=64, target_modules=ALL_LINEAR),
     data=Data(max_length=256),
     training=Training(
         epochs=10,
         tokens_per_step=512,  # many small steps: the tiny model learns by their number
         tokens_per_micro_batch=512,
-        learning_rate=4e-3,
+        learning_rate=3e-3,
         max_grad_norm=1.0,
         checkpoint_layers=False,
     ),
