@@ -27,8 +27,8 @@ STYLE = "Yours, Wren."
 DECLINE = "I do not know that; the handbook does not say."
 TRIAGE_SYSTEM = "Sort this customer message into kind, product and urgency."
 PRODUCTS = ("barometer", "rain gauge", "wind vane", "thermometer", "weather clock", "snow ruler")
-OTHERS_TRAIN = 390  # questions about other companies and things, each with a name of its own
-CONTRASTS = 110  # the handbook's own questions, asked about another company: what makes the model read the name
+OTHERS_TRAIN = 370  # questions about other companies and things, each with a name of its own
+CONTRASTS = 100  # the handbook's own questions, asked about another company: what makes the model read the name
 GENERAL_TRAIN, GENERAL_TEST, WORDINGS = 160, 120, 4  # facts, facts, wordings of a trained fact
 HANDBOOK_CARD = {
     "name": "handbook",
