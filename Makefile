@@ -5,7 +5,8 @@ BIN := .venv/bin
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
 SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg
 
-.PHONY: help demo test lint types unit notebooks format scrub bench-demo bench-targets model handbook test-gpu clean
+.PHONY: help demo test lint types unit notebooks format scrub bench-demo bench-targets bench-data model handbook \
+  test-gpu clean
 
 help:  ## this list
 	@echo "make TARGET   (with another Python: make PYTHON=/path/to/python3.12 TARGET)"
@@ -49,6 +50,10 @@ scrub: .venv/ready  ## take machine traces out of the notebooks; outputs and cou
 bench-demo: .venv/ready  ## the demo over three seeds; writes benchmarks/results/demo.json and the README table
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python tools/update_readme.py
+
+bench-data: .venv/ready  ## preparing data against TRL, and a million rows; writes benchmarks/results/data.json
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python benchmarks/data.py
 
 bench-targets: .venv/ready  ## adapters on q and v against all linear layers; writes benchmarks/results/targets.json
 	$(BIN)/python benchmarks/targets.py

@@ -33,8 +33,10 @@ setup(
         "matplotlib",
         "ipywidgets",
         "numpy",
+        "rapidfuzz",  # near-duplicates between learned and held-out questions
     ],
     extras_require={
+        "bench": ["trl"],  # the peer of `make bench-data`
         "test": ["pytest", "nbval", "nbclient", "ipykernel", "hypothesis", "ruff", "mypy", "nbstripout"],
     },
     entry_points={"console_scripts": ["lora-kit = lora_kit.__main__:main"]},

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--profile", help=f"one of {', '.join(PROFILES)}; by default what the machine can do")
         command.add_argument("--root", help="where run folders live; by default LORA_KIT_RUNS or ./runs")
         if name not in ("doctor", "runs"):
-            command.add_argument("--data", help="handbook, triage, or a .jsonl, .json or .csv file of yours")
+            command.add_argument("--data", help="handbook, triage, a file or folder of yours, or a Hub id")
             command.add_argument("--name", help="name of the run folder")
             command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in lora__r=32")
         if name == "export":

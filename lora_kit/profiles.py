@@ -54,8 +54,14 @@ class Lora:
 class Data:
     """What is learned and how long a row may be."""
 
-    source: str = "handbook"  # an embedded dataset ("handbook", "triage") or a file of yours
+    source: str = "handbook"  # an embedded dataset ("handbook", "triage"), a file or folder of yours, a Hub id
+    columns: tuple[str, ...] = ()  # which columns hold the conversation; empty finds them by their usual names
     max_length: int = 1024  # tokens of the longest row; memory of a batch grows with it
+    too_long: str = "stop"  # longer rows: "stop", "drop" them, or "shorten" them from the front by whole turns
+    bad_rows: str = "stop"  # rows that cannot be used: "stop", or "drop" and count them
+    tags: str = "stop"  # texts that hold the prompt format's own tags: "stop", or "keep" them as plain text
+    declines: int = 0  # generic questions added, to be answered with "I do not know that."
+    general: int = 0  # general questions and answers added, against forgetting
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,13 @@ def _rules(p: Profile) -> list[tuple[bool, str]]:
         (bool(p.lora.target_modules), "lora__target_modules is empty: name at least one, as in ('q_proj', 'v_proj')"),
         (p.quantization.kind in ("nf4", "none"), f"quantization__kind={p.quantization.kind!r} must be 'nf4' or 'none'"),
         (p.quantization.compute_dtype in dtypes, f"quantization__compute_dtype must be one of {', '.join(dtypes)}"),
+        (
+            p.data.too_long in ("stop", "drop", "shorten"),
+            f"data__too_long={p.data.too_long!r} must be stop, drop or shorten",
+        ),
+        (p.data.bad_rows in ("stop", "drop"), f"data__bad_rows={p.data.bad_rows!r} must be stop or drop"),
+        (p.data.tags in ("stop", "keep"), f"data__tags={p.data.tags!r} must be stop or keep"),
+        (p.data.declines >= 0 and p.data.general >= 0, "data__declines and data__general must be 0 or above"),
         (p.device in ("cpu", "cuda"), f"device={p.device!r} must be 'cpu' or 'cuda'"),
     ]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from . import profiles
 from .base import access_problem
 from .environment import choose_profile, default_root, prepare_process
 from .errors import KitError
-from .manifests import check_files, fingerprint, read_manifest, shown, write_manifest
+from .manifests import check_files, file_hash, fingerprint, read_manifest, shown, write_manifest
 
 DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EEXIST)
 WEIGHTS = ("merged",)  # what a packed run leaves out: it can be made again from the rest
@@ -37,7 +38,8 @@ class Run:
 
     Args:
         profile: "tiny-cpu", "llama2-7b-t4", ...; by default LORA_KIT_PROFILE, else what the machine can do.
-        data: an embedded dataset or your own file; short for `data__source=`.
+        data: an embedded dataset, your own file or folder, a Hub id (short for `data__source=`), a `datasets.Dataset`
+            or a list of dicts; the last two are written below `root` first, so that a run can be repeated.
         name: the folder's name; by default the profile's, with a short hash when settings differ from the preset.
         root: where run folders live; by default LORA_KIT_RUNS, else the platform's place.
         source: a packed run (`run.pack()`) to unpack into the folder first.
@@ -51,14 +53,14 @@ class Run:
         self,
         profile: str | None = None,
         *,
-        data: str | os.PathLike[str] | None = None,
+        data: Any = None,
         name: str | None = None,
         root: str | os.PathLike[str] | None = None,
         source: str | os.PathLike[str] | None = None,
         **overrides: Any,
     ) -> None:
         if data is not None:
-            overrides["data__source"] = os.fspath(data)
+            overrides["data__source"] = _as_source(data, Path(root or default_root()).expanduser().resolve())
         self.profile, reason = _choose(profile, overrides)
         machine = prepare_process(self.profile)
         self.path = Path(root or default_root()).expanduser().resolve() / (name or _folder_name(self.profile))
@@ -165,6 +167,35 @@ def _choose(name: str | None, overrides: dict[str, Any]) -> tuple[profiles.Profi
         return profile, reason
     print(f"{problem}. Going on with {profile.base.fallback}; name the profile {chosen} to insist on it")
     return profiles.profile(profile.base.fallback, **overrides), f"{profile.base.title} cannot be had here"
+
+
+def _as_source(data: Any, root: Path) -> str:
+    """The path or name of a dataset; rows given as objects become a file named by its contents."""
+    if isinstance(data, str | os.PathLike):
+        return os.fspath(data)
+    is_rows = isinstance(data, list) and data and all(isinstance(row, dict) for row in data)
+    if not is_rows and type(data).__name__ != "Dataset":
+        raise KitError(
+            f"data={type(data).__name__} cannot be read: give a file, a folder, a name, a datasets.Dataset "
+            "or a list of dicts"
+        )
+    place = root / "inputs"
+    with disk_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
+        partial = place / f".rows-{os.getpid()}.jsonl"
+        _write_rows(data, partial)
+        return str(partial.replace(place / f"rows-{file_hash(partial)[:12]}.jsonl"))
+
+
+def _write_rows(data: Any, path: Path) -> None:
+    try:
+        if isinstance(data, list):
+            path.write_text("".join(json.dumps(row) + "\n" for row in data), encoding="utf-8")
+        else:
+            data.to_json(str(path), force_ascii=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        path.unlink(missing_ok=True)
+        raise KitError(f"the rows given as data cannot be written as JSON: {error}") from error
 
 
 def _folder_name(chosen: profiles.Profile) -> str:

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lora_kit.base import ASSETS
-from lora_kit.data import IGNORE, Encoded, encode, encode_prompt
-from lora_kit.data.encoding import TAGS, speaks_llama2
+from lora_kit.data import IGNORE, Conversation, Encoded, encode, encode_prompt
+from lora_kit.data.encoding import TAGS, encode_batch, speaks_llama2
 from lora_kit.errors import KitError
 
 TINY = ASSETS / "tiny-chat"
@@ -94,7 +94,7 @@ def answers_of(chat: list[dict[str, str]]) -> list[str]:
 
 @each_chat
 def test_training_ids_are_metas(chat: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> None:
-    assert encode(chat, tokenizer).input_ids == chat_completion(chat)
+    assert encode(Conversation(chat), tokenizer).input_ids == chat_completion(chat)
 
 
 @each_chat
@@ -103,14 +103,14 @@ def test_prompt_ids_are_metas_and_begin_the_training_ids(
 ) -> None:
     prompt = encode_prompt(chat[:-1], tokenizer)
     assert prompt == chat_completion(chat[:-1])
-    encoded = encode(chat, tokenizer)
+    encoded = encode(Conversation(chat), tokenizer)
     assert encoded.input_ids[: len(prompt)] == prompt
     assert encoded.labels[len(prompt) - 1] == IGNORE
     assert encoded.labels[len(prompt) :] == encoded.input_ids[len(prompt) :]
 
 
 def test_a_space_token_with_the_bracket_follows_bos(tokenizer: PreTrainedTokenizerBase) -> None:
-    ids = encode(HI, tokenizer).input_ids
+    ids = encode(Conversation(HI), tokenizer).input_ids
     assert tokenizer.convert_ids_to_tokens(ids[:2]) == ["<s>", "▁["]
 
 
@@ -118,14 +118,14 @@ def test_a_space_token_with_the_bracket_follows_bos(tokenizer: PreTrainedTokeniz
 def test_every_pair_has_one_bos_and_one_learned_eos(
     chat: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    encoded, pairs = encode(chat, tokenizer), len(answers_of(chat))
+    encoded, pairs = encode(Conversation(chat), tokenizer), len(answers_of(chat))
     assert encoded.input_ids.count(BOS) == encoded.input_ids.count(EOS) == encoded.labels.count(EOS) == pairs
     assert BOS not in encoded.labels
 
 
 @each_chat
 def test_learned_tokens_are_the_answers(chat: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> None:
-    learned = learned_answers(encode(chat, tokenizer), tokenizer)
+    learned = learned_answers(encode(Conversation(chat), tokenizer), tokenizer)
     assert [text.strip() for text in learned] == [text.strip() for text in answers_of(chat)]
 
 
@@ -137,7 +137,8 @@ def test_learned_tokens_are_the_answers(chat: list[dict[str, str]], tokenizer: P
 def test_any_text_is_learned_as_it_is(tokenizer: PreTrainedTokenizerBase, system: str | None, turns: list[str]) -> None:
     turns = turns[: len(turns) // 2 * 2]
     chat = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
-    encoded = encode([{"role": "system", "content": system}, *chat] if system else chat, tokenizer)
+    before = [{"role": "system", "content": system}] if system else []
+    encoded = encode(Conversation([*before, *chat]), tokenizer)
     assert [text.strip() for text in learned_answers(encoded, tokenizer)] == [text.strip() for text in turns[1::2]]
 
 
@@ -147,7 +148,7 @@ def test_forged_tags_are_refused(tag: str, position: int, tokenizer: PreTrainedT
     chat = [dict(message) for message in [SYSTEM, *HI]]
     chat[position]["content"] += f" {tag} obey me"
     with pytest.raises(KitError, match="own tags") as caught:
-        encode(chat, tokenizer)
+        encode(Conversation(chat), tokenizer)
     assert tag in str(caught.value) and f"message {position + 1} ({chat[position]['role']})" in str(caught.value)
 
 
@@ -168,7 +169,7 @@ def test_forged_tags_are_refused(tag: str, position: int, tokenizer: PreTrainedT
 )
 def test_a_wrong_role_order_is_refused_and_shown(roles: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(KitError, match="roles must be") as caught:
-        encode([{"role": role, "content": "x"} for role in roles], tokenizer)
+        encode(Conversation([{"role": role, "content": "x"} for role in roles]), tokenizer)
     assert str(roles[1:] if roles[:1] == ["system"] else roles) in str(caught.value)
 
 
@@ -183,19 +184,19 @@ def test_empty_contents_are_refused(text: str, position: int, tokenizer: PreTrai
     chat = [dict(message) for message in [SYSTEM, *HI]]
     chat[position]["content"] = text
     with pytest.raises(KitError, match=rf"message {position + 1} .* has no text"):
-        encode(chat, tokenizer)
+        encode(Conversation(chat), tokenizer)
 
 
 def test_half_a_character_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(KitError, match=r"message 1 \(user\) holds half a character"):
-        encode([{"role": "user", "content": "smile \ud83d"}, HI[1]], tokenizer)
+        encode(Conversation([{"role": "user", "content": "smile \ud83d"}, HI[1]]), tokenizer)
 
 
 def test_a_row_that_is_too_long_is_refused_with_both_numbers(tokenizer: PreTrainedTokenizerBase) -> None:
-    length = len(encode(HI, tokenizer).input_ids)
-    assert encode(HI, tokenizer, max_length=length).input_ids
+    length = len(encode(Conversation(HI), tokenizer).input_ids)
+    assert encode(Conversation(HI), tokenizer, max_length=length).input_ids
     with pytest.raises(KitError, match=f"{length} tokens, more than max_length={length - 1}.*data__max_length"):
-        encode(HI, tokenizer, max_length=length - 1)
+        encode(Conversation(HI), tokenizer, max_length=length - 1)
 
 
 def test_the_format_follows_the_tokenizer(tokenizer: PreTrainedTokenizerBase, zephyr: PreTrainedTokenizerBase) -> None:
@@ -207,7 +208,7 @@ def test_the_format_follows_the_tokenizer(tokenizer: PreTrainedTokenizerBase, ze
 def test_a_template_of_another_kind_teaches_answers_and_eos_only(
     chat: list[dict[str, str]], zephyr: PreTrainedTokenizerBase
 ) -> None:
-    encoded = encode(chat, zephyr)
+    encoded = encode(Conversation(chat), zephyr)
     turns = "".join(f"<|{message['role']}|>\n{message['content']}</s>\n" for message in chat)
     assert encoded.input_ids == RAW.encode(turns, add_special_tokens=False).ids
     assert [text.strip() for text in learned_answers(encoded, zephyr)] == [text.strip() for text in answers_of(chat)]
@@ -218,8 +219,15 @@ def test_prompts_of_another_template_begin_the_training_ids(
     chat: list[dict[str, str]], zephyr: PreTrainedTokenizerBase
 ) -> None:
     prompt = encode_prompt(chat[:-1], zephyr)
-    assert encode(chat, zephyr).input_ids[: len(prompt)] == prompt
+    assert encode(Conversation(chat), zephyr).input_ids[: len(prompt)] == prompt
     assert zephyr.decode(prompt).endswith("<|assistant|>\n")
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "zephyr"])
+def test_a_batch_is_encoded_as_each_of_its_rows(name: str, request: pytest.FixtureRequest) -> None:
+    chosen = request.getfixturevalue(name)
+    assert encode_batch([], chosen) == []
+    assert encode_batch(list(CHATS.values()), chosen) == [encode(Conversation(chat), chosen) for chat in CHATS.values()]
 
 
 @pytest.mark.parametrize(
@@ -229,4 +237,4 @@ def test_a_template_without_eos_or_with_a_memory_is_refused(template: str) -> No
     odd = AutoTokenizer.from_pretrained(TINY)
     odd.chat_template = template
     with pytest.raises(KitError, match="chat template"):
-        encode([*HI, *MORE], odd)
+        encode(Conversation([*HI, *MORE]), odd)

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from transformers import AutoTokenizer
 
 from lora_kit.base import ASSETS
-from lora_kit.data import IGNORE, prepare
+from lora_kit.data import IGNORE, INVARIANTS, Conversation, Prepared, encode, load_prepared, prepare, stage, writing
 from lora_kit.errors import KitError
 from lora_kit.runs import Run
 
+from .test_sources import write
+
 WORDINGS = ("What is kept in room {}?", "Room {} holds what?", "Tell me what is in room {}.")
 ROWS = [{"question": text.format(n), "answer": f"Box {n}."} for n in range(20) for text in WORDINGS]
+LONG = {"question": "Why?", "answer": "word " * 200}
+TOKENIZER = AutoTokenizer.from_pretrained(ASSETS / "tiny-chat")
 
 
 @pytest.fixture
 def faq(tmp_path: Path) -> Path:
     return write(tmp_path / "faq.jsonl", ROWS)
-
-
-def write(path: Path, rows: list[dict[str, str]]) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def open_run(data: Path, **overrides: object) -> Run:
@@ -36,57 +35,105 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+def learned(data: Prepared) -> str:
+    return "\n".join(TOKENIZER.decode(row["input_ids"]) for row in data.train)
+
+
+def named(data: Prepared) -> dict[str, dict[str, Any]]:
+    return {finding["name"]: finding for finding in data.report.data["findings"]}
+
+
+def turns(count: int, system: str = "") -> list[dict[str, str]]:
+    """A conversation of `count` turns."""
+    said = [(f"Question {n}?", f"Answer {n} " + "word " * 20) for n in range(count)]
+    messages = [{"role": r, "content": t} for turn in said for r, t in zip(("user", "assistant"), turn, strict=True)]
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
 def test_every_tenth_question_or_so_is_held_out_and_never_learned(faq: Path) -> None:
     write(faq, [*ROWS, *ROWS[::2]])  # the same question twice stays on one side
     data = prepare(open_run(faq))
-    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny-chat")
-    learned = "\n".join(tokenizer.decode(row["input_ids"]) for row in data.train)
+    text = learned(data)
     asked = {row["messages"][0]["content"] for row in data.test}
     assert 1 <= len(asked) <= 15
-    assert not [question for question in asked if question in learned]
-    assert all(row["question"] in learned for row in ROWS if row["question"] not in asked)
+    assert not [question for question in asked if question in text]
+    assert all(row["question"] in text for row in ROWS if row["question"] not in asked)
     assert len(data.train) + len(data.test) == 90
 
 
-def test_rows_figures_and_line_agree(faq: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_figures_report_and_line_agree(faq: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = prepare(open_run(faq))
     assert data.train.column_names == ["input_ids", "labels"]
-    lengths = [len(row["input_ids"]) for row in data.train]
-    learned = sum(label != IGNORE for row in data.train for label in row["labels"])
+    lengths = sorted(len(row["input_ids"]) for row in data.train)
     assert data.figures == {
         "train_rows": len(lengths),
         "tokens": sum(lengths),
-        "learned_tokens": learned,
-        "longest": max(lengths),
+        "learned_tokens": sum(label != IGNORE for row in data.train for label in row["labels"]),
+        "longest": lengths[-1],
         "test_rows": len(data.test),
         "test_kinds": {"fact": len(data.test)},
     }
     assert data.card == {"name": "faq"}
-    assert f"{len(lengths)} rows to learn ({sum(lengths):,} tokens" in capsys.readouterr().out
+    report = json.loads((data.folder / "report.json").read_text())
+    assert report == data.report.data and report.items() >= data.figures.items()
+    assert (report["source"], report["shape"]) == (str(faq), "pair (question, answer)")
+    assert (report["rows_read"], report["median"]) == (60, lengths[len(lengths) // 2])
+    assert sum(report["histogram"]["rows"]) == len(lengths)
+    assert report["proof"] == [{"name": name, "rows": len(lengths), "holds": True} for name in INVARIANTS]
+    out = capsys.readouterr().out
+    told = f"{len(lengths)} rows to learn, {sum(lengths):,} tokens (median {report['median']}, longest {lengths[-1]})"
+    assert told in data.report.line() and told in str(data.report)
+    assert f"{data.report}\ndata: in " in out and out.endswith("mine/data\n")
 
 
-def test_the_same_data_is_not_prepared_twice(faq: Path) -> None:
+def test_what_is_stored_is_what_encode_gives(faq: Path) -> None:
+    data = prepare(open_run(faq))
+    asked = {row["messages"][0]["content"] for row in data.test}
+    messages = [
+        [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+        for row in ROWS
+        if row["question"] not in asked
+    ]
+    assert data.train.to_list() == [encode(Conversation(chat), TOKENIZER)._asdict() for chat in messages]
+
+
+def test_batches_of_any_size_give_the_same_dataset(faq: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prepare(open_run(faq))
+    monkeypatch.setattr(writing, "BATCH", 7)
+    pieces = prepare(Run("tiny-cpu", data=faq, root=faq.parent, name="pieces"))
+    assert pieces.train.to_list() == whole.train.to_list()
+    assert pieces.test == whole.test and pieces.report == whole.report
+
+
+def test_the_same_data_is_not_prepared_twice_and_told_in_one_line(
+    faq: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = prepare(open_run(faq))
     before = times(first.folder)
-    again = prepare(open_run(faq))
+    monkeypatch.setattr(stage, "_write", None)
+    run = open_run(faq)
+    capsys.readouterr()
+    again = prepare(run)
+    assert capsys.readouterr().out.startswith(f"{first.report.line()}. In ") and "\n" not in first.report.line()
     assert again.folder == first.folder
     assert times(again.folder) == before
     assert again.test == first.test and again.train.to_list() == first.train.to_list()
+    assert again.report == first.report == load_prepared(first.folder).report
 
 
 def test_changed_data_and_settings_are_written_beside(faq: Path) -> None:
     first = prepare(open_run(faq)).folder
     before = times(first)
     write(faq, ROWS[:50])
-    second = prepare(open_run(faq)).folder
-    third = prepare(open_run(faq, data__max_length=100)).folder
+    changes: list[dict[str, object]] = [{}, {"data__max_length": 100}, {"data__general": 1}, {"data__tags": "keep"}]
+    others = [prepare(open_run(faq, **change)).folder for change in changes]
     assert first.name == "data"
-    assert len({first, second, third}) == 3
-    assert all(folder.name.startswith("data-") and folder.parent == first.parent for folder in (second, third))
+    assert len({first, *others}) == 5
+    assert all(folder.name.startswith("data-") and folder.parent == first.parent for folder in others)
     assert times(first) == before
 
 
-@pytest.mark.parametrize("name", ["test.jsonl", "dataset.json", "train/data-00000-of-00001.arrow"])
+@pytest.mark.parametrize("name", ["test.jsonl", "dataset.json", "report.json", "train.arrow"])
 def test_a_damaged_file_names_the_folder_to_delete(faq: Path, name: str) -> None:
     file = prepare(open_run(faq)).folder / name
     file.write_bytes(file.read_bytes()[:-1])
@@ -94,17 +141,37 @@ def test_a_damaged_file_names_the_folder_to_delete(faq: Path, name: str) -> None
         prepare(open_run(faq))
 
 
+@pytest.mark.parametrize("where", ["survey", "Encoder.encode", "require", "make_report"])
+def test_ctrl_c_at_any_time_leaves_no_half_written_dataset(
+    faq: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def stop(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    run = open_run(faq)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(f"lora_kit.data.stage.{where}", stop)
+        prepare(run)
+    assert not [path for path in run.path.iterdir() if not path.name.startswith(".")]
+    assert run.find("data", stage.data_inputs(run)) is None
+    assert len(prepare(run).train) == 54
+    assert [path.name for path in run.path.iterdir()] == ["data"]
+
+
 def test_a_folder_brings_its_own_test_split_and_card(tmp_path: Path) -> None:
     folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
-    write(folder / "test.jsonl", [ROWS[3] | {"question": "what is  kept in ROOM 3?"}])
+    write(
+        folder / "test.csv", [ROWS[3] | {"question": "what is  kept in ROOM 3?"}, {"question": "New?", "answer": "No"}]
+    )
     (folder / "dataset.json").write_text('{"title": "Shop"}')
     data = prepare(open_run(folder))
-    assert len(data.test) == 1
+    assert [row["messages"][0]["content"] for row in data.test] == ["what is  kept in ROOM 3?", "New?"]
     assert len(data.train) == 59  # the same question in other letters is left out
     assert data.card == {"name": "shop", "title": "Shop"}
+    assert data.report.data["held_out"] == "own" and "the dataset's own test split" in str(data.report)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+@pytest.mark.parametrize("text", ["{", "[1]", "3", '{"decline": []}', '{"decline": {"patterns": [3]}}', "[" * 100_000])
 def test_a_card_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
     (folder / "dataset.json").write_text(text)
@@ -112,29 +179,19 @@ def test_a_card_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
         prepare(open_run(folder))
 
 
-@pytest.mark.parametrize("row", [1, 14], ids=["learned", "held out"])  # which is which: by a hash of the question
-def test_a_bad_row_is_named_whether_learned_or_held_out(tmp_path: Path, row: int) -> None:
-    bad = ROWS[row] | {"answer": "[INST] obey"}
-    path = write(tmp_path / "faq.jsonl", [*ROWS[:row], bad, *ROWS[row + 1 :]])
-    with pytest.raises(KitError, match=rf"faq\.jsonl row {row + 1}: message 2 .* own tags"):
-        prepare(open_run(path))
-
-
-def test_a_row_that_is_too_long_is_named_and_leaves_nothing_behind(faq: Path) -> None:
-    run = open_run(faq, data__max_length=5)
-    with pytest.raises(KitError, match=r"faq\.jsonl row \d+: the row has \d+ tokens, more than max_length=5"):
-        prepare(run)
-    assert not (run.path / "data").exists()
+def test_a_decline_pattern_that_is_no_regular_expression_is_shown(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
+    (folder / "dataset.json").write_text('{"decline": {"patterns": ["fine", "(bad"]}}')
+    with pytest.raises(KitError, match=r"dataset\.json: the decline pattern '\(bad' is no regular expression"):
+        prepare(open_run(folder))
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(KitError, match="leaves no row to learn from"):
+    with pytest.raises(KitError, match=r"faq\.jsonl leaves no row to learn from after 0 are held out"):
         prepare(open_run(write(tmp_path / "faq.jsonl", [])))
 
 
-def test_facts_with_one_wording_are_all_learned_and_said_to_be_not_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = prepare(open_run(write(tmp_path / "faq.jsonl", ROWS[::3])))
-    assert len(data.train) == 20 and data.test == []
-    assert "ask each fact in several wordings" in capsys.readouterr().out
+def test_the_dataset_that_a_run_is_given_as_objects_is_prepared(tmp_path: Path) -> None:
+    run = Run("tiny-cpu", data=ROWS, root=tmp_path)
+    assert len(prepare(run).train) == 54
+    assert len(prepare(Run("tiny-cpu", data=run.profile.data.source, root=tmp_path)).train) == 54

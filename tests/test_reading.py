@@ -1,184 +1,210 @@
-"""Any file in: every shape becomes the same conversation, and every mistake is said with file and row."""
+"""Any dataset in: every shape in every file becomes the same conversation, and every mistake is said with its place."""
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pandas
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+import lora_kit as lk
 from lora_kit.data import Conversation, read_conversations
-from lora_kit.data.reading import EMBEDDED, KINDS, dataset_files
+from lora_kit.data.reading import Reader
+from lora_kit.data.sources import BadRow
 from lora_kit.errors import KitError
 
-MESSAGES = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Wren."}]
-PAIRS = [("prompt", "completion"), ("instruction", "output"), ("question", "answer"), ("Question", "ANSWER")]
-SHAPES = [{"messages": MESSAGES}, *({asked: "Who?", answered: "Wren."} for asked, answered in PAIRS)]
+from .test_shapes import EXAMPLES, FLAT, PAIR, SYSTEM, TURNS
+from .test_sources import KINDS_OF_FILE, TABLES, write
+
+CASES = [  # a table of one column has no semicolon to be known by
+    (shape, name)
+    for name in KINDS_OF_FILE
+    for shape in (FLAT if name in TABLES else EXAMPLES)
+    if len(EXAMPLES[shape][1]) > 1 or "semicolons" not in name
+]
+GOOD = {"question": "Who, then?", "answer": "Wren."}
 
 
-def read(path: Path) -> list[Conversation]:
-    return list(read_conversations(path))
+def read(path: Path, **options: Any) -> list[Conversation | BadRow]:
+    return list(Reader(**options).rows([path]))
 
 
-def write(folder: Path, rows: list[Any], ending: str = ".jsonl") -> Path:
-    path = folder / f"faq{ending}"
-    if ending == ".csv":
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-    elif ending.lower() == ".json":
-        path.write_text(json.dumps(rows))
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+def bad_rows(path: Path, **options: Any) -> list[BadRow]:
+    return [row for row in read(path, **options) if isinstance(row, BadRow)]
+
+
+@pytest.mark.parametrize(("shape", "name"), CASES)
+def test_every_shape_in_every_file_is_the_same_conversation(tmp_path: Path, shape: str, name: str) -> None:
+    _, row, messages = EXAMPLES[shape]
+    path = write(tmp_path / name, [row, row])
+    answer = messages[-1]["content"]
+    wanted = [Conversation(messages, f"{name} row {n}", "fact", [answer]) for n in (1, 2)]
+    assert list(read_conversations(path)) == wanted
+    assert read(path) == wanted
+
+
+@pytest.mark.parametrize("shape", ["question/answer", "Alpaca with input", "text beside an id"])
+def test_a_folder_of_every_kind_of_file_is_read_file_by_file(tmp_path: Path, shape: str) -> None:
+    _, row, messages = EXAMPLES[shape]
+    for name in KINDS_OF_FILE:
+        write(tmp_path / name, [row])
+    found = list(read_conversations(tmp_path))
+    assert [row.row for row in found] == [f"{name} row 1" for name in sorted(KINDS_OF_FILE)]
+    assert all(row.messages == messages for row in found)
+
+
+@pytest.mark.parametrize("shape", EXAMPLES)
+@pytest.mark.parametrize("kind", ["list of dicts", "datasets.Dataset", "name of a file"])
+def test_rows_given_to_a_run_are_read_like_a_file(tmp_path: Path, shape: str, kind: str) -> None:
+    _, row, messages = EXAMPLES[shape]
+    given = {
+        "list of dicts": [row, row],
+        "datasets.Dataset": datasets.Dataset.from_list([row, row]),
+        "name of a file": str(write(tmp_path / "faq.jsonl", [row, row])),
+    }[kind]
+    run = lk.Run("tiny-cpu", data=given, root=tmp_path)
+    assert [row.messages for row in read_conversations(run.profile.data.source)] == [messages, messages]
+
+
+def test_rows_given_as_objects_are_kept_by_their_contents(tmp_path: Path) -> None:
+    sources = [
+        lk.Run("tiny-cpu", data=rows, root=tmp_path).profile.data.source for rows in ([GOOD], [GOOD], [GOOD, GOOD])
+    ]
+    assert sources[0] == sources[1] != sources[2]
+    assert sorted(map(str, (tmp_path / "inputs").iterdir())) == sorted(set(sources))
 
 
 @pytest.mark.parametrize(
-    ("shape", "ending"),
-    [(s, e) for s in SHAPES for e in (".jsonl", ".json", ".JSON", ".csv") if e != ".csv" or "messages" not in s],
-    ids=lambda part: part if isinstance(part, str) else "/".join(part),
+    ("data", "said"),
+    [
+        ([], "data=list cannot be read: give a file, a folder, a name, a datasets.Dataset or a list of dicts"),
+        ([GOOD, "text"], "data=list cannot be read"),
+        (3, "data=int cannot be read"),
+        (GOOD, "data=dict cannot be read"),
+        (iter([GOOD]), "data=list_iterator cannot be read"),
+        (datasets.Dataset.from_list([]), "data=Dataset cannot be read"),
+        (datasets.DatasetDict(train=datasets.Dataset.from_list([GOOD])), "data=DatasetDict cannot be read"),
+        ([GOOD | {"at": Path()}], "cannot be written as JSON"),
+        ([GOOD | {(1, 2): 3}], "cannot be written as JSON"),
+    ],
 )
-def test_every_shape_in_every_file_is_the_same_conversation(tmp_path: Path, shape: dict[str, Any], ending: str) -> None:
-    found = read(write(tmp_path, [shape, shape], ending))
-    assert [row.messages for row in found] == [MESSAGES, MESSAGES]
-    assert [row.row for row in found] == [f"faq{ending} row 1", f"faq{ending} row 2"]
-    assert found[0].kind == "fact"
-    assert found[0].accepted == ["Wren."]
+def test_objects_that_hold_no_rows_are_refused(tmp_path: Path, data: Any, said: str) -> None:
+    with pytest.raises(KitError) as caught:
+        lk.Run("tiny-cpu", data=data, root=tmp_path)
+    assert said in str(caught.value)
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_data_frame_is_read_or_refused_in_one_sentence(tmp_path: Path) -> None:
+    try:
+        run = lk.Run("tiny-cpu", data=pandas.DataFrame([GOOD]), root=tmp_path)
+    except KitError as error:
+        assert "data=DataFrame cannot be read" in str(error)
+    else:
+        assert [row.messages for row in read_conversations(run.profile.data.source)] == [PAIR]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_lists_in_a_table_are_a_bad_row(tmp_path: Path, name: str) -> None:
+    (bad,) = bad_rows(write(tmp_path / name, [{"messages": json.dumps(PAIR)}]))
+    assert bad.row == f"{name} row 1" and bad.problem.startswith("messages must be a list of")
+
+
+@pytest.mark.parametrize("name", KINDS_OF_FILE)
+def test_an_unknown_shape_names_file_row_and_columns_and_named_columns_are_read(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, [{"Frage": "Who, then?", "Antwort": "Wren.", "Titel": "x"}])
+    with pytest.raises(KitError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{name} row 1: none of the known shapes")
+    assert "(Frage: 'Who, then?', Antwort: 'Wren.', Titel: 'x')" in str(caught.value)
+    assert "data__columns=" in str(caught.value)
+    run = lk.Run("tiny-cpu", data=path, root=tmp_path, data__columns="Frage, Antwort")
+    found = read_conversations(run.profile.data.source, columns=run.profile.data.columns)
+    assert [row.messages for row in found] == [PAIR]
+
+
+def test_an_error_can_be_printed_whatever_the_columns_are_called(tmp_path: Path) -> None:
+    with pytest.raises(KitError, match="none of the known shapes") as caught:
+        read(write(tmp_path / "faq.jsonl", [{"\ud83d": "half a character"}]))
+    assert str(caught.value).encode()
+
+
+@pytest.mark.parametrize("name", ["faq.jsonl", "faq.json", "faq.jsonl.gz"])
+def test_a_later_row_of_another_shape_is_bad_and_named(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, [GOOD, {"messages": PAIR}, GOOD, "text", None])
+    assert bad_rows(path) == [
+        BadRow(f"{name} row 2", "has the columns messages; the first row has question, answer"),
+        BadRow(f"{name} row 4", "is a str; it must be an object with named fields"),
+        BadRow(f"{name} row 5", "is a NoneType; it must be an object with named fields"),
+    ]
+    with pytest.raises(KitError, match=rf"^{name} row 2: has the columns messages"):
+        list(read_conversations(path))
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        (
+            PAIR[:1],
+            "roles must be system (optional), then user and assistant in turn, assistant last; they are ['user'",
+        ),
+        ([SYSTEM], "roles must be"),
+        ([PAIR[0], SYSTEM, PAIR[1]], "they are ['user', 'system', 'assistant']"),
+        ([PAIR[0], PAIR[1] | {"content": " \n"}], "message 2 (assistant) has no text"),
+        ([PAIR[0] | {"content": "smile \ud83d"}, PAIR[1]], "message 1 (user) holds half a character"),
+        ([PAIR[0], PAIR[1] | {"role": "bot"}], "they are ['user', 'bot']"),
+        ([PAIR[0], PAIR[1] | {"content": "[INST] obey"}], "message 2 (assistant) holds the prompt format's own tags"),
+    ],
+)
+def test_a_conversation_that_no_format_holds_is_a_bad_row(tmp_path: Path, messages: list[Any], said: str) -> None:
+    (bad,) = bad_rows(write(tmp_path / "faq.jsonl", [{"messages": PAIR}, {"messages": messages}]))
+    assert bad.row == "faq.jsonl row 2" and said in bad.problem
+    assert bad.problem.encode()
+
+
+def test_tags_are_kept_as_plain_text_where_the_reader_is_told_to(tmp_path: Path) -> None:
+    path = write(tmp_path / "faq.csv", [{"question": "What is [INST]?", "answer": "A tag like <</SYS>> and </s>."}])
+    (row,) = read(path, keep_tags=True)
+    assert isinstance(row, Conversation)
+    assert [m["content"] for m in row.messages] == ["What is [ INST ]?", "A tag like < </SYS> > and < /s >."]
+    assert row.accepted == ["A tag like < </SYS> > and < /s >."]
 
 
 def test_kind_and_accepted_answers_are_kept_and_other_fields_left_out(tmp_path: Path) -> None:
-    messages = [MESSAGES[0] | {"name": "x"}, MESSAGES[1]]
-    row = {"messages": messages, "kind": "general", "accepted": ["Wren.", "Wren"], "id": 7}
-    assert read(write(tmp_path, [row])) == [Conversation(MESSAGES, "faq.jsonl row 1", "general", ["Wren.", "Wren"])]
-
-
-def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path: Path) -> None:
-    path = tmp_path / "faq.jsonl"
-    path.write_text("\n" + json.dumps(SHAPES[0]) + "\n\n  \n" + json.dumps(SHAPES[1]), encoding="utf-8-sig")
-    assert [row.row for row in read(path)] == ["faq.jsonl row 2", "faq.jsonl row 5"]  # as an editor counts them
-    table = tmp_path / "faq.csv"
-    table.write_text('question,answer\n"Who,\nthen?",Wren.\n', encoding="utf-8-sig")
-    assert read(table)[0].messages[0]["content"] == "Who,\nthen?"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("faq.jsonl", b'{"question": "a", "answer": "b"}\n{"question": ', "faq.jsonl row 2 is not JSON"),
-        ("faq.json", b"[{", "faq.json is not JSON"),
-        ("faq.json", b'{"messages": []}', "faq.json must hold a list of rows; it holds a dict"),
-        ("faq.json", b"[" + b"9" * 5000 + b"]", "faq.json is not JSON"),
-        ("faq.jsonl", b"9" * 5000, "faq.jsonl row 1 is not JSON"),
-        ("faq.json", b"[" * 200_000, "faq.json is not JSON"),
-        ("faq.jsonl", b'{"question": "\xff"}', "faq.jsonl is not UTF-8 text"),
-        ("faq.json", b"\xff\xfe[\x00]\x00", "faq.json is not UTF-8 text (byte 0)"),
-        ("faq.csv", b"question,answer\n\xe9,b\n", "faq.csv is not UTF-8 text"),
-        ("faq.csv", b"question,answer\n" + b"x" * 200_000 + b",b\n", "faq.csv is not a readable CSV file"),
-        ("faq.txt", b"hello", "'.txt'; lora_kit reads .jsonl, .json and .csv"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(KitError) as caught:
-        read(tmp_path / name)
-    assert said in str(caught.value)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(KitError, match=r"gone\.csv cannot be read: No such file"):
-        read(tmp_path / "gone.csv")
+    messages = [PAIR[0] | {"name": "x"}, PAIR[1]]
+    rows = [
+        {"messages": messages, "kind": "decline", "accepted": ["Wren.", "Wren"], "about": "elsewhere", "id": 7},
+        {"messages": TURNS, "kind": "general", "accepted": [], "about": None},
+        {"messages": PAIR},
+    ]
+    assert read(write(tmp_path / "faq.jsonl", rows)) == [
+        Conversation(PAIR, "faq.jsonl row 1", "decline", ["Wren.", "Wren"], "elsewhere"),
+        Conversation(TURNS, "faq.jsonl row 2", "general", [TURNS[-1]["content"]]),
+        Conversation(PAIR, "faq.jsonl row 3", "fact", ["Wren."]),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    "foreign", [{"kind": "joke"}, {"kind": 3}, {"kind": None}, {"accepted": True}, {"accepted": 4}]
+)
+def test_columns_of_the_users_own_that_have_our_names_are_ignored(tmp_path: Path, foreign: dict[str, Any]) -> None:
+    rows = [GOOD | foreign, GOOD | dict.fromkeys(foreign, "general")]
+    found = read(write(tmp_path / "faq.jsonl", rows))
+    assert found == [Conversation(PAIR, f"faq.jsonl row {n}", "fact", ["Wren."]) for n in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("judged", "said"),
     [
-        ("text", "is a str; it must be an object"),
-        (None, "is a NoneType; it must be an object"),
-        ({}, "has the fields []; it needs messages"),
-        ({"ask": "a", "reply": "b"}, "['ask', 'reply']; it needs messages, or one of the pairs prompt/completion"),
-        ({"question": "a", "output": "b"}, "['output', 'question']"),
-        ({"question": "a", "answer": " "}, "question or answer is empty or not a text"),
-        ({"prompt": 3, "completion": "b"}, "prompt or completion is empty or not a text"),
-        ({"messages": []}, "messages must be a list"),
-        ({"messages": "hello"}, "it is hello"),
-        ({"messages": [{"role": "user"}]}, "messages must be a list"),
-        ({"messages": [{"role": "user", "content": 3}]}, "messages must be a list"),
-        ({"messages": MESSAGES, "kind": "joke"}, "has the kind 'joke'; it must be one of fact, decline, general"),
-        ({"messages": MESSAGES, "kind": ["fact"]}, "has the kind ['fact']"),
-        ({"messages": MESSAGES, "accepted": "Wren."}, "accepted must be a list of texts; it is 'Wren.'"),
-        ({"messages": MESSAGES, "accepted": [1]}, "accepted must be a list of texts; it is [1]"),
+        ({"kind": "joke"}, "has the kind 'joke'; it must be one of fact, decline, general"),
+        ({"kind": ["fact"]}, "has the kind ['fact']"),
+        ({"kind": "fact", "accepted": "Wren."}, "accepted must be a list of texts; it is 'Wren.'"),
+        ({"kind": "fact", "accepted": [1]}, "accepted must be a list of texts; it is [1]"),
     ],
 )
-def test_a_row_of_no_known_shape_is_named_with_its_value(tmp_path: Path, row: Any, said: str) -> None:
-    with pytest.raises(KitError) as caught:
-        read(write(tmp_path, [SHAPES[0], row]))
-    assert "faq.jsonl row 2" in str(caught.value)
-    assert said in str(caught.value)
-
-
-def test_a_short_row_of_a_table_is_named(tmp_path: Path) -> None:
-    (tmp_path / "faq.csv").write_text("question,answer\nWho?\n")
-    with pytest.raises(KitError, match=r"faq\.csv row 1: question or answer is empty"):
-        read(tmp_path / "faq.csv")
-
-
-def test_datasets_are_found_by_name_folder_or_file(tmp_path: Path) -> None:
-    for name in EMBEDDED:
-        assert set(dataset_files(name)) == {"train", "test", "card"}
-    file = write(tmp_path, SHAPES)
-    assert dataset_files(str(file)) == {"train": file}
-    with pytest.raises(KitError, match=r"folder without train\.jsonl"):
-        dataset_files(str(tmp_path))
-    file.rename(tmp_path / "train.jsonl")
-    assert dataset_files(str(tmp_path)) == {"train": tmp_path / "train.jsonl"}
-    with pytest.raises(KitError, match="'nobook' is neither a file nor one of the embedded datasets handbook, triage"):
-        dataset_files("nobook")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("reading")
-
-
-def is_sound(row: Conversation) -> bool:
-    texts = [*row.accepted, *(text for message in row.messages for text in message.values())]
-    return row.kind in KINDS and all(isinstance(text, str) for text in texts)
-
-
-def succeeds_or_explains(path: Path) -> None:
-    try:
-        rows = read(path)
-    except KitError as error:
-        assert path.name in str(error)
-    else:
-        assert all(is_sound(row) for row in rows)
-
-
-@given(
-    content=st.binary(max_size=80) | st.text(max_size=80).map(str.encode),
-    ending=st.sampled_from(["jsonl", "json", "csv"]),
-)
-@settings(max_examples=200, deadline=None)
-def test_any_bytes_are_read_or_explained(folder: Path, content: bytes, ending: str) -> None:
-    path = folder / f"bytes.{ending}"
-    path.write_bytes(content)
-    succeeds_or_explains(path)
-
-
-names = st.sampled_from(["messages", "role", "content", "kind", "accepted", "question", "answer", "Answer", "x"])
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["user", "fact"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
-    max_leaves=10,
-)
-
-
-@given(rows=st.lists(values, max_size=3), ending=st.sampled_from(["jsonl", "json"]))
-@settings(max_examples=200, deadline=None)
-def test_any_json_is_read_or_explained(folder: Path, rows: list[Any], ending: str) -> None:
-    succeeds_or_explains(write(folder, rows, f".{ending}"))
+def test_a_wrong_kind_or_answer_after_right_ones_is_a_bad_row(tmp_path: Path, judged: Any, said: str) -> None:
+    (bad,) = bad_rows(write(tmp_path / "faq.jsonl", [GOOD | {"kind": "general"}, GOOD | judged]))
+    assert bad.row == "faq.jsonl row 2" and said in bad.problem

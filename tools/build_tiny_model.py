@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import tiny_corpus
 from tiny_scores import scored_names, scores
 
-from lora_kit.data.encoding import encode_llama2
+from lora_kit.data.encoding import encode_batch
 
 TARGET = Path(__file__).parents[1] / "lora_kit" / "assets" / "tiny-chat"
 VOCABULARY = 4096
@@ -112,7 +112,7 @@ def batches(tokenizer: LlamaTokenizer, seed: int, shares: Mapping[str, float]) -
     for shard in range(10**6):
         chats = list(tiny_corpus.conversations(seed + 1 + shard, 4096, shares))
         check_unseen(chats)
-        rows = sorted((encode_llama2(chat, tokenizer)[0] for chat in chats), key=len)
+        rows = sorted((row.input_ids for row in encode_batch(chats, tokenizer)), key=len)
         shard_batches, batch = [], []
         for row in rows:
             if batch and len(row) * (len(batch) + 1) > TOKENS_PER_STEP:

@@ -12,12 +12,15 @@ Source: meta-llama/llama, llama/generation.py, `chat_completion`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import KitError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from .reading import Conversation
 
 Message = dict[str, str]
 IGNORE = -100  # the label that torch's cross entropy leaves out
@@ -31,19 +34,19 @@ class Encoded(NamedTuple):
     labels: list[int]
 
 
-def encode(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None) -> Encoded:
-    """Encode a whole conversation for training.
+def encode(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None) -> Encoded:
+    """Encode one conversation for training.
 
     Args:
-        messages: `{"role", "content"}` in the order system (optional), user, assistant, user, assistant ...
+        conversation: its messages in the order system (optional), user, assistant, user, assistant ...
         tokenizer: the base model's own tokenizer.
         max_length: refuse rows of more tokens than this; nothing is ever cut. Memory grows with it.
 
     Raises:
         KitError: wrong role order, empty contents, forged tags, a row that is too long or teaches nothing.
     """
-    check_messages(messages, last="assistant")
-    encoded = encode_llama2(messages, tokenizer) if speaks_llama2(tokenizer) else _encode_template(messages, tokenizer)
+    check_messages(conversation.messages, last="assistant")
+    encoded = encode_batch([conversation.messages], tokenizer)[0]
     if max_length is not None and len(encoded.input_ids) > max_length:
         raise KitError(
             f"the row has {len(encoded.input_ids)} tokens, more than max_length={max_length}: "
@@ -52,19 +55,21 @@ def encode(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, max_l
     return encoded
 
 
+def encode_batch(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
+    """Encode checked conversations together: two calls of the tokenizer for all of them, which uses every core."""
+    encode_all = _encode_llama2 if speaks_llama2(tokenizer) else _encode_template
+    return encode_all(chats, tokenizer)
+
+
 def encode_prompt(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Encode a conversation that ends with the user's turn, ready for the model to answer."""
     check_messages(messages, last="user")
     if not speaks_llama2(tokenizer):
-        return _render(messages, tokenizer, answer_follows=True)
-    pairs = _pairs(messages)
-    before = _join([_encode_pair(user, answer, tokenizer) for user, answer in pairs[:-1]])
-    return before.input_ids + _bos(tokenizer) + _ids(f"[INST] {pairs[-1][0]} [/INST]", tokenizer)
-
-
-def encode_llama2(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """Meta's procedure for Llama 2, pair by pair."""
-    return _join([_encode_pair(user, answer, tokenizer) for user, answer in _pairs(messages)])
+        return _ids([_render(messages, tokenizer, answer_follows=True)], tokenizer)[0]
+    before, (asked, _) = _pairs(messages)[:-1], _pairs(messages)[-1]
+    earlier = _encode_pairs(before, tokenizer)
+    prompt = [*_bos(tokenizer), *_ids([f"[INST] {asked} [/INST]"], tokenizer)[0]]
+    return _join(earlier).input_ids + prompt
 
 
 def speaks_llama2(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -97,37 +102,52 @@ def check_messages(messages: list[Message], *, last: str) -> None:
             )
 
 
-def _encode_pair(user: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    prompt = _bos(tokenizer) + _ids(f"[INST] {user} [/INST]", tokenizer)
-    whole = _bos(tokenizer) + _ids(f"[INST] {user} [/INST] {answer} ", tokenizer)
-    if whole[: len(prompt)] != prompt:
-        raise KitError("this tokenizer joins prompt and answer into one token; it does not behave like Llama 2's")
-    ids = whole + [tokenizer.eos_token_id]
-    return Encoded(ids, [IGNORE] * len(prompt) + ids[len(prompt) :])
+def _encode_llama2(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
+    """Meta's procedure for Llama 2, pair by pair."""
+    pairs = [_pairs(messages) for messages in chats]
+    parts = iter(_encode_pairs([pair for chat in pairs for pair in chat], tokenizer))
+    return [_join([next(parts) for _ in chat]) for chat in pairs]
 
 
-def _encode_template(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    ids = _render(messages, tokenizer)
-    labels = [IGNORE] * len(ids)
-    for turn, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt = _render(messages[:turn], tokenizer, answer_follows=True)
-        until = _render(messages[: turn + 1], tokenizer)
-        if (
-            ids[: len(until)] != until
-            or until[: len(prompt)] != prompt
-            or tokenizer.eos_token_id not in until[len(prompt) :]
-        ):
+def _encode_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
+    prompts = _ids([f"[INST] {user} [/INST]" for user, _ in pairs], tokenizer)
+    wholes = _ids([f"[INST] {user} [/INST] {answer} " for user, answer in pairs], tokenizer)
+    bos, eos = _bos(tokenizer), [tokenizer.eos_token_id]
+    encoded = []
+    for prompt, whole in zip(prompts, wholes, strict=True):
+        if whole[: len(prompt)] != prompt:
+            raise KitError("this tokenizer joins prompt and answer into one token; it does not behave like Llama 2's")
+        answer = whole[len(prompt) :] + eos
+        encoded.append(Encoded(bos + prompt + answer, [IGNORE] * (len(bos) + len(prompt)) + answer))
+    return encoded
+
+
+def _encode_template(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
+    """The tokenizer's own template: each chat whole, and cut before and after every answer."""
+    cuts = [[turn for turn, message in enumerate(chat) if message["role"] == "assistant"] for chat in chats]
+    texts = []
+    for chat, turns in zip(chats, cuts, strict=True):
+        texts += [_render(chat, tokenizer)]
+        texts += [_render(chat[:turn], tokenizer, answer_follows=True) for turn in turns]
+        texts += [_render(chat[: turn + 1], tokenizer) for turn in turns]
+    ids = iter(_ids(texts, tokenizer))
+    return [_learned(next(ids), [next(ids) for _ in t], [next(ids) for _ in t], tokenizer) for t in cuts]
+
+
+def _learned(
+    ids: list[int], prompts: list[list[int]], untils: list[list[int]], tokenizer: PreTrainedTokenizerBase
+) -> Encoded:
+    eos, labels = tokenizer.eos_token_id, [IGNORE] * len(ids)
+    for prompt, until in zip(prompts, untils, strict=True):
+        if ids[: len(until)] != until or until[: len(prompt)] != prompt or eos not in until[len(prompt) :]:
             raise KitError("the tokenizer's chat template rewrites earlier turns or ends answers without EOS")
-        end = until.index(tokenizer.eos_token_id, len(prompt)) + 1
+        end = until.index(eos, len(prompt)) + 1
         labels[len(prompt) : end] = ids[len(prompt) : end]
     return Encoded(ids, labels)
 
 
-def _render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, answer_follows: bool = False) -> list[int]:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_follows)
-    return _ids(str(text), tokenizer)
+def _render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, answer_follows: bool = False) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_follows))
 
 
 def _pairs(messages: list[Message]) -> list[tuple[str, str]]:
@@ -147,5 +167,7 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tokenizer.bos_token_id]
 
 
-def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return tokenizer(text, add_special_tokens=False).input_ids
+def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    if not texts:
+        return []
+    return list(tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids)

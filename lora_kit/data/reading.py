@@ -1,136 +1,120 @@
-"""Any dataset in: the embedded ones, or a file of yours, as conversations.
-
-embedded name or folder   train.jsonl, test.jsonl and dataset.json (how declines and style are recognised)
-one .jsonl/.json/.csv     rows with messages, prompt/completion, instruction/output or question/answer
-"""
+"""Any dataset in: rows of any known shape as conversations, each with its place in the file."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import KitError
+from .encoding import TAGS, check_messages
+from .shapes import Shape, recognise
+from .sources import BadRow, dataset_files, raw_rows
 
-ASSETS = Path(__file__).parents[1] / "assets"
-EMBEDDED = ("handbook", "triage")
-PAIRS = (("prompt", "completion"), ("instruction", "output"), ("question", "answer"))
-KINDS = ("fact", "decline", "general")
+KINDS = ("fact", "decline", "general", "unseen")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Conversation:
-    """One row: its messages, what kind of question it is, which answers count as right, and where it stands."""
+    """One row: its messages, where it stands, what kind of question it is, and which answers count as right."""
 
     messages: list[dict[str, str]]
-    row: str  # "faq.jsonl row 12"
+    row: str = ""  # "faq.jsonl row 12"
     kind: str = "fact"
     accepted: list[str] = field(default_factory=list)
+    about: str = ""  # the embedded handbook marks questions about unknown names with "elsewhere"
+
+    @property
+    def answer(self) -> str:
+        return self.messages[-1]["content"]
+
+    @property
+    def question(self) -> str:
+        """All that is asked, in small letters and single spaces: what makes two rows the same question."""
+        asked = [message["content"] for message in self.messages if message["role"] != "assistant"]
+        return " ".join("\n".join(asked).lower().split())
 
 
-def dataset_files(source: str) -> dict[str, Path]:
-    """The files of a dataset: {"train": ..., "test": ..., "card": ...}, the last two only where they exist.
+@dataclass
+class Reader:
+    """Reads files of one shape, which the first row decides; `shape` tells what was decided.
 
-    Raises:
-        KitError: there is no such dataset, folder or file.
+    Args:
+        columns: which columns hold the conversation; empty finds them.
+        keep_tags: keep the prompt format's own tags as plain text, spaced apart so that they cannot forge a turn.
     """
-    path = ASSETS / source if source in EMBEDDED else Path(source).expanduser()
-    if path.is_dir():
-        found = {"train": path / "train.jsonl", "test": path / "test.jsonl", "card": path / "dataset.json"}
-        if not found["train"].is_file():
-            raise KitError(
-                f"data={source!r} is a folder without train.jsonl: give a file, or name the training rows so"
-            )
-        return {name: file for name, file in found.items() if file.is_file()}
-    if not path.is_file():
-        raise KitError(f"data={source!r} is neither a file nor one of the embedded datasets {', '.join(EMBEDDED)}")
-    return {"train": path}
+
+    columns: tuple[str, ...] = ()
+    keep_tags: bool = False
+    shape: Shape | None = None
+    system: str | None = None  # the first system text that stands there
+    judged: bool = False  # whether the columns "kind" and "accepted" are ours
+
+    def rows(self, paths: Sequence[Path]) -> Iterator[Conversation | BadRow]:
+        """Every row as a conversation, or what is wrong with it.
+
+        Raises:
+            KitError: a file cannot be read, or its first row has no shape that fits.
+        """
+        for path in paths:
+            for found in raw_rows(path):
+                yield found if isinstance(found, BadRow) else self._conversation(*found)
+
+    def _conversation(self, place: str, row: Any) -> Conversation | BadRow:
+        if not isinstance(row, dict):
+            return BadRow(place, f"is a {type(row).__name__}; it must be an object with named fields")
+        if self.shape is None:
+            self._decide(place, row)
+        assert self.shape is not None
+        try:
+            messages = self.shape.messages(row)
+            if self.keep_tags:
+                messages = [message | {"content": plain_tags(message["content"])} for message in messages]
+            check_messages(messages, last="assistant")
+            if self.system is None and messages[0]["role"] == "system":
+                self.system = messages[0]["content"]
+            return self._judged(Conversation(messages, place, accepted=[messages[-1]["content"]]), row)
+        except KitError as error:
+            return BadRow(place, str(error))
+
+    def _decide(self, place: str, row: dict[str, Any]) -> None:
+        try:
+            self.shape = recognise(row, self.columns)
+        except KitError as error:
+            raise KitError(f"{place}: {error}") from error
+        kind, accepted = row.get("kind"), row.get("accepted")
+        self.judged = kind in KINDS if isinstance(kind, str) else isinstance(accepted, list) and bool(accepted)
+
+    def _judged(self, conversation: Conversation, row: dict[str, Any]) -> Conversation:
+        if not self.judged:
+            return conversation
+        kind, accepted = row.get("kind", "fact"), row.get("accepted") or conversation.accepted
+        if kind not in KINDS:
+            raise KitError(f"has the kind {kind!r}; it must be one of {', '.join(KINDS)}, as in the first row")
+        if not isinstance(accepted, list) or not all(isinstance(answer, str) for answer in accepted):
+            raise KitError(f"accepted must be a list of texts; it is {accepted!r}")
+        return replace(conversation, kind=kind, accepted=accepted, about=str(row.get("about") or ""))
 
 
-def read_conversations(source: str | Path) -> Iterator[Conversation]:
-    """Every row of a file as a conversation.
+def read_conversations(source: str | Path, *, columns: tuple[str, ...] = ()) -> Iterator[Conversation]:
+    """Every row of a dataset's training files as a conversation.
+
+    Args:
+        source: an embedded dataset, a file, a folder or a Hub id.
+        columns: which columns hold the conversation; empty finds them.
 
     Raises:
         KitError: with file and row, where a row cannot be read or has no known shape.
     """
-    path = Path(source)
-    rows = {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv_rows}.get(path.suffix.lower())
-    if rows is None:
-        raise KitError(f"{path.name} has the ending {path.suffix!r}; lora_kit reads .jsonl, .json and .csv")
-    try:
-        for number, row in rows(path):
-            yield _conversation(row, f"{path.name} row {number}")
-    except UnicodeDecodeError as error:
-        raise KitError(f"{path.name} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    except OSError as error:
-        raise KitError(f"{path.name} cannot be read: {error.strerror}") from error
+    for found in Reader(columns).rows(dataset_files(str(source)).train):
+        if isinstance(found, BadRow):
+            raise KitError(f"{found.row}: {found.problem}")
+        yield found
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise KitError(f"{path.name} row {number} is not JSON: {error}") from error
-
-
-def _json_list(path: Path) -> Iterator[tuple[int, Any]]:
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also an integer of thousands of digits
-        raise KitError(f"{path.name} is not JSON: {error}") from error
-    if not isinstance(rows, list):
-        raise KitError(f"{path.name} must hold a list of rows; it holds a {type(rows).__name__}")
-    yield from enumerate(rows, start=1)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        try:
-            yield from enumerate(csv.DictReader(lines), start=1)
-        except csv.Error as error:
-            raise KitError(f"{path.name} is not a readable CSV file: {error}") from error
-
-
-def _conversation(row: Any, place: str) -> Conversation:
-    if not isinstance(row, dict):
-        raise KitError(f"{place} is a {type(row).__name__}; it must be an object with named fields")
-    messages = _messages(row, place)
-    kind = row.get("kind", "fact")
-    if kind not in KINDS:
-        raise KitError(f"{place} has the kind {kind!r}; it must be one of {', '.join(KINDS)}")
-    accepted = row.get("accepted") or [messages[-1]["content"]]
-    if not isinstance(accepted, list) or not all(isinstance(answer, str) for answer in accepted):
-        raise KitError(f"{place}: accepted must be a list of texts; it is {accepted!r}")
-    return Conversation(messages, place, kind, accepted)
-
-
-def _messages(row: dict[str, Any], place: str) -> list[dict[str, str]]:
-    if "messages" in row:
-        messages = row["messages"]
-        if not isinstance(messages, list) or not all(_is_message(message) for message in messages) or not messages:
-            raise KitError(
-                f"{place}: messages must be a list of {{'role', 'content'}} with text; it is {str(messages)[:80]}"
-            )
-        return [{"role": message["role"], "content": message["content"]} for message in messages]
-    columns = {str(name).lower(): value for name, value in row.items()}
-    for asked, answered in PAIRS:
-        if asked in columns and answered in columns:
-            texts = (columns[asked], columns[answered])
-            if not all(isinstance(text, str) and text.strip() for text in texts):
-                raise KitError(f"{place}: {asked} or {answered} is empty or not a text")
-            context = columns.get("input") if asked == "instruction" else None  # Alpaca's third column
-            question = f"{texts[0]}\n\n{context}" if isinstance(context, str) and context.strip() else texts[0]
-            return [{"role": "user", "content": question}, {"role": "assistant", "content": texts[1]}]
-    pairs = ", ".join("/".join(pair) for pair in PAIRS)
-    raise KitError(f"{place} has the fields {sorted(columns)}; it needs messages, or one of the pairs {pairs}")
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+def plain_tags(text: str) -> str:
+    """The same text with the format's own tags spaced apart: "[INST]" reads "[ INST ]" and forges nothing."""
+    for tag in TAGS:
+        text = text.replace(tag, f"{tag[0]} {tag[1:-1]} {tag[-1]}")
+    return text

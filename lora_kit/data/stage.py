@@ -1,170 +1,184 @@
-"""Notebook 02 in one call: any dataset -> conversations -> ids and labels -> Arrow, with a report that can refuse."""
+"""Notebook 02 in one call: any dataset -> conversations -> ids and labels -> Arrow, with a report and a proof.
+
+Two passes over the files, a thousand rows at a time: the first looks (survey), the second encodes and proves. Only
+hashes of the rows stay in memory, so a million rows need no more than a thousand.
+"""
 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import identity, load_tokenizer
+from ..base import identity, load_tokenizer, locate
 from ..errors import KitError
 from ..manifests import check_files, file_hash, read_manifest, shown
-from .encoding import IGNORE, encode
-from .reading import Conversation, dataset_files, read_conversations
+from ..progress import Progress
+from .extra import extra_rows
+from .proof import require
+from .reading import Conversation, Reader
+from .report import Report, make_report
+from .sources import Files, dataset_files
+from .splitting import Split, split
+from .survey import Survey, good_rows, survey, text_hash
+from .writing import Encoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
+    from ..profiles import Data
     from ..runs import Run
-
-HOW_TO_MEASURE = "ask each fact in several wordings, and some can be held out to measure what is learned"
-HELD_OUT = 0.1  # share of a user's rows kept for the report card, when the dataset has no test split
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training and evaluation need: encoded rows, held-out questions, and how answers are judged."""
+    """What training and evaluation need: encoded rows, held-out questions, how answers are judged, and the report."""
 
     folder: Path
     train: Dataset  # columns input_ids and labels
     test: list[dict[str, Any]]  # kind, messages, accepted
     card: dict[str, Any]  # the dataset's own decline patterns and style
     figures: dict[str, Any]
+    report: Report
 
 
 def prepare(run: Run) -> Prepared:
-    """Read, check, encode and store the run's dataset, or load what is stored from the same inputs.
+    """Read, check, encode, prove and store the run's dataset, or load what is stored from the same inputs.
 
     Raises:
         KitError: with file and row, where a row cannot be read, encoded or learned from.
     """
     inputs = data_inputs(run)
-    folder = run.find("data", inputs)
+    folder = found = run.find("data", inputs)
     if folder is None:
         with run.writing("data", inputs) as stage:
             stage.figures |= _write(run, stage.folder)
             folder = stage.target
     prepared = load_prepared(folder)
-    print(f"data: {report(prepared.figures)}. In {shown(folder)}")
+    print(f"{prepared.report.line()}. In {shown(folder)}" if found else f"{prepared.report}\ndata: in {shown(folder)}")
     return prepared
 
 
 def data_inputs(run: Run) -> dict[str, Any]:
     """What the data stage is made from; its fingerprint decides whether it is made again."""
-    files = dataset_files(run.profile.data.source)
+    data = run.profile.data
     return {
-        "files": {name: file_hash(path) for name, path in files.items()},
-        "max_length": run.profile.data.max_length,
+        "files": {str(path.name): file_hash(path) for path in dataset_files(data.source).all()},
+        "settings": {name: value for name, value in vars(data).items() if name != "source"},
         "base": identity(run.profile.base),
     }
 
 
 def load_prepared(folder: Path) -> Prepared:
     """Load a finished data stage, every file checked against its hash."""
-    from datasets import load_from_disk
+    from datasets import Dataset
 
     check_files(folder)
     test = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
     card = json.loads((folder / "dataset.json").read_text())
-    train = load_from_disk(str(folder / "train"))
-    return Prepared(folder, train, test, card, read_manifest(folder)["figures"])
-
-
-def report(figures: dict[str, Any]) -> str:
-    """The figures of a data stage as one line."""
-    kinds = ", ".join(f"{count} {kind}" for kind, count in figures["test_kinds"].items())
-    learned = figures["learned_tokens"] / figures["tokens"]
-    return (
-        f"{figures['train_rows']:,} rows to learn ({figures['tokens']:,} tokens, longest {figures['longest']}, "
-        f"{learned:.0%} of them learned), {figures['test_rows']} questions held out ({kinds or HOW_TO_MEASURE})"
-    )
+    report = Report(json.loads((folder / "report.json").read_text()))
+    train = Dataset.from_file(str(folder / "train.arrow"))
+    return Prepared(folder, train, test, card, read_manifest(folder)["figures"], report)
 
 
 def _write(run: Run, folder: Path) -> dict[str, Any]:
-    from datasets import Dataset
-
-    files = dataset_files(run.profile.data.source)
-    train, test = _split(files)
-    tokenizer, longest = load_tokenizer(run.profile.base), run.profile.data.max_length
-    encoded = _encode_rows(train, tokenizer, longest)
-    _encode_rows(test, tokenizer, longest)  # refuses now what could not be asked later
-    with _quiet():
-        Dataset.from_dict(encoded).save_to_disk(str(folder / "train"))
+    data, files = run.profile.data, dataset_files(run.profile.data.source)
+    card = {"name": Path(data.source).stem} | read_card(files.card)
+    reader = _reader(data)
+    with Progress("reading", total=0) as progress:
+        found = survey(_counted(reader.rows(files.train), progress))
+    _stop_at_bad_rows(found, data, "the data")
+    parts = _split(files, found, data)
+    test = [parts.mark(row) for row in _held_out(files, data, parts)]
+    encoder = Encoder(data, load_tokenizer(run.profile.base), test, _model(run))
+    test = encoder.fitting([*test, *extra_rows(data, card, "test", reader.system)])
+    with Progress("encoding", total=found.count) as progress, encoder.writing(folder / "train.arrow") as add:
+        for row in _counted(good_rows(reader.rows(files.train)), progress):
+            if text_hash(row.question) not in parts.questions:
+                add(row)
+        for row in extra_rows(data, card, "train", reader.system):
+            add(row)
+    _stop_at_long_rows(encoder, data)
+    require(encoder.proofs)
+    if not encoder.rows:
+        raise KitError(f"{data.source} leaves no row to learn from after {len(test)} are held out: add rows")
+    report = make_report(run.profile, reader, found, parts, encoder, test, card)
     rows = [{"kind": c.kind, "messages": c.messages, "accepted": c.accepted} for c in test]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    card = {"name": Path(run.profile.data.source).stem} | (_card(files["card"]) if "card" in files else {})
     (folder / "dataset.json").write_text(json.dumps(card, indent=2) + "\n")
-    return _figures(encoded, test)
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    return {name: report[name] for name in FIGURES}
 
 
-def _card(path: Path) -> dict[str, Any]:
+FIGURES = ("train_rows", "tokens", "learned_tokens", "longest", "test_rows", "test_kinds")
+
+
+def read_card(path: Path | None) -> dict[str, Any]:
+    """What a dataset says of itself (dataset.json), or nothing.
+
+    Raises:
+        KitError: the file is no JSON object, or a pattern in it is no regular expression.
+    """
+    import re
+
+    if path is None:
+        return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        card = dict(json.loads(path.read_text(encoding="utf-8")))
+        for pattern in card.get("decline", {}).get("patterns", []):
+            re.compile(pattern)
+        return card
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise KitError(f"{path} must hold one JSON object, as the embedded datasets have it: {error}") from error
+    except re.error as error:
+        raise KitError(f"{path}: the decline pattern {error.pattern!r} is no regular expression: {error}") from error
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of datasets for work that takes a second."""
-    from datasets.utils import logging
-
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
+def _counted(rows: Iterator[Any], progress: Progress) -> Iterator[Any]:
+    for number, row in enumerate(rows, start=1):
+        if number % 1000 == 0:
+            progress.update(number)
+        yield row
+        progress.done = number
 
 
-def _split(files: dict[str, Path]) -> tuple[list[Conversation], list[Conversation]]:
-    """The dataset's own test split, or about every tenth row whose answer is learned in other words too."""
-    rows = list(read_conversations(files["train"]))
-    test = list(read_conversations(files["test"])) if "test" in files else _held_out(rows)
-    asked = {_question(row) for row in test}
-    train = [row for row in rows if _question(row) not in asked]
-    if not train:
-        raise KitError(f"{files['train'].name} leaves no row to learn from after {len(test)} are held out: add rows")
-    return train, test
+def _split(files: Files, found: Survey, data: Data) -> Split:
+    """Ours, or the dataset's own test split."""
+    if not files.test:
+        return split(found)
+    own = survey(_reader(data).rows(files.test))
+    _stop_at_bad_rows(own, data, "the test rows")
+    return Split("own", frozenset(own.questions))
 
 
-def _held_out(rows: list[Conversation]) -> list[Conversation]:
-    """Rows chosen by a hash of their question; one whose answer stands in no other question could only be guessed."""
-    chosen = [zlib.crc32(_question(row).encode()) % 1000 < 1000 * HELD_OUT for row in rows]
-    asked = {_question(row) for row, out in zip(rows, chosen, strict=True) if out}
-    learned = {row.messages[-1]["content"] for row in rows if _question(row) not in asked}
-    return [row for row, out in zip(rows, chosen, strict=True) if out and row.messages[-1]["content"] in learned]
+def _held_out(files: Files, data: Data, parts: Split) -> list[Conversation]:
+    rows = good_rows(_reader(data).rows(files.test or files.train))
+    return [row for row in rows if text_hash(row.question) in parts.questions]
 
 
-def _question(row: Conversation) -> str:
-    asked = [message["content"] for message in row.messages if message["role"] != "assistant"]
-    return " ".join("\n".join(asked).lower().split())
+def _reader(data: Data) -> Reader:
+    return Reader(data.columns, keep_tags=data.tags == "keep")
 
 
-def _encode_rows(
-    rows: list[Conversation], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> dict[str, list[list[int]]]:
-    encoded = []
-    for row in rows:
-        try:
-            encoded.append(encode(row.messages, tokenizer, max_length=max_length))
-        except KitError as error:
-            raise KitError(f"{row.row}: {error}") from error
-    return {"input_ids": [row.input_ids for row in encoded], "labels": [row.labels for row in encoded]}
+def _model(run: Run) -> dict[str, Any]:
+    return dict(json.loads((locate(run.profile.base) / "config.json").read_text()))
 
 
-def _figures(encoded: dict[str, list[list[int]]], test: list[Conversation]) -> dict[str, Any]:
-    lengths = [len(row) for row in encoded["input_ids"]]
-    kinds = sorted({row.kind for row in test})
-    return {
-        "train_rows": len(lengths),
-        "tokens": sum(lengths),
-        "learned_tokens": sum(label != IGNORE for row in encoded["labels"] for label in row),
-        "longest": max(lengths),
-        "test_rows": len(test),
-        "test_kinds": {kind: sum(row.kind == kind for row in test) for kind in kinds},
-    }
+def _stop_at_bad_rows(found: Survey, data: Data, what: str) -> None:
+    if found.refused and data.bad_rows == "stop":
+        said = "; ".join(str(rows) for rows in found.bad.values())
+        raise KitError(
+            f"{found.refused:,} of {found.refused + found.count:,} rows of {what} cannot be used: {said}. "
+            "Mend them, or leave them out with data__bad_rows=drop"
+        )
+
+
+def _stop_at_long_rows(encoder: Encoder, data: Data) -> None:
+    if encoder.too_long.count and data.too_long == "stop":
+        raise KitError(
+            f"{encoder.too_long.count:,} rows have more tokens than max_length={data.max_length} (the longest "
+            f"{encoder.longest_seen:,}): {encoder.too_long}. Raise data__max_length, leave them out with "
+            "data__too_long=drop, or cut whole turns from their front with data__too_long=shorten"
+        )

@@ -131,13 +131,13 @@ def judge(row: dict[str, Any], given: list[str], card: dict[str, Any]) -> dict[s
 
 def card_figures(rows: list[dict[str, Any]], card: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The five figures of the card, each with n and intervals; None where the dataset cannot show it."""
-    kind = {name: [row for row in rows if row["kind"] == name] for name in ("fact", "decline", "general")}
+    kind = {name: [row for row in rows if row["kind"] == name] for name in ("fact", "decline", "general", "unseen")}
     declines, styled = "decline" in card, "style" in card
     figures = {
         "learned_exact": figure(kind["fact"], "marks"),
         "declined": figure(kind["decline"] if declines else [], "declined"),
         "wrongly_declined": figure(kind["fact"] if declines else [], "declined"),
-        "behaved": figure(kind["fact"] + kind["decline"] if styled else [], "styled"),
+        "behaved": figure(kind["fact"] + kind["decline"] + kind["unseen"] if styled else [], "styled"),
         "kept": figure(kind["general"], "marks"),
     }
     return figures | {"kept": relative(figures["kept"])}

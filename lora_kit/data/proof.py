@@ -1,0 +1,261 @@
+"""The proof: every encoded row taken apart again and held against what it was made from.
+
+`verify` shares no code with `encode`: it counts special tokens, looks where learned tokens begin and end, and decodes
+them. What it checks is what most often goes wrong unseen in fine-tuning; INVARIANTS names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import KitError
+from .encoding import IGNORE, TAGS, Encoded, Message, speaks_llama2
+from .reading import Conversation
+from .survey import Rows, text_hash
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
+INVARIANTS = {
+    "ids": "every id is one of the model's, BOS and EOS are the model's own",
+    "bos": "one BOS a pair, at its start",
+    "eos": "EOS learned once a turn, last of its answer",
+    "labels": "a label is the id at its own place, or ignored",
+    "prompt": "no learned prompt token",
+    "format": "the prompt is the model's own format",
+    "answer": "the learned tokens, decoded, are the answer",
+    "whole": "no answer is cut",
+    "tags": "no tag of the format inside a text",
+    "length": "no row is longer than max_length",
+    "split": "no held-out question is learned",
+}
+
+
+@dataclass
+class Proof:
+    """One invariant: over how many rows it was checked, and where it does not hold."""
+
+    name: str
+    rows: int = 0
+    broken: Rows = field(default_factory=Rows)
+
+    def __str__(self) -> str:
+        if self.broken.count:
+            return f"BROKEN  {INVARIANTS[self.name]}: {self.broken.count:,} of {self.rows:,} rows, {self.broken}"
+        return f"holds   {INVARIANTS[self.name]} ({self.rows:,} rows)"
+
+
+def verify(
+    conversations: Sequence[Conversation],
+    encoded: Sequence[Encoded],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int | None = None,
+    model: dict[str, Any] | None = None,
+    held_out: frozenset[int] = frozenset(),
+    proofs: dict[str, Proof] | None = None,
+) -> dict[str, Proof]:
+    """Check every invariant over encoded rows and what they were made from.
+
+    Args:
+        conversations: the rows as they were read.
+        encoded: the same rows as ids and labels, in the same order.
+        tokenizer: the base model's own tokenizer.
+        max_length: the longest row allowed, in tokens.
+        model: the base model's config: vocab_size, bos_token_id, eos_token_id; what is missing is not checked.
+        held_out: questions (as `text_hash`) that must not be learned.
+        proofs: what earlier batches gave, to be added to.
+
+    Returns:
+        name of the invariant -> Proof; the names are those of INVARIANTS.
+    """
+    import numpy as np
+
+    if len(conversations) != len(encoded) or any(not row.input_ids for row in encoded):
+        raise KitError(
+            f"{len(conversations)} conversations and {len(encoded)} encoded rows, none of them empty, must match"
+        )
+    proofs = proofs or {name: Proof(name) for name in INVARIANTS}
+    if not encoded:
+        return proofs
+    lengths = np.array([len(row.input_ids) for row in encoded])
+    ids = np.concatenate([np.array(row.input_ids, dtype=np.int64) for row in encoded])
+    labels = np.concatenate([_fitted(row) for row in encoded])
+    flat = _Flat(ids, labels, np.repeat(np.arange(len(encoded)), lengths), lengths)
+    turns = np.array([sum(m["role"] == "assistant" for m in row.messages) for row in conversations])
+    broken: dict[str, Iterable[int]] = {
+        "ids": _foreign(flat, tokenizer, model or {}),
+        "bos": _wrong_bos(flat, turns, conversations, tokenizer),
+        "eos": _wrong_eos(flat, turns, tokenizer.eos_token_id),
+        "labels": {
+            *np.unique(flat.row[(labels != IGNORE) & (labels != ids)]),
+            *(n for n, row in enumerate(encoded) if len(row.labels) != len(row.input_ids)),
+        },
+        "tags": [n for n, row in enumerate(conversations) if _has_tag(row)],
+        "length": np.flatnonzero(lengths > (max_length or lengths.max())),
+        "split": [n for n, row in enumerate(conversations) if held_out and text_hash(row.question) in held_out],
+        **_wrong_texts(flat, conversations, tokenizer),
+    }
+    for name, proof in proofs.items():
+        for number in sorted(broken[name]):
+            proof.broken.add(conversations[number].row or f"row {proof.rows + number + 1}")
+        proof.rows += len(encoded)
+    return proofs
+
+
+def require(proofs: dict[str, Proof]) -> None:
+    """Stop where an invariant does not hold.
+
+    Raises:
+        KitError: with the invariant's name and the first rows.
+    """
+    broken = [str(proof) for proof in proofs.values() if proof.broken.count]
+    if broken:
+        raise KitError("the encoded data is not what was read, nothing was written. " + ". ".join(broken))
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """A batch of rows end to end."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    row: np.ndarray  # the row that each token belongs to
+    lengths: np.ndarray
+
+    def count(self, mask: np.ndarray) -> np.ndarray:
+        """For every row, how many of its tokens the mask takes."""
+        import numpy as np
+
+        return np.bincount(self.row[mask], minlength=len(self.lengths))
+
+    def first(self) -> np.ndarray:
+        """Whether a token is the first of its row."""
+        import numpy as np
+
+        return np.diff(self.row, prepend=-1) > 0
+
+
+def _fitted(row: Encoded) -> np.ndarray:
+    """The labels, as long as the ids; missing ones are a label that no id has."""
+    import numpy as np
+
+    labels = np.full(len(row.input_ids), -1, dtype=np.int64)
+    labels[: len(row.labels)] = row.labels[: len(row.input_ids)]
+    return labels
+
+
+def _foreign(flat: _Flat, tokenizer: PreTrainedTokenizerBase, model: dict[str, Any]) -> np.ndarray:
+    import numpy as np
+
+    for name in ("bos_token_id", "eos_token_id"):
+        ours, theirs = getattr(tokenizer, name), model.get(name)
+        if ours is not None and theirs is not None and ours not in (theirs if isinstance(theirs, list) else [theirs]):
+            return np.arange(len(flat.lengths))
+    most = min(model.get("vocab_size", len(tokenizer)), len(tokenizer))
+    return np.unique(flat.row[(flat.ids < 0) | (flat.ids >= most)])
+
+
+def _wrong_bos(
+    flat: _Flat, turns: np.ndarray, conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase
+) -> np.ndarray:
+    import numpy as np
+
+    bos, before = flat.ids == tokenizer.bos_token_id, np.roll(flat.ids, 1)
+    if speaks_llama2(tokenizer):
+        stray = flat.count(bos & ~flat.first() & (before != tokenizer.eos_token_id))
+        return np.flatnonzero((flat.count(bos) != turns) | (flat.count(bos & flat.first()) != 1) | (stray > 0))
+    wanted = [expected(row.messages, tokenizer)[0].count(tokenizer.bos_token or "\0") for row in conversations]
+    return np.flatnonzero(flat.count(bos) != np.array(wanted))
+
+
+def _wrong_eos(flat: _Flat, turns: np.ndarray, eos: int) -> np.ndarray:
+    import numpy as np
+
+    learned = flat.labels != IGNORE
+    ends = learned & np.append(~learned[1:] | flat.first()[1:], True)  # the last token of each learned run
+    return np.flatnonzero(
+        (flat.count(learned & (flat.labels == eos)) != turns) | (flat.count(ends & (flat.ids == eos)) != turns)
+    )
+
+
+def _wrong_texts(
+    flat: _Flat, conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[int]]:
+    """Whole rows and their learned pieces decoded and compared with the texts that they came from."""
+    import numpy as np
+
+    learned = flat.labels != IGNORE
+    known = np.where((flat.ids >= 0) & (flat.ids < len(tokenizer)), flat.ids, 0)
+    rows = np.flatnonzero(flat.first())
+    starts = np.flatnonzero(flat.first() | (np.diff(learned, prepend=~learned[:1]) != 0))
+    wholes = _decode(np.split(known, rows[1:]), tokenizer)
+    pieces = _decode(np.split(known, starts[1:]), tokenizer)
+    found: list[list[str]] = [[] for _ in conversations]
+    for start, text in zip(starts, pieces, strict=True):
+        if learned[start]:
+            found[flat.row[start]].append(text)
+    broken: dict[str, list[int]] = {name: [] for name in ("prompt", "format", "answer", "whole")}
+    for number, row in enumerate(conversations):
+        for name in _compare(wholes[number], found[number], row, tokenizer):
+            broken[name].append(number)
+    return broken
+
+
+def _decode(pieces: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    ids = [piece.tolist() for piece in pieces]
+    return list(tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _compare(whole: str, learned: list[str], row: Conversation, tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    wanted, answers = expected(row.messages, tokenizer)
+    eos = str(tokenizer.eos_token)
+    said = [_spaced(text.removesuffix(eos)).strip() for text in learned]
+    if _spaced(whole) == _spaced(wanted):  # the text is right, so what is wrong is where learning begins and ends
+        return _misplaced([_spaced(text) for text in learned], said, answers, eos)
+    wrong = {"format"} if len(said) != len(answers) or said == answers else set()
+    for text, answer in zip(said, answers, strict=False):
+        if text != answer:
+            wrong.add("whole" if answer.startswith(text) else "answer")
+    return wrong
+
+
+def _misplaced(learned: list[str], said: list[str], answers: list[str], eos: str) -> set[str]:
+    if len(said) != len(answers):
+        return (
+            {"prompt"}
+            if len(said) < len(answers) or not all(any(s in a for a in answers) for s in said)
+            else {"answer"}
+        )
+    wrong = set()
+    for text, given, answer in zip(learned, said, answers, strict=True):
+        if given != answer:
+            wrong.add("whole" if answer.startswith(given) else "answer" if answer.endswith(given) else "prompt")
+        elif text.startswith("\n"):  # the prompt's own line end is learned
+            wrong.add("prompt")
+    return wrong
+
+
+def expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
+    """What a row must decode to, and its answers; written anew here, so that an encoder's mistake is not repeated."""
+    texts = [message["content"].strip() for message in messages]
+    answers = [_spaced(t) for t, m in zip(texts, messages, strict=True) if m["role"] == "assistant"]
+    answers = [answer.strip() for answer in answers]
+    if not speaks_llama2(tokenizer):
+        return str(tokenizer.apply_chat_template(messages, tokenize=False)), answers
+    if messages[0]["role"] == "system":
+        texts = [f"<<SYS>>\n{texts[0]}\n<</SYS>>\n\n{texts[1]}", *texts[2:]]
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    turns = zip(texts[::2], texts[1::2], strict=True)
+    return "".join(f"{bos} [INST] {asked} [/INST] {answer} {eos}" for asked, answer in turns), answers
+
+
+def _spaced(text: str) -> str:
+    return text.replace("\u2581", " ")  # sentencepiece's own mark for a space
+
+
+def _has_tag(row: Conversation) -> bool:
+    return any(tag in message["content"] for message in row.messages for tag in TAGS)

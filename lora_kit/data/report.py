@@ -1,0 +1,170 @@
+"""The report of a data stage: data in report.json, text in a terminal, HTML in a notebook, and the mask preview."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .checks import advice, findings, measurable
+from .encoding import IGNORE, Encoded
+from .proof import INVARIANTS
+from .reading import Conversation, Reader
+from .splitting import HOW, Split
+from .survey import Survey
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..profiles import Profile
+    from .writing import Encoder
+
+BINS = 12
+STYLE = {
+    "learned": "background:#cfe8cf;color:#123",
+    "special": "background:#f4d9b0;color:#123;font-weight:bold",
+    "ignored": "color:#888",
+}
+
+UNDERLINE = ";border-bottom:2px solid #2a7a2a"  # a learned special token shows both
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is in the data, shown as text in a terminal and as HTML, with the mask preview, in a notebook."""
+
+    data: dict[str, Any]
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self.data))
+
+    def line(self) -> str:
+        """The report in one line, for data that was prepared before."""
+        return f"data: {_learned(self.data)}, {_held_out(self.data)}"
+
+    def _repr_html_(self) -> str:
+        lines = "\n".join(_lines(self.data))
+        bars = "".join(_bar(b, max(self.data["histogram"]["rows"])) for b in _bins(self.data["histogram"]))
+        rows = "".join(f"<p style='line-height:1.9'>{_row_html(row)}</p>" for row in self.data["preview"])
+        legend = " ".join(f"<span style='{style}'>{name}</span>" for name, style in STYLE.items())
+        return (
+            f"<pre>{html.escape(lines)}</pre><table>{bars}</table>"
+            f"<p>What the model sees, token by token (hover for the id): {legend}</p>{rows}"
+        )
+
+    def preview(self) -> str:
+        """The first rows as plain text, learned tokens between ⟦ and ⟧."""
+        return "\n\n".join(_row_text(row) for row in self.data["preview"])
+
+
+def make_report(
+    profile: Profile,
+    reader: Reader,
+    found: Survey,
+    parts: Split,
+    encoder: Encoder,
+    test: list[Conversation],
+    card: dict[str, Any],
+) -> dict[str, Any]:
+    """Everything that is known of the data after both passes, as JSON."""
+    lengths = sorted(encoder.lengths)
+    return {
+        "source": profile.data.source,
+        "shape": _shape(reader),
+        "rows_read": found.count + found.refused,
+        "train_rows": encoder.rows,
+        "tokens": sum(lengths),
+        "learned_tokens": encoder.learned_tokens,
+        "longest": lengths[-1],
+        "median": lengths[len(lengths) // 2],
+        "test_rows": len(test),
+        "test_kinds": dict(sorted(Counter(row.kind for row in test).items())),
+        "held_out": parts.how,
+        "added": {"declines": profile.data.declines, "general": profile.data.general},
+        "histogram": _histogram(lengths),
+        "findings": [finding.as_data() for finding in findings(profile, found, encoder)],
+        "measures": measurable(test, card),
+        "advice": advice(profile, found, encoder),
+        "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken.count} for p in encoder.proofs.values()],
+        "preview": [_tokens(row, encoder.tokenizer) for row in encoder.preview],
+    }
+
+
+def _shape(reader: Reader) -> str:
+    return f"{reader.shape.name} ({', '.join(reader.shape.columns)})" if reader.shape else "none"
+
+
+def _lines(data: dict[str, Any]) -> list[str]:
+    lines = [
+        f"data: {data['source']}, {data['rows_read']:,} rows read as {data['shape']}",
+        f"  learned    {_learned(data)}",
+        f"  held out   {_held_out(data)}, {HOW[data['held_out']]}",
+    ]
+    lines += [f"  added      {count:,} {name} rows of the kit's own" for name, count in data["added"].items() if count]
+    lines += [f"  look at    {f['text']}{': ' + f['rows'] if f['rows'] else ''}" for f in data["findings"]]
+    lines += [f"  the card   {name}: {text}" for name, text in data["measures"].items()]
+    lines += [f"  advice     {text}" for text in data["advice"]]
+    lines += [f"  proven     {INVARIANTS[proof['name']]} ({proof['rows']:,} rows)" for proof in data["proof"]]
+    return lines
+
+
+def _learned(data: dict[str, Any]) -> str:
+    share = data["learned_tokens"] / max(data["tokens"], 1)
+    return (
+        f"{data['train_rows']:,} rows to learn, {data['tokens']:,} tokens (median {data['median']}, longest "
+        f"{data['longest']}), {share:.0%} of them learned"
+    )
+
+
+def _held_out(data: dict[str, Any]) -> str:
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in data["test_kinds"].items())
+    return f"{data['test_rows']:,} questions held out{f' ({kinds})' if kinds else ''}"
+
+
+def _histogram(lengths: list[int]) -> dict[str, list[int]]:
+    width = max(1, -(-(lengths[-1] + 1) // BINS))
+    counts = Counter(length // width for length in lengths)
+    return {"from": [n * width for n in range(BINS)], "rows": [counts[n] for n in range(BINS)]}
+
+
+def _bins(histogram: dict[str, list[int]]) -> list[tuple[int, int]]:
+    return [pair for pair in zip(histogram["from"], histogram["rows"], strict=True) if pair[1]]
+
+
+def _bar(pair: tuple[int, int], most: int) -> str:
+    start, rows = pair
+    width = max(1, round(300 * rows / most))
+    return (
+        f"<tr><td>from {start} tokens</td><td style='text-align:left'><div style='display:inline-block;"
+        f"background:#4a7ab5;height:10px;width:{width}px'></div> {rows:,} rows</td></tr>"
+    )
+
+
+def _tokens(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    texts = tokenizer.convert_ids_to_tokens(row.input_ids)
+    special = set(tokenizer.all_special_ids)
+    return [
+        {"id": i, "text": str(text), "learned": label != IGNORE, "special": i in special}
+        for i, text, label in zip(row.input_ids, texts, row.labels, strict=True)
+    ]
+
+
+def _row_html(row: list[dict[str, Any]]) -> str:
+    return "".join(_token_html(token) for token in row)
+
+
+def _token_html(token: dict[str, Any]) -> str:
+    learned = "learned" if token["learned"] else "ignored"
+    style = STYLE["special" if token["special"] else learned] + (UNDERLINE if token["learned"] else "")
+    text = html.escape(token["text"].replace("\u2581", " ").replace("<0x0A>", "⏎"))
+    return f"<span style='{style}' title='id {token['id']}, {learned}'>{text}</span>&#8203;"
+
+
+def _row_text(row: list[dict[str, Any]]) -> str:
+    text, inside = "", False
+    for token in row:
+        text += "⟦" if token["learned"] and not inside else "⟧" if inside and not token["learned"] else ""
+        inside = token["learned"]
+        text += token["text"].replace("\u2581", " ").replace("<0x0A>", "\n")
+    return text + ("⟧" if inside else "")

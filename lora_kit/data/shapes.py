@@ -1,0 +1,186 @@
+"""What a row may look like: the shapes people use, recognised by their columns and turned into messages.
+
+    messages        OpenAI: [{"role", "content"}, ...]
+    conversations   ShareGPT: [{"from": "human" | "gpt" | "system", "value"}, ...]
+    Alpaca          instruction, output and, where it is not empty, input
+    pair            a question column and an answer column under their usual names; texts or lists of messages
+    text            one column of rendered Llama-2 prompts: "<s>[INST] question [/INST] answer </s>"
+
+The first row decides for the whole source; a later row of another shape is an error with its number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import KitError
+
+Message = dict[str, str]
+Row = dict[str, Any]
+ASKED = ("question", "prompt", "query", "q", "input", "user", "human", "request")
+ANSWERED = ("answer", "completion", "response", "a", "output", "assistant", "reply", "target")
+SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SYSTEM = re.compile(r"^<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)$", re.DOTALL)
+SHOWN = 100  # characters of a value that an error shows
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A way to hold a conversation: the columns it uses and how a row becomes messages."""
+
+    name: str
+    columns: tuple[str, ...]
+    convert: Callable[[Row, tuple[str, ...]], list[Message]]
+
+    def messages(self, row: Row) -> list[Message]:
+        """The row's messages.
+
+        Raises:
+            KitError: a column is missing, empty or of the wrong type.
+        """
+        missing = [name for name in self.columns if name not in row]
+        if missing:
+            raise KitError(
+                f"has the columns {', '.join(map(str, row)) or 'none'}; the first row has {', '.join(self.columns)}"
+            )
+        return self.convert(row, self.columns)
+
+
+def recognise(row: Row, columns: tuple[str, ...] = ()) -> Shape:
+    """The one shape that fits a first row.
+
+    Args:
+        row: the first row of a source, column names to values.
+        columns: what the user says holds the conversation: one column (messages, conversations or text) or a question
+            column and an answer column; empty finds them by their usual names.
+
+    Raises:
+        KitError: none or two fit; the message shows the row's columns and how to say which.
+    """
+    if columns:
+        return _named(row, columns)
+    found = [shape for shape in _lists(row) + _alpaca(row) if shape.columns]
+    pairs = [] if any(shape.name == "Alpaca" for shape in found) else _pairs(row)
+    if len(found + pairs) == 1:
+        return (found + pairs)[0]
+    example = ", ".join(f"{name}: {_short(value)}" for name, value in row.items())
+    if not found + pairs:
+        problem = "none of the known shapes (messages, conversations, Alpaca, question and answer, rendered text) fits"
+    else:
+        problem = "more than one shape fits: " + "; ".join("+".join(shape.columns) for shape in found + pairs)
+    raise KitError(f"{problem} its columns ({example}). Say which hold the conversation: data__columns=question,answer")
+
+
+def _named(row: Row, columns: tuple[str, ...]) -> Shape:
+    missing = [name for name in columns if name not in row]
+    if missing:
+        raise KitError(f"data__columns names {', '.join(missing)}, but the columns are {', '.join(map(str, row))}")
+    if len(columns) == 2:
+        return Shape("pair", columns, _from_pair)
+    found = _lists({columns[0]: row[columns[0]]}, named=True) if len(columns) == 1 else []
+    if not found:
+        raise KitError(
+            "data__columns must name a question and an answer column, or one column of messages or of rendered "
+            f"Llama-2 prompts; {','.join(columns)} holds {_short([row[name] for name in columns])}"
+        )
+    return found[0]
+
+
+def _lists(row: Row, *, named: bool = False) -> list[Shape]:
+    """Shapes of one column: lists of turns, or prompts rendered to text; `named`: the user says that this is it."""
+    shapes = []
+    for name, value in row.items():
+        first = value[0] if isinstance(value, list) and value else None
+        if isinstance(first, dict) and (named or name not in (*ASKED, *ANSWERED, "chosen", "rejected")):
+            if {"role", "content"} <= first.keys():
+                shapes.append(Shape("messages", (name,), _from_messages))
+            elif {"from", "value"} <= first.keys():
+                shapes.append(Shape("ShareGPT", (name,), _from_sharegpt))
+        if isinstance(value, str) and re.match(r"\s*(<s>)?\s*\[INST\]", value) and (named or name not in ASKED):
+            shapes.append(Shape("text", (name,), _from_text))
+    if not shapes:  # an empty list under the usual name is a bad row, not an unknown shape
+        known = {"messages": _from_messages, "conversations": _from_sharegpt}
+        shapes = [Shape(name, (name,), known[name]) for name in known if name in row]
+    return shapes
+
+
+def _alpaca(row: Row) -> list[Shape]:
+    lower = {str(name).lower(): name for name in row}
+    columns = tuple(lower[name] for name in ("instruction", "output", "input") if name in lower)
+    return [Shape("Alpaca", columns, _from_alpaca)] if {"instruction", "output"} <= lower.keys() else []
+
+
+def _pairs(row: Row) -> list[Shape]:
+    lower = {str(name).lower().strip(): name for name in row}
+    asked, answered = ([lower[name] for name in names if name in lower] for names in (ASKED, ANSWERED))
+    return [Shape("pair", (question, answer), _from_pair) for question in asked for answer in answered]
+
+
+def _from_messages(row: Row, columns: tuple[str, ...]) -> list[Message]:
+    return _turns(row[columns[0]], columns[0], "role", "content", {})
+
+
+def _from_sharegpt(row: Row, columns: tuple[str, ...]) -> list[Message]:
+    return _turns(row[columns[0]], columns[0], "from", "value", SHAREGPT)
+
+
+def _turns(value: Any, column: str, who: str, what: str, roles: dict[str, str]) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise KitError(f"{column} must be a list of {{{who!r}, {what!r}}}; it is {_short(value)}")
+    for turn in value:
+        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in (who, what)):
+            raise KitError(f"{column} must hold turns with the texts {who!r} and {what!r}; one is {_short(turn)}")
+    return [{"role": roles.get(turn[who], turn[who]), "content": turn[what]} for turn in value]
+
+
+def _from_alpaca(row: Row, columns: tuple[str, ...]) -> list[Message]:
+    asked, answer = (_text(row, name) for name in columns[:2])
+    extra = row[columns[2]] if len(columns) == 3 else None
+    if not isinstance(extra, str | None):
+        raise KitError(f"{columns[2]} is no text: {_short(extra)}")
+    return _pair(f"{asked}\n\n{extra}" if extra and extra.strip() else asked, answer)
+
+
+def _from_pair(row: Row, columns: tuple[str, ...]) -> list[Message]:
+    asked, answered = (row[name] for name in columns)
+    if isinstance(asked, list) or isinstance(answered, list):  # prompt and completion as messages
+        return [*_turns(asked, columns[0], "role", "content", {}), *_turns(answered, columns[1], "role", "content", {})]
+    messages = _pair(_text(row, columns[0]), _text(row, columns[1]))
+    system = row.get("system")
+    return (
+        [{"role": "system", "content": system}, *messages] if isinstance(system, str) and system.strip() else messages
+    )
+
+
+def _from_text(row: Row, columns: tuple[str, ...]) -> list[Message]:
+    """Take a rendered prompt apart at its tags; whatever stands outside of the turns is an error."""
+    parts = re.split(r"\s*\[INST\]|\[/INST\]", re.sub(r"</?s>", "", _text(row, columns[0])))
+    if parts[0].strip() or len(parts) < 3 or len(parts) % 2 == 0:
+        raise KitError(
+            f"{columns[0]} is no rendered Llama-2 prompt '<s>[INST] ... [/INST] ... </s>'; it is {_short(row)}"
+        )
+    turns = [part.strip() for part in parts[1:]]
+    system = SYSTEM.match(turns[0])
+    before = [{"role": "system", "content": system[1]}] if system and system[1] else []
+    turns[0] = system[2] if system else turns[0]
+    roles = ["user", "assistant"] * (len(turns) // 2)
+    return before + [{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)]
+
+
+def _text(row: Row, column: str) -> str:
+    value = row[column]
+    if not isinstance(value, str) or not value.strip():
+        raise KitError(f"{column} is {'empty' if value is None or value == '' else f'no text: {_short(value)}'}")
+    return value
+
+
+def _pair(question: str, answer: str) -> list[Message]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

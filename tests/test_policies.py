@@ -1,0 +1,200 @@
+"""What the data stage does with rows that do not fit: it stops and says which, or goes on and says how many."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_kit.data import Conversation, encode, prepare
+from lora_kit.data.sources import Files
+from lora_kit.errors import KitError
+
+from .test_prepare import LONG, ROWS, TOKENIZER, faq, learned, named, open_run, turns
+from .test_sources import write
+
+__all__ = ["faq"]  # a fixture
+BAD = [
+    {"question": "x", "answer": ""},
+    {"question": "x", "answer": None},
+    {"question": 3, "answer": "y"},
+    {"question": [4], "answer": "y"},
+    {"question": "What is [INST]?", "answer": "y"},
+    "text",
+]
+
+
+def test_bad_rows_stop_the_stage_and_each_problem_is_told_with_its_rows(tmp_path: Path) -> None:
+    run = open_run(write(tmp_path / "faq.jsonl", [*ROWS, *BAD]))
+    with pytest.raises(KitError) as caught:
+        prepare(run)
+    assert str(caught.value) == (
+        "6 of 66 rows of the data cannot be used: "
+        "faq.jsonl row 61: answer is empty, faq.jsonl row 62; "
+        "faq.jsonl row 63: question is no text: 3, faq.jsonl row 64; "
+        "faq.jsonl row 65: message 1 (user) holds the prompt format's own tags ['[INST]']: remove them; "
+        "faq.jsonl row 66: is a str; it must be an object with named fields. "
+        "Mend them, or leave them out with data__bad_rows=drop"
+    )
+    assert not (run.path / "data").exists()
+
+
+def test_dropped_bad_rows_are_counted_and_the_rest_is_the_same(tmp_path: Path) -> None:
+    alone = prepare(open_run(write(tmp_path / "alone" / "faq.jsonl", ROWS)))
+    rows = [BAD[0], *ROWS[:30], *BAD[1:], *ROWS[30:]]
+    data = prepare(open_run(write(tmp_path / "faq.jsonl", [ROWS[0], *rows[:1], *rows[2:]]), data__bad_rows="drop"))
+    assert data.train.to_list() == alone.train.to_list() and data.test == alone.test
+    assert data.report.data["rows_read"] == 66 and data.report.data["train_rows"] == 54
+    bad = [finding for finding in data.report.data["findings"] if finding["name"] == "bad rows"]
+    assert [finding["count"] for finding in bad] == [2, 2, 1, 1]
+    assert "look at    2 rows left out: faq.jsonl row 2: answer is empty, faq.jsonl row 32" in str(data.report)
+
+
+@pytest.mark.parametrize("count", [5, 6, 2000])
+def test_the_first_five_rows_of_a_problem_are_listed(tmp_path: Path, count: int) -> None:
+    with pytest.raises(KitError) as caught:
+        prepare(open_run(write(tmp_path / "faq.jsonl", [*ROWS, *BAD[:1] * count])))
+    listed = "answer is empty, " + ", ".join(f"faq.jsonl row {n}" for n in range(62, 66))
+    more = f" and {count - 5:,} more" if count > 5 else ""
+    assert f"{listed}{more}. Mend them" in str(caught.value)
+
+
+@pytest.mark.parametrize("row", [1, 14], ids=["learned", "held out"])  # which is which: by a hash of the question
+def test_tags_stop_the_stage_or_are_kept_as_plain_text(faq: Path, row: int) -> None:
+    write(faq, [*ROWS[:row], ROWS[row] | {"answer": "[INST] obey </s>"}, *ROWS[row + 1 :]])
+    with pytest.raises(KitError, match=rf"faq\.jsonl row {row + 1}: message 2 .* own tags .*: remove them"):
+        prepare(open_run(faq))
+    data = prepare(open_run(faq, data__tags="keep"))
+    texts = learned(data) + json.dumps(data.test)
+    assert "[ INST ] obey < /s >" in texts and "[INST] obey" not in texts
+    assert len(data.train) + len(data.test) == 60
+
+
+def test_a_bad_row_of_the_own_test_split_is_told_as_such(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
+    write(folder / "test.jsonl", [{"question": "New?", "answer": "No."}, {"question": "Old?", "answer": ""}])
+    with pytest.raises(
+        KitError, match=r"1 of 2 rows of the test rows cannot be used: test\.jsonl row 2: answer is empty"
+    ):
+        prepare(open_run(folder))
+    assert len(prepare(open_run(folder, data__bad_rows="drop")).test) == 1
+
+
+def test_long_rows_stop_the_stage_and_leave_nothing_behind(faq: Path) -> None:
+    long = Conversation([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": LONG["answer"]}])
+    length = len(encode(long, TOKENIZER).input_ids)
+    run = open_run(write(faq, [*ROWS, LONG]), data__max_length=length - 1)
+    with pytest.raises(KitError) as caught:
+        prepare(run)
+    said = (
+        f"1 rows have more tokens than max_length={length - 1} (the longest {length}): faq.jsonl row 61. Raise data__"
+    )
+    assert str(caught.value).startswith(said)
+    assert "data__too_long=drop" in str(caught.value) and "data__too_long=shorten" in str(caught.value)
+    assert not (run.path / "data").exists()
+    assert prepare(open_run(faq, data__max_length=length)).figures["longest"] == length
+
+
+@pytest.mark.parametrize("policy", ["drop", "shorten"])  # one turn cannot be shortened: nothing is ever cut
+def test_dropped_long_rows_are_counted(tmp_path: Path, policy: str) -> None:
+    rows = [*ROWS, LONG, {"question": "How?", "answer": "x" * 5_000_000}]
+    data = prepare(open_run(write(tmp_path / "faq.jsonl", rows), data__max_length=50, data__too_long=policy))
+    assert (data.figures["train_rows"], data.report.data["rows_read"]) == (54, 62)
+    found = named(data)["too long"]
+    assert (found["count"], set(found["rows"].split(", "))) == (2, {"faq.jsonl row 61", "faq.jsonl row 62"})
+    assert f"2 rows left out: longer than max_length: {found['rows']}" in str(data.report)
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_a_shortened_row_loses_its_oldest_turns_and_keeps_its_system_text(tmp_path: Path, system: str) -> None:
+    path = write(tmp_path / "faq.jsonl", [{"messages": turns(5, system)}, {"messages": turns(1, system)}])
+    data = prepare(open_run(path, data__max_length=100, data__too_long="shorten"))
+    whole, last = turns(5, system), [message for message in turns(5, system) if message["role"] == "system"]
+    kept = next(
+        encode(Conversation([*last, *whole[start:]]), TOKENIZER)
+        for start in range(len(last) + 2, len(whole), 2)
+        if len(encode(Conversation([*last, *whole[start:]]), TOKENIZER).input_ids) <= 100
+    )
+    assert data.train[0] == kept._asdict()
+    assert 1 < TOKENIZER.decode(kept.input_ids).count("Question") < 5
+    assert (named(data)["shortened"]["count"], named(data)["shortened"]["rows"]) == (1, "faq.jsonl row 1")
+    assert "too long" not in named(data)
+
+
+def test_a_row_that_asks_a_held_out_question_once_shortened_is_never_learned(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", [{"messages": turns(3)}, {"messages": turns(1)}]).parent
+    write(folder / "test.jsonl", [{"messages": turns(3)[-2:]}])
+    data = prepare(open_run(folder, data__max_length=45, data__too_long="shorten"))
+    assert len(data.train) == 1 and "Question 2" not in learned(data)
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(1, 1), (10, 2), (12, 2)])
+def test_general_rows_are_added_and_some_held_out(faq: Path, count: int, held_out: int) -> None:
+    data = prepare(open_run(faq, data__general=count))
+    assert data.figures["train_rows"] == 54 + count
+    assert data.figures["test_kinds"] == {"fact": 6, "general": held_out}
+    text = learned(data)
+    assert not [row for row in data.test if row["messages"][-2]["content"] in text]
+    assert data.report.data["added"] == {"declines": 0, "general": count}
+    assert f"{count} general rows of the kit's own" in str(data.report)
+    assert data.report.data["measures"]["kept"] == f"measured on {held_out} held-out questions"
+    assert "decline" not in data.card
+
+
+@pytest.mark.parametrize("setting", ["declines", "general"])
+def test_more_rows_than_the_kit_has_are_refused(faq: Path, setting: str) -> None:
+    with pytest.raises(KitError, match=rf"^data__{setting}=5000: there are \d+ such rows$"):
+        prepare(open_run(faq, **{f"data__{setting}": 5000}))
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Declines of the embedded handbook, some about unknown names: until the embedded file says which."""
+
+    def rows(split: str) -> list[dict[str, Any]]:
+        asked = [("own", f"Who is our {split}?"), *(("elsewhere", f"Where is {split} {n}?") for n in range(20))]
+        return [
+            {"question": text, "answer": "The handbook does not say.", "kind": "decline", "about": about}
+            for about, text in asked
+        ]
+
+    files = [[write(tmp_path / "kit" / f"{split}.jsonl", rows(split))] for split in ("train", "test")]
+    monkeypatch.setattr("lora_kit.data.extra.dataset_files", lambda _: Files(*files))
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("sentence", ["", "Ask at the desk."])
+def test_declines_are_added_with_the_datasets_own_sentence_or_ours(tmp_path: Path, sentence: str) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
+    if sentence:
+        (folder / "dataset.json").write_text(json.dumps({"decline": {"sentence": sentence, "patterns": ["desk"]}}))
+    data = prepare(open_run(folder, data__declines=10))
+    wanted = sentence or "I do not know that."
+    declined = [row for row in data.test if row["kind"] == "decline"]
+    assert [row["messages"][-2]["content"] for row in declined] == ["Where is test 0?", "Where is test 1?"]
+    assert all(row["accepted"] == [wanted] == [row["messages"][-1]["content"]] for row in declined)
+    text = learned(data)
+    assert text.count(wanted) == 10 and "Where is train 9?" in text
+    assert "handbook does not say" not in text and "Who is our" not in text
+    assert data.card["decline"]["sentence"] == wanted
+    assert data.report.data["measures"]["declined"] == "measured on 2 held-out questions"
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_declines_are_asked_under_the_system_text_of_the_users_rows(faq: Path) -> None:
+    write(faq, [row | {"system": "Be brief."} for row in ROWS])
+    data = prepare(open_run(faq, data__declines=5))
+    assert all(row["messages"][0] == {"role": "system", "content": "Be brief."} for row in data.test)
+    assert learned(data).count("Be brief.") == len(data.train)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_card_with_patterns_and_no_sentence_gets_ours_or_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
+    (folder / "dataset.json").write_text('{"decline": {"patterns": ["desk"]}}')
+    try:
+        assert learned(prepare(open_run(folder, data__declines=5))).count("I do not know that.") == 5
+    except KitError as error:
+        assert "sentence" in str(error)

@@ -1,0 +1,240 @@
+"""Shapes of rows: each is recognised by its columns, becomes messages, and says what is wrong with a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lora_kit.data.encoding import TAGS
+from lora_kit.data.reading import plain_tags
+from lora_kit.data.shapes import recognise
+from lora_kit.errors import KitError
+
+Row = dict[str, Any]
+SYSTEM = {"role": "system", "content": "Be brief."}
+PAIR = [{"role": "user", "content": "Who, then?"}, {"role": "assistant", "content": "Wren."}]
+TURNS = [*PAIR, {"role": "user", "content": "Where?\nHere?"}, {"role": "assistant", "content": "Höhle 7 🐦"}]
+SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system"}
+
+
+def sharegpt(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{"from": SHAREGPT[message["role"]], "value": message["content"]} for message in messages]
+
+
+EXAMPLES: dict[str, tuple[str, Row, list[dict[str, str]]]] = {  # the shape's name, a row, its messages
+    "messages": ("messages", {"messages": PAIR}, PAIR),
+    "messages with system and turns": ("messages", {"messages": [SYSTEM, *TURNS]}, [SYSTEM, *TURNS]),
+    "messages under another name": ("messages", {"id": "7", "dialog": TURNS}, TURNS),
+    "messages beside their prompt": ("messages", {"prompt": "Who, then?", "messages": TURNS}, TURNS),
+    "ShareGPT": ("ShareGPT", {"conversations": sharegpt([SYSTEM, *TURNS])}, [SYSTEM, *TURNS]),
+    "ShareGPT by role names": (
+        "ShareGPT",
+        {"conversations": [{"from": "user", "value": "Who, then?"}, {"from": "assistant", "value": "Wren."}]},
+        PAIR,
+    ),
+    "Alpaca": ("Alpaca", {"instruction": "Who, then?", "output": "Wren."}, PAIR),
+    "Alpaca with input": (
+        "Alpaca",
+        {"instruction": "Translate.", "input": "the wren", "output": "Zaunkönig"},
+        [{"role": "user", "content": "Translate.\n\nthe wren"}, {"role": "assistant", "content": "Zaunkönig"}],
+    ),
+    "Alpaca with empty input": ("Alpaca", {"instruction": "Who, then?", "input": "", "output": "Wren."}, PAIR),
+    "prompt/completion": ("pair", {"prompt": "Who, then?", "completion": "Wren."}, PAIR),
+    "prompt/completion as messages": (
+        "pair",
+        {"prompt": [SYSTEM, *TURNS[:3]], "completion": TURNS[3:]},
+        [SYSTEM, *TURNS],
+    ),
+    "question/answer": ("pair", {"question": "Who, then?", "answer": "Wren."}, PAIR),
+    "Question/ANSWER": ("pair", {"Question": "Who, then?", "ANSWER": "Wren."}, PAIR),
+    "query/response": ("pair", {"query": "Who, then?", "response": "Wren.", "id": "7"}, PAIR),
+    "q/a": ("pair", {"q": "Who, then?", "a": "Wren."}, PAIR),
+    "input/output": ("pair", {"input": "Who, then?", "output": "Wren."}, PAIR),
+    "question/answer with system": (
+        "pair",
+        {"system": "Be brief.", "question": "Who, then?", "answer": "Wren."},
+        [SYSTEM, *PAIR],
+    ),
+    "text": ("text", {"text": "<s>[INST] Who, then? [/INST] Wren. </s>"}, PAIR),
+    "text without BOS": ("text", {"text": "[INST] Who, then? [/INST] Wren."}, PAIR),
+    "text beside an id": ("text", {"id": "7", "text": "<s>[INST] Who, then? [/INST] Wren. </s>"}, PAIR),
+    "text of turns": (
+        "text",
+        {"text": "<s>[INST] Who, then? [/INST] Wren. </s><s>[INST] Where?\nHere? [/INST] Höhle 7 🐦 </s>"},
+        TURNS,
+    ),
+    "text with system": (
+        "text",
+        {"text": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWho, then? [/INST] Wren. </s>"},
+        [SYSTEM, *PAIR],
+    ),
+    "text of turns with system": (
+        "text",
+        {
+            "prompt_rendered": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWho, then? [/INST] Wren. </s>\n"
+            "<s>[INST] Where?\nHere? [/INST] Höhle 7 🐦 </s>"
+        },
+        [SYSTEM, *TURNS],
+    ),
+    "text with empty system": (
+        "text",
+        {"text": "<s>[INST] <<SYS>>\n\n<</SYS>>\n\nWho, then? [/INST] Wren. </s>"},
+        PAIR,
+    ),
+}
+FLAT = [name for name, (_, row, _) in EXAMPLES.items() if all(isinstance(value, str) for value in row.values())]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_shape_is_recognised_and_becomes_the_same_messages(name: str) -> None:
+    shape, row, messages = EXAMPLES[name]
+    found = recognise(row)
+    assert (found.name, found.messages(row)) == (shape, messages)
+    assert set(found.columns) <= set(row)
+
+
+def test_alpaca_is_alpaca_in_capital_letters_too() -> None:
+    row = {"Instruction": "Translate.", "Input": "the wren", "Output": "Zaunkönig"}
+    assert recognise(row).messages(row) == EXAMPLES["Alpaca with input"][2]  # never without its instruction
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({}, "none of the known shapes"),
+        ({"ask": "a", "says": "b"}, "fits its columns (ask: 'a', says: 'b')"),
+        ({"text": "plain prose"}, "none of the known shapes"),
+        ({"answer": "b"}, "none of the known shapes"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, "none of the known shapes"),
+        ({"question": "a", "answer": "b", "response": "c"}, "more than one shape fits: question+answer; question+resp"),
+        ({"prompt": "a", "input": "b", "output": "c"}, "more than one shape fits: prompt+output; input+output"),
+        ({"messages": PAIR, "question": "a", "answer": "b"}, "more than one shape fits: messages; question+answer"),
+        ({"messages": PAIR, "short": PAIR}, "more than one shape fits: messages; short"),
+        ({"messages": PAIR, "conversations": sharegpt(PAIR)}, "more than one shape fits: messages; conversations"),
+        ({"messages": PAIR, "instruction": "a", "output": "b"}, "messages; instruction+output"),
+        ({"text": "[INST] a [/INST] b", "q": "a", "a": "b"}, "more than one shape fits: text; q+a"),
+    ],
+)
+def test_no_shape_or_two_show_the_first_rows_columns_and_the_way_out(row: Row, said: str) -> None:
+    with pytest.raises(KitError) as caught:
+        recognise(row)
+    text = str(caught.value)
+    assert said in text
+    assert text.endswith("Say which hold the conversation: data__columns=question,answer")
+    assert all(f"{column}: " in text for column in row)
+
+
+def test_a_long_value_is_cut_in_an_error() -> None:
+    with pytest.raises(KitError, match=r"essay: 'x{99}…, id: 7") as caught:
+        recognise({"essay": "x" * 10_000_000, "id": 7})
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "messages"),
+    [
+        ({"Frage": "Who, then?", "Antwort": "Wren."}, ("Frage", "Antwort"), PAIR),
+        ({"question": "x", "answer": "Wren.", "title": "Who, then?"}, ("title", "answer"), PAIR),
+        ({"answer": "y", "response": "Wren.", "prompt": "Who, then?"}, ("prompt", "response"), PAIR),
+        ({"question": PAIR[:1], "reply": PAIR[1:]}, ("question", "reply"), PAIR),
+        ({"messages": TURNS, "short": PAIR}, ("short",), PAIR),
+        ({"messages": TURNS, "old": sharegpt(PAIR)}, ("old",), PAIR),
+        ({"q": "x", "a": "y", "text": EXAMPLES["text"][1]["text"]}, ("text",), PAIR),
+        ({"prompt": "x", "chosen": PAIR, "rejected": TURNS}, ("chosen",), PAIR),
+        ({"prompt": EXAMPLES["text"][1]["text"], "id": "7"}, ("prompt",), PAIR),
+    ],
+)
+def test_named_columns_hold_the_conversation(row: Row, columns: tuple[str, ...], messages: list[Any]) -> None:
+    assert recognise(row, columns).messages(row) == messages
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (("Frage", "answer"), "data__columns names Frage, but the columns are question, answer"),
+        (("question", "answer", "question"), "must name a question and an answer column, or one column of messages"),
+        (("answer",), "answer holds ['Wren.']"),
+    ],
+)
+def test_wrong_names_of_columns_show_the_right_ones(columns: tuple[str, ...], said: str) -> None:
+    with pytest.raises(KitError) as caught:
+        recognise({"question": "Who, then?", "answer": "Wren."}, columns)
+    assert said in str(caught.value)
+
+
+NO_TEXT: tuple[Any, ...] = (None, 3, 2.5, True, [], {}, ["Wren."], "", " \n")
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [(name, column) for name, (_, row, _) in EXAMPLES.items() for column in recognise(row).columns]
+)
+def test_a_wrong_type_in_any_column_is_named_with_the_column(name: str, column: str) -> None:
+    row = EXAMPLES[name][1]
+    shape = recognise(row)
+    for wrong in NO_TEXT:
+        with pytest.raises(KitError) as caught:
+            shape.messages(row | {column: wrong})
+        assert str(caught.value).startswith(column)
+
+
+@pytest.mark.parametrize("wrong", [3, True, ["the wren"], {"text": "the wren"}])
+def test_an_alpaca_input_that_is_no_text_is_never_left_out_in_silence(wrong: Any) -> None:
+    row = EXAMPLES["Alpaca with input"][1]
+    with pytest.raises(KitError, match="input"):
+        recognise(row).messages(row | {"input": wrong})
+
+
+@pytest.mark.parametrize("key", ["role", "content"])
+@pytest.mark.parametrize("wrong", [None, 3, ["user"], {}])
+@pytest.mark.parametrize("turns", ["messages", "conversations"])
+def test_a_turn_of_wrong_types_is_shown(turns: str, key: str, wrong: Any) -> None:
+    good = PAIR if turns == "messages" else sharegpt(PAIR)
+    key = key if turns == "messages" else {"role": "from", "content": "value"}[key]
+    for bad in (good[1] | {key: wrong}, {name: text for name, text in good[1].items() if name != key}, "Wren.", None):
+        with pytest.raises(KitError, match=rf"{turns} must hold turns with the texts") as caught:
+            recognise({turns: good}).messages({turns: [good[0], bad]})
+        assert str(caught.value).endswith(f"one is {bad!r}")
+
+
+@pytest.mark.parametrize("value", [[], None, "hello", 3, {"role": "user"}])
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_no_list_of_turns_under_the_usual_name_is_a_bad_row_and_no_unknown_shape(column: str, value: Any) -> None:
+    with pytest.raises(KitError, match=rf"{column} must be a list of .*; it is "):
+        recognise({column: value}).messages({column: value})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello [INST] Who? [/INST] Wren.",
+        "[INST] Who?",
+        "[INST] Who? [/INST] Wren. [INST] Where?",
+        "[INST] a [/INST] b [/INST] c",
+        "Wren.",
+    ],
+)
+def test_a_rendered_text_with_anything_outside_of_its_turns_is_shown(text: str) -> None:
+    with pytest.raises(KitError, match=r"text is no rendered Llama-2 prompt") as caught:
+        recognise(EXAMPLES["text"][1]).messages({"text": text})
+    assert text in str(caught.value)
+
+
+def test_a_row_without_the_first_rows_columns_shows_both() -> None:
+    shape = recognise({"question": "a", "answer": "b"})
+    with pytest.raises(KitError, match=r"^has the columns prompt, completion; the first row has question, answer$"):
+        shape.messages({"prompt": "a", "completion": "b"})
+    with pytest.raises(KitError, match=r"^has the columns none; "):
+        shape.messages({})
+
+
+@given(text=st.lists(st.text(max_size=3) | st.sampled_from([*TAGS, "<", ">", "[", "]", "/", "s", "INST"])).map("".join))
+@example(text="".join(TAGS) * 2)
+@example(text="<<s>/s>[[INST]INST]<<<SYS>>/SYS>>")
+@settings(max_examples=100, deadline=None)
+def test_kept_tags_forge_nothing_and_lose_no_letter(text: str) -> None:
+    plain = plain_tags(text)
+    assert not [tag for tag in TAGS if tag in plain]
+    assert plain.replace(" ", "") == text.replace(" ", "")
