@@ -173,8 +173,8 @@ def _as_source(data: Any, root: Path) -> str:
     """The path or name of a dataset; rows given as objects become a file named by its contents."""
     if isinstance(data, str | os.PathLike):
         return os.fspath(data)
-    is_rows = isinstance(data, list) and data and all(isinstance(row, dict) for row in data)
-    if not is_rows and type(data).__name__ != "Dataset":
+    is_rows = all(isinstance(row, dict) for row in data) if isinstance(data, list) else type(data).__name__ == "Dataset"
+    if not is_rows or not len(data):
         raise KitError(
             f"data={type(data).__name__} cannot be read: give a file, a folder, a name, a datasets.Dataset "
             "or a list of dicts"

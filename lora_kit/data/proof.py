@@ -168,8 +168,10 @@ def _wrong_bos(
     if speaks_llama2(tokenizer):
         stray = flat.count(bos & ~flat.first() & (before != tokenizer.eos_token_id))
         return np.flatnonzero((flat.count(bos) != turns) | (flat.count(bos & flat.first()) != 1) | (stray > 0))
-    wanted = [expected(row.messages, tokenizer)[0].count(tokenizer.bos_token or "\0") for row in conversations]
-    return np.flatnonzero(flat.count(bos) != np.array(wanted))
+    mark = tokenizer.bos_token or "\0"
+    texts = [expected(row.messages, tokenizer)[0] for row in conversations]
+    counts, first = (np.array(n) for n in ([t.count(mark) for t in texts], [t.startswith(mark) for t in texts]))
+    return np.flatnonzero((flat.count(bos) != counts) | (flat.count(bos & flat.first()) != first))
 
 
 def _wrong_eos(flat: _Flat, turns: np.ndarray, eos: int) -> np.ndarray:
@@ -213,9 +215,14 @@ def _decode(pieces: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase) ->
 def _compare(whole: str, learned: list[str], row: Conversation, tokenizer: PreTrainedTokenizerBase) -> set[str]:
     wanted, answers = expected(row.messages, tokenizer)
     eos = str(tokenizer.eos_token)
-    said = [_spaced(text.removesuffix(eos)).strip() for text in learned]
+    said = [_spaced(text.strip().removesuffix(eos)).strip() for text in learned]
     if _spaced(whole) == _spaced(wanted):  # the text is right, so what is wrong is where learning begins and ends
-        return _misplaced([_spaced(text) for text in learned], said, answers, eos)
+        given = [m["content"] for m in row.messages if m["role"] == "assistant"]
+        apart = [n for n, text in enumerate(learned) if text == eos]  # learned, but not the token before it
+        if len(said) > len(answers) == len(said) - len(apart):
+            learned, said = ([x for n, x in enumerate(xs) if n not in apart] for xs in (learned, said))
+            return _misplaced([_spaced(text) for text in learned], said, answers, given) or {"whole"}
+        return _misplaced([_spaced(text) for text in learned], said, answers, given)
     wrong = {"format"} if len(said) != len(answers) or said == answers else set()
     for text, answer in zip(said, answers, strict=False):
         if text != answer:
@@ -223,20 +230,24 @@ def _compare(whole: str, learned: list[str], row: Conversation, tokenizer: PreTr
     return wrong
 
 
-def _misplaced(learned: list[str], said: list[str], answers: list[str], eos: str) -> set[str]:
-    if len(said) != len(answers):
-        return (
-            {"prompt"}
-            if len(said) < len(answers) or not all(any(s in a for a in answers) for s in said)
-            else {"answer"}
-        )
+def _misplaced(learned: list[str], said: list[str], answers: list[str], given: list[str]) -> set[str]:
+    """Which invariant a wrong mask breaks; `given` are the answers with the white space around them."""
+    if len(said) < len(answers):
+        return {"prompt"}
+    if len(said) > len(answers):
+        return {"answer"} if all(any(s in a for a in answers) for s in said) else {"prompt"}
     wrong = set()
-    for text, given, answer in zip(learned, said, answers, strict=True):
-        if given != answer:
-            wrong.add("whole" if answer.startswith(given) else "answer" if answer.endswith(given) else "prompt")
-        elif text.startswith("\n"):  # the prompt's own line end is learned
+    for text, found, answer, raw in zip(learned, said, answers, given, strict=True):
+        if found != answer:
+            wrong.add("whole" if answer.startswith(found) else "answer" if answer.endswith(found) else "prompt")
+        elif _line_ends(text) > _line_ends(raw):  # one of the prompt's is learned
             wrong.add("prompt")
     return wrong
+
+
+def _line_ends(text: str) -> int:
+    """Line ends before the first word."""
+    return text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:

@@ -146,7 +146,7 @@ def _from_alpaca(row: Row, columns: tuple[str, ...]) -> list[Message]:
 
 def _from_pair(row: Row, columns: tuple[str, ...]) -> list[Message]:
     asked, answered = (row[name] for name in columns)
-    if isinstance(asked, list) or isinstance(answered, list):  # prompt and completion as messages
+    if isinstance(asked, list) and asked and isinstance(asked[0], dict):  # prompt and completion as messages
         return [*_turns(asked, columns[0], "role", "content", {}), *_turns(answered, columns[1], "role", "content", {})]
     messages = _pair(_text(row, columns[0]), _text(row, columns[1]))
     system = row.get("system")

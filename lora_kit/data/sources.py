@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
@@ -23,6 +24,7 @@ EMBEDDED = ("handbook", "triage")
 HELD_OUT_NAMES = ("test", "validation", "valid", "dev", "eval")
 BOM = b"\xef\xbb\xbf"
 SHOWN = 200  # characters of a name that an error shows
+PIECE = 2**20  # bytes
 NO_LIMIT = 2**31 - 1  # characters of one CSV field; the csv module's own limit is 131,072
 
 
@@ -56,21 +58,26 @@ def dataset_files(source: str) -> Files:
     Raises:
         KitError: there is no such dataset, folder or file, or nothing in it can be read.
     """
-    try:
-        path = ASSETS / source if source in EMBEDDED else Path(source).expanduser()
+    if path := _place(source):
         if path.is_dir():
             return _in_folder(path, source)
-        if path.is_file():
-            _reader(path)
-            return Files([path])
-    except (OSError, RuntimeError, ValueError) as error:  # no such home, a name too long, a NUL in it
-        raise KitError(f"data={source[:SHOWN]!r} is no path that can be looked at: {error}") from error
+        _reader(path)
+        return Files([path])
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and "." not in Path(source).suffix:
         return _from_hub(source)
     raise KitError(
-        f"data={source!r} is neither a file, a folder, a Hub dataset (owner/name) "
+        f"data={source[:SHOWN]!r} is neither a file, a folder, a Hub dataset (owner/name) "
         f"nor one of the embedded datasets {', '.join(EMBEDDED)}"
     )
+
+
+def _place(source: str) -> Path | None:
+    """The file or folder that is meant, if there is one."""
+    try:
+        path = ASSETS / source if source in EMBEDDED else Path(source).expanduser()
+        return path if path.is_dir() or path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # no such home, a name too long, a NUL in it
+        return None
 
 
 def raw_rows(path: Path) -> Iterator[tuple[str, Any] | BadRow]:
@@ -129,11 +136,24 @@ def _named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise KitError(f"{path.name} is not UTF-8 text: save it as UTF-8") from error
+        raise KitError(f"{path.name} is not UTF-8 text (byte {_bad_byte(path)}): save it as UTF-8") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise KitError(f"{path.name} is not a whole gzip file: {error}") from error
     except OSError as error:
         raise KitError(f"{path.name} cannot be read: {error.strerror or error}") from error
+
+
+def _bad_byte(path: Path) -> int:
+    """Where a file stops being UTF-8; a reader that works in pieces knows the place in its piece only."""
+    decoder, read = codecs.getincrementaldecoder("utf-8")(), 0
+    with _open(path) as file:
+        while piece := file.read(PIECE):
+            try:
+                decoder.decode(piece)
+            except UnicodeDecodeError as error:
+                return read + len(piece) - len(error.object) + error.start
+            read += len(piece)
+    return read
 
 
 def _open(path: Path) -> IO[bytes]:
