@@ -5,7 +5,7 @@ BIN := .venv/bin
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
 SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg
 
-.PHONY: help demo test lint types unit notebooks format scrub bench-demo bench-targets bench-data model handbook \
+.PHONY: help demo test lint types unit notebooks format scrub bench-demo bench-targets bench-data bench-phrasings model handbook \
   test-gpu clean
 
 help:  ## this list
@@ -54,12 +54,17 @@ bench-demo: .venv/ready  ## the demo over three seeds; writes benchmarks/results
 bench-data: .venv/ready  ## preparing data against TRL, and a million rows; writes benchmarks/results/data.json
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python tools/update_readme.py
+
+bench-phrasings: .venv/ready  ## how many wordings a fact needs; writes benchmarks/results/phrasings.json
+	$(BIN)/python benchmarks/phrasings.py
+	$(BIN)/python tools/update_readme.py
 
 bench-targets: .venv/ready  ## adapters on q and v against all linear layers; writes benchmarks/results/targets.json
 	$(BIN)/python benchmarks/targets.py
 	$(BIN)/python tools/update_readme.py
 
-model: .venv/ready  ## build the embedded model anew (about an hour on 2 cores)
+model: .venv/ready  ## build the embedded model anew (about an hour and a half on 2 cores)
 	$(BIN)/python tools/build_tiny_model.py
 
 handbook: .venv/ready  ## write the embedded datasets anew

@@ -1,7 +1,7 @@
 """Which layers get adapters: python benchmarks/targets.py   (make bench-targets)
 
-The demo on tiny-cpu, one seed, with adapters on q and v only and on all linear layers, at a high and a low learning
-rate. Prints the merged model's figures and writes benchmarks/results/targets.json.
+The demo on tiny-cpu, one seed, with adapters on q and v only and on all linear layers, narrow and wide. Prints
+the merged model's figures and writes benchmarks/results/targets.json.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from record import head, store
 import lora_kit as lk
 from lora_kit.profiles import ALL_LINEAR
 
-SETTINGS = {  # name: targets, r, learning rate
-    "q and v, r 32, 8e-3": (("q_proj", "v_proj"), 32, 8e-3),
-    "q and v, r 32, 4e-3": (("q_proj", "v_proj"), 32, 4e-3),
-    "q and v, r 128, 4e-3": (("q_proj", "v_proj"), 128, 4e-3),
-    "all linear, r 16, 4e-3": (ALL_LINEAR, 16, 4e-3),
+SETTINGS = {  # name: targets, r, lora_alpha, learning rate
+    "q and v, r 64, 3e-3": (("q_proj", "v_proj"), 64, 64, 3e-3),
+    "q and v, r 192, 6e-3": (("q_proj", "v_proj"), 192, 192, 6e-3),  # as wide as the model itself
+    "all linear, r 16, 3e-3": (ALL_LINEAR, 16, 16, 3e-3),
+    "all linear, r 64, 3e-3": (ALL_LINEAR, 64, 64, 3e-3),  # the profile
 }
 FIGURES = ("learned_exact", "declined", "wrongly_declined", "behaved", "kept")
 
 
 def measure(root: Path, name: str) -> dict[str, Any]:
-    targets, r, rate = SETTINGS[name]
-    settings = {"lora__target_modules": targets, "lora__r": r, "lora__lora_alpha": 2 * r}
+    targets, r, alpha, rate = SETTINGS[name]
+    settings = {"lora__target_modules": targets, "lora__r": r, "lora__lora_alpha": alpha}
     run = lk.Run("tiny-cpu", root=root, training__learning_rate=rate, **settings)
     start = time.time()
     lk.make(run, until="training")

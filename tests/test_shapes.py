@@ -169,7 +169,8 @@ NO_TEXT: tuple[Any, ...] = (None, 3, 2.5, True, [], {}, ["Wren."], "", " \n")
 
 
 @pytest.mark.parametrize(
-    ("name", "column"), [(name, column) for name, (_, row, _) in EXAMPLES.items() for column in recognise(row).columns[:2]]
+    ("name", "column"),
+    [(name, column) for name, (_, row, _) in EXAMPLES.items() for column in recognise(row).columns[:2]],
 )
 def test_a_wrong_type_in_any_column_is_named_with_the_column(name: str, column: str) -> None:
     row = EXAMPLES[name][1]

@@ -1,13 +1,14 @@
 """Write the README's figures from the last benches: python tools/update_readme.py
 
-benchmarks/results/demo.json     the table between the demo marks, docs/before_after.png, docs/loss_curve.png
-benchmarks/results/targets.json  the table between the targets marks
+Each benchmarks/results/<name>.json becomes what stands between the README's marks of that name; the demo's also becomes
+docs/before_after.png and docs/loss_curve.png.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,25 +48,49 @@ def targets(record: dict[str, Any]) -> str:
     )
 
 
-def write_block(name: str, text: str) -> None:
-    """Put `text` between the README's marks of that name."""
-    readme = ROOT / "README.md"
+def data(record: dict[str, Any]) -> str:
+    ours, theirs = record["figures"]["rows_per_second"].values()
+    most = record["figures"]["growth"][-1]
+    return (
+        f"{ours['median']:,.0f} rows a second ({ours['least']:,.0f} to {ours['most']:,.0f}), TRL's SFTTrainer "
+        f"{theirs['median']:,.0f} ({theirs['least']:,.0f} to {theirs['most']:,.0f}) on the same rows. {most['rows']:,} "
+        f"rows ({most['megabytes']:,} MB) take {most['seconds'] / 60:.1f} minutes and {most['peak_mib']:,.0f} MiB of memory "
+        f"above the imports, a second prepare {most['again']:.1f} s. `make bench-data` on {record['date']}, "
+        f"{record['machine']}."
+    )
+
+
+def phrasings(record: dict[str, Any]) -> str:
+    rows = [f"| {wordings} | {share:.1%} |" for wordings, share in record["figures"]["learned_exact"].items()]
+    head = ["| wordings of a fact in training | held-out wordings answered exactly |", "|--:|--:|"]
+    return (
+        "\n".join([*head, *rows])
+        + f"\n\nThe handbook on `tiny-cpu`, as many steps each; `make bench-phrasings` on {record['date']}."
+    )
+
+
+BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "demo": table,
+    "targets": targets,
+    "data": data,
+    "phrasings": phrasings,
+}
+
+
+def write_block(readme: str, name: str, text: str) -> str:
+    """The README with `text` between its marks of that name."""
     block = f"<!-- {name}:start -->\n{text}\n<!-- {name}:end -->"
-    old = readme.read_text()
-    readme.write_text(re.sub(rf"<!-- {name}:start -->.*?<!-- {name}:end -->", lambda _: block, old, flags=re.S))
-
-
-def result(name: str) -> dict[str, Any]:
-    return dict(json.loads((RESULTS / f"{name}.json").read_text()))
+    return re.sub(rf"<!-- {name}:start -->.*?<!-- {name}:end -->", lambda _: block, readme, flags=re.S)
 
 
 def main() -> None:
-    record = result("demo")
-    write_block("demo", table(record))
-    if (RESULTS / "targets.json").exists():  # that bench is run for itself
-        write_block("targets", targets(result("targets")))
+    readme = (ROOT / "README.md").read_text()
+    records = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
+    for name, record in records.items():
+        readme = write_block(readme, name, BLOCKS[name](record))
+    (ROOT / "README.md").write_text(readme)
     (ROOT / "docs").mkdir(exist_ok=True)
-    first = record["seeds"][0]
+    first = records["demo"]["seeds"][0]
     (ROOT / "docs" / "before_after.png").write_bytes(png(before_after(first["figures"])))
     (ROOT / "docs" / "loss_curve.png").write_bytes(png(loss_curve(first["log"])))
 
