@@ -1,8 +1,9 @@
 """How many wordings a fact needs: python benchmarks/phrasings.py   (make bench-phrasings)
 
-The demo on tiny-cpu, one seed, with 1, 4 and 9 of the 18 wordings of every fact in training (all of them: make bench-demo).
-Where there are fewer, each is shown more often, so that every training has the same number of rows and steps. Prints how many of the held-out wordings
-are answered exactly and writes benchmarks/results/phrasings.json, which `lora_kit/data/checks.py` quotes.
+The demo on tiny-cpu, one seed, with 1, 4 and 9 of the handbook's 18 wordings of a fact in training. They are repeated
+until there are 18 again, so that every training has the same number of rows and steps. Prints how many of the held-out
+wordings are answered exactly and writes benchmarks/results/phrasings.json, which `lora_kit/data/checks.py` quotes.
+What all 18 give is the demo's own figure (make bench-demo).
 """
 
 from __future__ import annotations
