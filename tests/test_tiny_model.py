@@ -41,7 +41,7 @@ def test_its_tokenizer_loads_and_joins_as_llama_2_s() -> None:
 
 @pytest.fixture(scope="module")
 def scores() -> dict[str, float]:
-    return tiny_scores.scores(TINY)
+    return tiny_scores.scores(TINY, json.loads((TINY / "corpus.json").read_text())["names_seen"])
 
 
 def test_it_knows_its_general_knowledge_in_wordings_it_never_saw(scores: dict[str, float]) -> None:

@@ -28,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_corpus
-from tiny_scores import scored_names, scores
+from tiny_scores import CANDIDATES, scores
 
 from lora_kit.data.encoding import encode_batch
 
@@ -38,7 +38,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=6)
 WORD_WEIGHT = 200  # times that each word of the templates is shown to the tokenizer beside 60,000 conversations
 TOKENS_PER_STEP = 4096
-SCORED_NAMES = frozenset(scored_names())
+NAMES = frozenset(CANDIDATES)
 LAST_LR, WARMUP = 1e-4, 100
 
 
@@ -106,12 +106,14 @@ def build_model(seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def batches(tokenizer: LlamaTokenizer, seed: int, shares: Mapping[str, float]) -> Iterator[list[list[int]]]:
+def batches(
+    tokenizer: LlamaTokenizer, seed: int, shares: Mapping[str, float], seen: set[str]
+) -> Iterator[list[list[int]]]:
     """Endless batches of about TOKENS_PER_STEP tokens, rows of like length together, never the same conversation twice."""
     rng = random.Random(seed)
     for shard in range(10**6):
         chats = list(tiny_corpus.conversations(seed + 1 + shard, 4096, shares))
-        check_unseen(chats)
+        seen |= names_in(chats)
         rows = sorted((row.input_ids for row in encode_batch(chats, tokenizer)), key=len)
         shard_batches, batch = [], []
         for row in rows:
@@ -124,11 +126,9 @@ def batches(tokenizer: LlamaTokenizer, seed: int, shares: Mapping[str, float]) -
         yield from shard_batches
 
 
-def check_unseen(chats: list[list[dict[str, str]]]) -> None:
-    """Stop when the corpus holds a name that the score takes for unseen."""
-    words = {word for chat in chats for message in chat for word in re.findall(r"\w+", message["content"])}
-    if seen := words & SCORED_NAMES:
-        raise SystemExit(f"the corpus holds {sorted(seen)}, which tiny_scores counts as unseen names: change its seed")
+def names_in(chats: list[list[dict[str, str]]]) -> set[str]:
+    """The names of the score that stand in the corpus: they will not count as unseen."""
+    return {word for chat in chats for message in chat for word in re.findall(r"\w+", message["content"])} & NAMES
 
 
 def loss_of(model: LlamaForCausalLM, rows: list[list[int]], device: str) -> torch.Tensor:
@@ -180,9 +180,10 @@ def main() -> None:
         start(options.out, options.seed)
     report = json.loads((options.out / "corpus.json").read_text()) if done else {"seed": options.seed, "training": {}}
     report["training"] = {name: report["training"][name] for name in done}
+    seen = set(report.get("names_seen", ()))
     for name in names[len(done) :]:
-        report["training"][name] = train_part(options.out, options.seed, name)
-        write_report(options.out, report)
+        report["training"][name] = train_part(options.out, options.seed, name, seen)
+        write_report(options.out, report | {"names_seen": sorted(seen)})
 
 
 def start(folder: Path, seed: int) -> None:
@@ -193,11 +194,11 @@ def start(folder: Path, seed: int) -> None:
     build_tokenizer(seed).save_pretrained(folder)
 
 
-def train_part(folder: Path, seed: int, name: str) -> dict[str, float]:
-    """Train the model in the folder on one part, and save it there in float16."""
+def train_part(folder: Path, seed: int, name: str, seen: set[str]) -> dict[str, float]:
+    """Train the model in the folder on one part, and save it there in float16; `seen` takes the names it was shown."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype="float32").to(DEVICE)
     part, seed = PARTS[name], seed + list(PARTS).index(name) * 10**6
-    rows = batches(LlamaTokenizer.from_pretrained(folder), seed, part.shares)
+    rows = batches(LlamaTokenizer.from_pretrained(folder), seed, part.shares, seen)
     figures = train(model, rows, part.steps, part.peak, DEVICE)
     model.half().save_pretrained(folder)
     return figures
@@ -205,7 +206,7 @@ def train_part(folder: Path, seed: int, name: str) -> dict[str, float]:
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:
     report["parameters"] = LlamaForCausalLM.from_pretrained(folder).num_parameters()
-    report["scores"] = scores(folder)
+    report["scores"] = scores(folder, report["names_seen"])
     report["corpus"] = tiny_corpus.statistics(report["seed"])
     (folder / "corpus.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2), flush=True)

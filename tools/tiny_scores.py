@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import random
+from collections.abc import Collection
 from pathlib import Path
 
 import tiny_corpus
@@ -21,6 +21,15 @@ ASKED = (
 )
 
 
+def candidates(count: int = 260) -> tuple[str, ...]:
+    """Names for the score, the same each time."""
+    rng = random.Random(12345)
+    return tuple(dict.fromkeys(strange_name(rng) for _ in range(count)))
+
+
+CANDIDATES = candidates()
+
+
 def answers(questions: list[str], folder: Path) -> list[str]:
     """Greedy answers of the model in `folder` (float32, CPU)."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
@@ -30,9 +39,14 @@ def answers(questions: list[str], folder: Path) -> list[str]:
     return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
 
-def scores(folder: Path) -> dict[str, float]:
-    """Exact answers on unseen wordings; unseen names copied; unknown companies answered with an invention."""
-    facts, names = tiny_corpus.held_out_knowledge(), scored_names()
+def scores(folder: Path, seen: Collection[str]) -> dict[str, float]:
+    """Exact answers on unseen wordings; unseen names copied; unknown companies answered with an invention.
+
+    Args:
+        seen: names of `CANDIDATES` that stood in the corpus, and so do not count.
+    """
+    facts = tiny_corpus.held_out_knowledge()
+    names = [name for name in CANDIDATES if name not in seen][:200]
     given = answers([question for question, _ in facts], folder)
     invented = answers([ASKED[i % len(ASKED)].format(name) for i, name in enumerate(names)], folder)
     return {
@@ -40,10 +54,3 @@ def scores(folder: Path) -> dict[str, float]:
         "names_copied": sum(name in answer for name, answer in zip(names, invented, strict=True)) / len(names),
         "invented": sum("not know" not in answer for answer in invented) / len(names),
     }
-
-
-def scored_names() -> list[str]:
-    """200 names, the same each time, too long for chance to have put one into the corpus (the builder looks)."""
-    rng = random.Random(12345)
-    names = (strange_name(rng) for _ in itertools.count())
-    return list(itertools.islice((name for name in names if len(name) > 10), 200))
