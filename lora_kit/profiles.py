@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from .errors import KitError
+from .overrides import convert
 
 
 @dataclass(frozen=True)
@@ -109,39 +110,51 @@ class Profile:
             raise KitError(f"profile {self.name!r} cannot run: " + "; ".join(problems))
 
 
+def settings(chosen: Profile) -> dict[str, Any]:
+    """Every setting by its override name, flat: what a manifest holds and `lk.Run(**overrides)` accepts."""
+    flat: dict[str, Any] = {}
+    for field in fields(chosen):
+        value = getattr(chosen, field.name)
+        if is_dataclass(value):
+            flat |= {f"{field.name}__{inner.name}": getattr(value, inner.name) for inner in fields(value)}
+    return flat
+
+
+POSITIVE = (
+    "lora__r",
+    "lora__lora_alpha",
+    "data__max_length",
+    "training__epochs",
+    "training__tokens_per_step",
+    "training__tokens_per_micro_batch",
+    "training__learning_rate",
+    "training__max_grad_norm",
+    "evaluation__max_new_tokens",
+    "evaluation__batch_size",
+    "evaluation__limit",
+)
+CHOICES = {
+    "quantization__kind": ("nf4", "none"),
+    "quantization__compute_dtype": ("auto", "float32", "float16", "bfloat16"),
+    "data__too_long": ("stop", "drop", "shorten"),
+    "data__bad_rows": ("stop", "drop"),
+    "data__tags": ("stop", "keep"),
+}
+
+
 def _rules(p: Profile) -> list[tuple[bool, str]]:
-    positive = {
-        "lora__r": p.lora.r,
-        "lora__lora_alpha": p.lora.lora_alpha,
-        "data__max_length": p.data.max_length,
-        "training__epochs": p.training.epochs,
-        "training__tokens_per_step": p.training.tokens_per_step,
-        "training__tokens_per_micro_batch": p.training.tokens_per_micro_batch,
-        "training__learning_rate": p.training.learning_rate,
-        "training__max_grad_norm": p.training.max_grad_norm,
-        "evaluation__max_new_tokens": p.evaluation.max_new_tokens,
-        "evaluation__batch_size": p.evaluation.batch_size,
-    }
-    if p.evaluation.limit is not None:
-        positive["evaluation__limit"] = p.evaluation.limit
-    rules = [(0 < value < inf, f"{name}={value} must be a number above 0") for name, value in positive.items()]
-    dtypes = ("auto", "float32", "float16", "bfloat16")
+    values = settings(p)
+    above = ((name, values[name]) for name in POSITIVE if values[name] is not None)
     return [
-        *rules,
+        *((0 < value < inf, f"{name}={value} must be a number above 0") for name, value in above),
+        *((values[n] in c, f"{n}={values[n]!r} must be one of {', '.join(c)}") for n, c in CHOICES.items()),
         (0 <= p.lora.lora_dropout < 1, f"lora__lora_dropout={p.lora.lora_dropout} must be from 0 to below 1"),
         (0 <= p.training.warmup < 1, f"training__warmup={p.training.warmup} must be from 0 to below 1"),
         (0 <= p.training.weight_decay < inf, f"training__weight_decay={p.training.weight_decay} must be 0 or above"),
         (0 <= p.training.seed < 2**32, f"training__seed={p.training.seed} must be from 0 to below 2**32"),
         (bool(p.lora.target_modules), "lora__target_modules is empty: name at least one, as in ('q_proj', 'v_proj')"),
-        (p.quantization.kind in ("nf4", "none"), f"quantization__kind={p.quantization.kind!r} must be 'nf4' or 'none'"),
-        (p.quantization.compute_dtype in dtypes, f"quantization__compute_dtype must be one of {', '.join(dtypes)}"),
-        (
-            p.data.too_long in ("stop", "drop", "shorten"),
-            f"data__too_long={p.data.too_long!r} must be stop, drop or shorten",
-        ),
-        (p.data.bad_rows in ("stop", "drop"), f"data__bad_rows={p.data.bad_rows!r} must be stop or drop"),
-        (p.data.tags in ("stop", "keep"), f"data__tags={p.data.tags!r} must be stop or keep"),
-        (p.data.declines >= 0 and p.data.general >= 0, "data__declines and data__general must be 0 or above"),
+        (p.data.declines >= 0, f"data__declines={p.data.declines} must be 0 or above"),
+        (p.data.general >= 0, f"data__general={p.data.general} must be 0 or above"),
         (p.device in ("cpu", "cuda"), f"device={p.device!r} must be 'cpu' or 'cuda'"),
     ]
 
@@ -222,16 +235,6 @@ def _other_base(source: str) -> Base:
     return known.get(source) or Base(source, source, licence=licence)
 
 
-def settings(chosen: Profile) -> dict[str, Any]:
-    """Every setting by its override name, flat: what a manifest holds and `lk.Run(**overrides)` accepts."""
-    flat: dict[str, Any] = {}
-    for field in fields(chosen):
-        value = getattr(chosen, field.name)
-        if is_dataclass(value):
-            flat |= {f"{field.name}__{inner.name}": getattr(value, inner.name) for inner in fields(value)}
-    return flat
-
-
 def _override(chosen: Profile, key: str, value: Any) -> Profile:
     valid = settings(chosen)
     if key not in valid:
@@ -239,22 +242,4 @@ def _override(chosen: Profile, key: str, value: Any) -> Profile:
     section, _, field = key.partition("__")
     part = getattr(chosen, section)
     wanted = str(get_type_hints(type(part))[field])
-    return replace(chosen, **{section: replace(part, **{field: _convert(key, value, wanted)})})
-
-
-def _convert(key: str, value: Any, wanted: str) -> Any:
-    """Accept what a command line or a form gives ("16", "q_proj,v_proj") and refuse what does not fit the type."""
-    if "tuple" in wanted:
-        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else ()
-        return tuple(str(part).strip() for part in parts if str(part).strip())
-    if "None" in wanted and str(value).lower() == "none":
-        return None
-    if "bool" in wanted and str(value).lower() in ("true", "false", "1", "0"):
-        return str(value).lower() in ("true", "1")
-    for kind in (int, float, str):
-        if kind.__name__ in wanted and not isinstance(value, bool | None):
-            try:
-                return kind(str(value)) if kind is not str else str(value)
-            except ValueError:
-                break
-    raise KitError(f"{key}={value!r} does not fit: it must be {wanted.replace('<class ', '').strip('>')}")
+    return replace(chosen, **{section: replace(part, **{field: convert(key, value, wanted)})})

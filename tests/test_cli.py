@@ -18,7 +18,10 @@ MISTAKES = {
     "no value": (["train", *TINY, "--set", "lora__r"], "--set 'lora__r' must be KEY=VALUE"),
     "wrong type": (["train", *TINY, "--set", "lora__r=many"], "lora__r='many' does not fit: it must be"),
     "wrong value": (["train", *TINY, "--set", "lora__r=0"], "lora__r=0 must be a number above 0"),
-    "no such data": (["prepare", *TINY, "--data", "gone.jsonl"], "data='gone.jsonl' is neither a file nor one of"),
+    "no such data": (
+        ["prepare", *TINY, "--data", "gone.jsonl"],
+        "data='gone.jsonl' is neither a file, a folder, a Hub",
+    ),
     "no GPU": (["train", "--profile", "tinyllama-t4"], "needs a CUDA GPU and there is none"),
     "two GPUs": (["plan", "--profile", "llama2-7b-2xt4"], "needs a CUDA GPU and there is none"),
     "nothing to export": (
@@ -52,7 +55,7 @@ def test_a_bad_row_of_a_users_file_is_one_line_too(tmp_path: Path, capsys: pytes
     faq = tmp_path / "faq.jsonl"
     faq.write_text('{"question": "Who?"}\n')
     assert main(["prepare", *TINY, "--data", str(faq)]) == 2
-    assert capsys.readouterr().err.startswith("error: faq.jsonl row 1 has the fields ['question']")
+    assert capsys.readouterr().err.startswith("error: faq.jsonl row 1: none of the known shapes")
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--fast"], ["runs", "--set", "lora__r=4"]])

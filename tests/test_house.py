@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"errors", "profiles", "base", "machine", "environment", "manifests", "runs", "progress", "figures"},
+    {"errors", "overrides", "profiles", "base", "machine", "environment", "manifests", "runs", "progress", "figures"},
     {"data", "quantization"},
     {"adapters", "generation"},
     {"training", "merging", "evaluation"},

@@ -136,7 +136,9 @@ def _named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise KitError(f"{path.name} is not UTF-8 text (byte {_bad_byte(path)}): save it as UTF-8") from error
+        with _named_errors(path):  # what is read again may be a damaged archive besides
+            place = _bad_byte(path)
+        raise KitError(f"{path.name} is not UTF-8 text (byte {place}): save it as UTF-8") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise KitError(f"{path.name} is not a whole gzip file: {error}") from error
     except OSError as error:
