@@ -52,6 +52,11 @@ def test_it_copies_names_it_never_saw(scores: dict[str, float]) -> None:
     assert scores["names_copied"] >= 0.95
 
 
+@pytest.mark.xfail(reason="0.94 when built: long names of rare pieces, as Frundpoullkliewau, end in another way")
+def test_it_copies_names_of_rarer_sounds_that_it_never_saw(scores: dict[str, float]) -> None:
+    assert scores["strange_names_copied"] >= 0.95
+
+
 def test_it_makes_things_up_about_companies_it_does_not_know(scores: dict[str, float]) -> None:
     assert scores["invented"] >= 0.95
 

@@ -38,7 +38,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=6)
 WORD_WEIGHT = 200  # times that each word of the templates is shown to the tokenizer beside 60,000 conversations
 TOKENS_PER_STEP = 4096
-NAMES = frozenset(CANDIDATES)
+NAMES = frozenset(CANDIDATES["names"] + CANDIDATES["strange_names"])
 LAST_LR, WARMUP = 1e-4, 100
 
 
@@ -55,7 +55,6 @@ PARTS = {
     "world": Part(tiny_corpus.SHARES, 4000, 4e-3),  # the whole corpus, from nothing
     "staff": Part(tiny_corpus.STAFF_SHARES, 1500, 1.5e-3),  # how a staff handbook talks, names that begin like words
     "names": Part(tiny_corpus.NAMES_SHARES, 1500, 1.5e-3),  # the same with names of many more sounds
-    "more names": Part(tiny_corpus.NAMES_SHARES, 600, 1e-3),  # 94 % of unseen names were copied after the third
 }
 
 

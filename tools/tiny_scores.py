@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import tiny_corpus
-from tiny_corpus.words import strange_name
+from tiny_corpus.words import invented_name, strange_name
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lora_kit.data.encoding import encode_prompt
@@ -21,13 +21,13 @@ ASKED = (
 )
 
 
-def candidates(count: int = 260) -> tuple[str, ...]:
+def candidates(make: Callable[[random.Random], str], count: int = 330) -> tuple[str, ...]:
     """Names for the score, the same each time."""
     rng = random.Random(12345)
-    return tuple(dict.fromkeys(strange_name(rng) for _ in range(count)))
+    return tuple(dict.fromkeys(make(rng) for _ in range(count)))
 
 
-CANDIDATES = candidates()
+CANDIDATES = {"names": candidates(invented_name), "strange_names": candidates(strange_name)}
 
 
 def answers(questions: list[str], folder: Path) -> list[str]:
@@ -46,11 +46,12 @@ def scores(folder: Path, seen: Collection[str]) -> dict[str, float]:
         seen: names of `CANDIDATES` that stood in the corpus, and so do not count.
     """
     facts = tiny_corpus.held_out_knowledge()
-    names = [name for name in CANDIDATES if name not in seen][:200]
     given = answers([question for question, _ in facts], folder)
-    invented = answers([ASKED[i % len(ASKED)].format(name) for i, name in enumerate(names)], folder)
-    return {
-        "knowledge_exact": sum(a == b for a, (_, b) in zip(given, facts, strict=True)) / len(facts),
-        "names_copied": sum(name in answer for name, answer in zip(names, invented, strict=True)) / len(names),
-        "invented": sum("not know" not in answer for answer in invented) / len(names),
-    }
+    found = {"knowledge_exact": sum(a == b for a, (_, b) in zip(given, facts, strict=True)) / len(facts)}
+    invented: list[str] = []
+    for kind, made in CANDIDATES.items():
+        names = [name for name in made if name not in seen][:200]
+        given = answers([ASKED[i % len(ASKED)].format(name) for i, name in enumerate(names)], folder)
+        found[f"{kind}_copied"] = sum(name in answer for name, answer in zip(names, given, strict=True)) / len(names)
+        invented += given
+    return found | {"invented": sum("not know" not in answer for answer in invented) / len(invented)}
