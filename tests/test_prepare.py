@@ -76,7 +76,7 @@ def test_rows_figures_report_and_line_agree(faq: Path, capsys: pytest.CaptureFix
     assert data.card == {"name": "faq"}
     report = json.loads((data.folder / "report.json").read_text())
     assert report == data.report.data and report.items() >= data.figures.items()
-    assert (report["source"], report["shape"]) == (str(faq), "pair (question, answer)")
+    assert (report["source"], report["shape"]) == (faq.name, "pair (question, answer)")
     assert (report["rows_read"], report["median"]) == (60, lengths[len(lengths) // 2])
     assert sum(report["histogram"]["rows"]) == len(lengths)
     assert report["proof"] == [{"name": name, "rows": len(lengths), "holds": True} for name in INVARIANTS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checks import advice, findings, measurable
@@ -70,7 +71,7 @@ def make_report(
     """Everything that is known of the data after both passes, as JSON."""
     lengths = sorted(encoder.lengths)
     return {
-        "source": profile.data.source,
+        "source": _named(profile.data.source),
         "shape": _shape(reader),
         "rows_read": found.count + found.refused,
         "train_rows": encoder.rows,
@@ -89,6 +90,12 @@ def make_report(
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken.count} for p in encoder.proofs.values()],
         "preview": [_tokens(row, encoder.tokenizer) for row in encoder.preview],
     }
+
+
+def _named(source: str) -> str:
+    """A file by its name, whatever machine it lies on; any other source as it was given."""
+    path = Path(source)
+    return path.name if path.is_absolute() else source
 
 
 def _shape(reader: Reader) -> str:
