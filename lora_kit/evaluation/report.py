@@ -16,6 +16,7 @@ from typing import Any
 
 from ..figures import LOWER_IS_BETTER, MODELS, before_after, loss_curve, png
 from ..progress import duration
+from ..training import loss_ends
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "report" / "template.html"
 MEANINGS = {
@@ -158,11 +159,11 @@ def _curve_text(log: Sequence[dict[str, Any]]) -> str:
     """The curve in words, for its caption and for those who cannot see it."""
     if not log:
         return "Training loss: no steps in the log."
-    first, last = log[0], log[-1]
+    (first, final), last = loss_ends(log), log[-1]
     checked = [row["validation_loss"] for row in log if row.get("validation_loss") is not None]
     held_out = f", on held-out rows to {checked[-1]:.3f}" if checked else ""
     took = f"{last['tokens']:,} tokens in {duration(last['seconds'])}"
-    return f"Loss from {first['loss']:.3f} to {last['loss']:.3f}{held_out}; {len(log):,} steps, {took}."
+    return f"Loss from {first:.3f} to {final:.3f}{held_out}; {len(log):,} steps, {took}."
 
 
 def _bars_text(figures: dict[str, dict[str, Any]]) -> str:

@@ -141,10 +141,15 @@ def check_learned(model: PreTrainedModel, log: Sequence[LogRow]) -> None:
         raise KitError(
             f"{len(still)} adapter matrices B are still zero after training, as {still[0]}: nothing was learned"
         )
-    tenth = max(1, len(log) // 10)
-    first, last = (mean([row["loss"] for row in part]) for part in (log[:tenth], log[-tenth:]))
+    first, last = loss_ends(log)
     if len(log) >= 20 and not last < first:
         raise KitError(f"the loss did not fall (from {first:.3f} to {last:.3f}): try another training__learning_rate")
+
+
+def loss_ends(log: Sequence[LogRow]) -> tuple[float, float]:
+    """Mean loss of the first and of the last tenth of the steps; single steps differ as their rows do."""
+    tenth = max(1, len(log) // 10)
+    return mean([row["loss"] for row in log[:tenth]]), mean([row["loss"] for row in log[-tenth:]])
 
 
 def mean(values: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ from ..errors import KitError
 from ..manifests import shown
 from ..profiles import settings
 from ..progress import Progress
-from .loop import LogRow, all_steps, check_learned, fit, training_mode
+from .loop import LogRow, all_steps, check_learned, fit, loss_ends, training_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,7 +50,8 @@ def train(model: PreTrainedModel, data: Prepared, run: Run) -> list[LogRow]:
         (work.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
         work.figures |= {"steps": len(log), "last_loss": log[-1]["loss"], "seconds": log[-1]["seconds"]}
     model.requires_grad_(False)
-    print(f"training: {len(log)} steps, loss {log[0]['loss']:.3f} to {log[-1]['loss']:.3f}. In {shown(work.target)}")
+    first, last = loss_ends(log)
+    print(f"training: {len(log)} steps, loss {first:.3f} to {last:.3f}. In {shown(work.target)}")
     return log
 
 
