@@ -34,6 +34,7 @@ setup(
         "ipywidgets",
         "numpy",
         "rapidfuzz",  # near-duplicates between learned and held-out questions
+        "psutil",  # whether the process that left a half-written stage still lives
     ],
     extras_require={
         "bench": ["trl"],  # the peer of `make bench-data`

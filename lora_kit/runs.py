@@ -61,6 +61,8 @@ class Run:
     ) -> None:
         if data is not None:
             overrides["data__source"] = _as_source(data, Path(root or default_root()).expanduser().resolve())
+        if name is not None and (Path(name).name != name or name in (".", "..")):
+            raise KitError(f"name={name!r} must be the name of a folder, without a path; root= says where it lies")
         self.profile, reason = _choose(profile, overrides)
         machine = prepare_process(self.profile)
         self.path = Path(root or default_root()).expanduser().resolve() / (name or _folder_name(self.profile))
@@ -94,10 +96,10 @@ class Run:
     def writing(self, stage: str, inputs: dict[str, Any]) -> Iterator[Stage]:
         """Write a stage: a hidden folder that takes its name and manifest only when the block ends well."""
         target = self._target(stage, inputs)
-        partial = target.with_name(f".{target.name}.partial")
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         start = time.time()
         with disk_errors(partial):
-            shutil.rmtree(partial, ignore_errors=True)
+            _clear_left_overs(target)
             partial.mkdir(parents=True)
             work = Stage(partial, target)
             yield work
@@ -122,6 +124,20 @@ class Run:
         shutil.rmtree(beside, ignore_errors=True)  # no manifest with these inputs is in it, or `find` had found it
         print(f"{shown(plain)} was made from other inputs and stays: writing {beside.name} beside it")
         return beside
+
+
+def _clear_left_overs(target: Path) -> None:
+    """Remove what stopped processes left of a stage; refuse where one still writes it."""
+    import psutil
+
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        pid = left.name.split(".")[-2]
+        if pid != str(os.getpid()) and pid.isdigit() and psutil.pid_exists(int(pid)):
+            raise KitError(
+                f"{shown(target)} is being written by process {pid}: wait for it, "
+                "or take another folder with lk.Run(name=...)"
+            )
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @dataclass

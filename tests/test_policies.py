@@ -34,7 +34,8 @@ def test_bad_rows_stop_the_stage_and_each_problem_is_told_with_its_rows(tmp_path
         "6 of 66 rows of the data cannot be used: "
         "faq.jsonl row 61: answer is empty, faq.jsonl row 62; "
         "faq.jsonl row 63: question is no text: 3, faq.jsonl row 64; "
-        "faq.jsonl row 65: message 1 (user) holds the prompt format's own tags ['[INST]']: remove them; "
+        "faq.jsonl row 65: message 1 (user) holds the prompt format's own tags ['[INST]']: remove them, "
+        "or keep them as plain text with data__tags=keep; "
         "faq.jsonl row 66: is a str; it must be an object with named fields. "
         "Mend them, or leave them out with data__bad_rows=drop"
     )
@@ -198,3 +199,26 @@ def test_a_card_with_patterns_and_no_sentence_gets_ours_or_is_refused(tmp_path: 
         assert learned(prepare(open_run(folder, data__declines=5))).count("I do not know that.") == 5
     except KitError as error:
         assert "sentence" in str(error)
+
+
+def test_held_out_questions_in_the_training_file_are_left_out_and_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
+    write(folder / "test.jsonl", ROWS[:3])
+    (folder / "prices.xlsx").write_text("x")
+    (folder / "older").mkdir()
+    report = str(prepare(open_run(folder)).report)
+    assert "look at    3 rows to learn ask a held-out question and are left out" in report
+    assert "look at    not read, no rows in this form or a folder: older, prices.xlsx" in report
+
+
+def test_a_column_that_is_not_read_is_told(tmp_path: Path) -> None:
+    rows = [{"context": "In the shop", "id": 7, "empty": "", **row} for row in ROWS]
+    report = str(prepare(open_run(write(tmp_path / "faq.jsonl", rows))).report)
+    assert "look at    columns that are not read: context" in report
+
+
+def test_a_question_is_held_out_once_and_each_of_its_answers_is_right(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
+    write(folder / "test.jsonl", [{"question": "New?", "answer": a} for a in ("No.", "Never.", "No.")])
+    (row,) = prepare(open_run(folder)).test
+    assert row["accepted"] == ["No.", "Never."]

@@ -230,3 +230,20 @@ def test_a_manifest_holds_no_path_of_the_machine_and_is_plain_json(run: Run) -> 
 def test_errors_that_mean_the_disk() -> None:
     assert runs._disk_reason(OSError(errno.EROFS, "Read-only file system")) == "Read-only file system"
     assert runs._disk_reason(OSError(errno.ENOENT, "gone")) is None
+
+
+def test_a_stage_that_another_process_writes_is_left_alone_and_a_dead_one_s_is_cleared(run: Run) -> None:
+    left = run.path / f".data.{os.getppid()}.partial"
+    left.mkdir()
+    with pytest.raises(KitError, match=rf"is being written by process {os.getppid()}: wait for it"):
+        write(run)
+    assert left.exists() and not (run.path / "data").exists()
+    dead = left.rename(run.path / f".data.{2**31 - 1}.partial")
+    write(run)
+    assert not dead.exists() and (run.path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "..", "."])
+def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(KitError, match="must be the name of a folder"):
+        Run("tiny-cpu", root=tmp_path, name=name)

@@ -123,7 +123,7 @@ def test_no_shape_or_two_show_the_first_rows_columns_and_the_way_out(row: Row, s
         recognise(row)
     text = str(caught.value)
     assert said in text
-    assert text.endswith("Say which hold the conversation: data__columns=question,answer")
+    assert f"Say which hold the conversation, as in data__columns={','.join([*row][:2])}" in text
     assert all(f"{column}: " in text for column in row)
 
 
@@ -214,6 +214,8 @@ def test_no_list_of_turns_under_the_usual_name_is_a_bad_row_and_no_unknown_shape
         "[INST] Who?",
         "[INST] Who? [/INST] Wren. [INST] Where?",
         "[INST] a [/INST] b [/INST] c",
+        "<s>[INST] a [/INST] b </s> c",
+        "<s>[INST] a [/INST] b </s> c <s>[INST] d [/INST] e </s>",
         "Wren.",
     ],
 )

@@ -109,7 +109,11 @@ def test_any_split_keeps_what_it_says(rows: list[Conversation]) -> None:
 
 
 SAID = {
-    "duplicates": (3, "3 rows stand there twice", [*ROWS, *ROWS[:2], ROWS[1] | {"question": "room 0  HOLDS what?"}]),
+    "duplicates": (
+        3,
+        "3 rows repeat an earlier one",
+        [*ROWS, *ROWS[:2], ROWS[1] | {"question": "room 0  HOLDS what?"}],
+    ),
     "contradictions": (2, "2 questions have more than", [*ROWS, *(found | {"answer": "Cups."} for found in ROWS[1:3])]),
     "one answer": (0, "60% of all rows", [*ROWS, *({"question": f"Is it {n}?", "answer": "No."} for n in range(90))]),
     "system prompt": (

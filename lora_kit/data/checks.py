@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from .reading import KINDS, Conversation
+from .reading import KINDS, Conversation, Reader
+from .sources import Files
+from .splitting import Split
 from .survey import Rows, Survey, phrasings, repeats
 
 if TYPE_CHECKING:
@@ -36,10 +38,13 @@ class Finding:
         return asdict(self)
 
 
-def findings(profile: Profile, found: Survey, encoder: Encoder) -> list[Finding]:
+def findings(
+    profile: Profile, reader: Reader, files: Files, found: Survey, parts: Split, encoder: Encoder
+) -> list[Finding]:
     """Everything that is odd, the gravest first."""
-    said = [
+    return [
         *_dropped(found, encoder),
+        *_left_out(files, reader, found, parts),
         *_repeated(found),
         *_leaked(encoder.leaks),
         *_one_answer(found),
@@ -47,6 +52,20 @@ def findings(profile: Profile, found: Survey, encoder: Encoder) -> list[Finding]
         *_system(found),
         *_context(profile, encoder),
     ]
+
+
+def _left_out(files: Files, reader: Reader, found: Survey, parts: Split) -> list[Finding]:
+    """What stands in the data and is not learned: files, columns, rows that ask held-out questions."""
+    said = []
+    if files.skipped:
+        names = ", ".join(path.name for path in files.skipped)
+        said.append(Finding("files", f"not read, no rows in this form or a folder: {names}", len(files.skipped)))
+    if reader.unused:
+        text = f"columns that are not read: {', '.join(reader.unused)}"
+        said.append(Finding("columns", text, len(reader.unused)))
+    asked = sum(question in parts.questions for question in found.questions)
+    if parts.how == "own" and asked:
+        said.append(Finding("held out", f"{asked:,} rows to learn ask a held-out question and are left out", asked))
     return said
 
 
@@ -64,7 +83,7 @@ def _repeated(found: Survey) -> list[Finding]:
     count = repeats(found)
     said = []
     if count["duplicates"]:
-        text = f"{count['duplicates']:,} rows stand there twice: they are learned twice as hard"
+        text = f"{count['duplicates']:,} rows repeat an earlier one: what they say is learned twice as hard"
         said.append(Finding("duplicates", text, count["duplicates"]))
     if count["contradictions"]:
         text = f"{count['contradictions']:,} questions have more than one answer: the model will waver between them"
@@ -164,9 +183,10 @@ def _on_phrasings(counts: Counter[int]) -> list[str]:
 
 def _on_length(profile: Profile, encoder: Encoder) -> list[str]:
     training = profile.training
-    steps = max(1, round(sum(encoder.lengths) * training.epochs / training.tokens_per_step))
+    steps = training.epochs * -(-sum(encoder.lengths) // training.tokens_per_step)
     said = [
-        f"{training.epochs} epochs at learning rate {training.learning_rate:g} are at most {steps:,} optimizer steps"
+        f"{training.epochs} epochs at learning rate {training.learning_rate:g} are about {steps:,} optimizer steps, "
+        "fewer where rows share a prefix; lk.plan counts them"
     ]
     if steps < 100:
         enough = -(-100 * training.epochs // steps)

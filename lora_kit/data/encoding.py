@@ -98,7 +98,8 @@ def check_messages(messages: list[Message], *, last: str) -> None:
         forged = [tag for tag in TAGS if tag in content]
         if forged:
             raise KitError(
-                f"message {number} ({message['role']}) holds the prompt format's own tags {forged}: remove them"
+                f"message {number} ({message['role']}) holds the prompt format's own tags {forged}: remove them, "
+                "or keep them as plain text with data__tags=keep"
             )
 
 

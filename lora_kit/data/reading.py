@@ -12,6 +12,7 @@ from .encoding import TAGS, check_messages
 from .shapes import Shape, recognise
 from .sources import BadRow, dataset_files, raw_rows
 
+OURS = ("id", "kind", "accepted", "about")  # columns that say something of the row, and no part of the conversation
 KINDS = ("fact", "decline", "general", "unseen")
 
 
@@ -50,6 +51,7 @@ class Reader:
     shape: Shape | None = None
     system: str | None = None  # the first system text that stands there
     judged: bool = False  # whether the columns "kind" and "accepted" are ours
+    unused: tuple[str, ...] = ()  # columns of the first row that hold something and are not read
 
     def rows(self, paths: Sequence[Path]) -> Iterator[Conversation | BadRow]:
         """Every row as a conversation, or what is wrong with it.
@@ -83,6 +85,9 @@ class Reader:
             self.shape = recognise(row, self.columns)
         except KitError as error:
             raise KitError(f"{place}: {error}") from error
+        read = {*self.shape.columns, *OURS, *(["system"] if self.shape.name == "pair" else [])}
+        filled = [name for name, value in row.items() if value not in (None, "", [])]
+        self.unused = tuple(str(name) for name in filled if name not in read)
         kind, accepted = row.get("kind"), row.get("accepted")
         self.judged = kind in KINDS if isinstance(kind, str) else isinstance(accepted, list) and bool(accepted)
 

@@ -12,6 +12,7 @@ from .checks import advice, findings, measurable
 from .encoding import IGNORE, Encoded
 from .proof import INVARIANTS
 from .reading import Conversation, Reader
+from .sources import Files
 from .splitting import HOW, Split
 from .survey import Survey
 
@@ -62,6 +63,7 @@ class Report:
 def make_report(
     profile: Profile,
     reader: Reader,
+    files: Files,
     found: Survey,
     parts: Split,
     encoder: Encoder,
@@ -84,7 +86,7 @@ def make_report(
         "held_out": parts.how,
         "added": {"declines": profile.data.declines, "general": profile.data.general},
         "histogram": _histogram(lengths),
-        "findings": [finding.as_data() for finding in findings(profile, found, encoder)],
+        "findings": [finding.as_data() for finding in findings(profile, reader, files, found, parts, encoder)],
         "measures": measurable(test, card),
         "advice": advice(profile, found, encoder),
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken.count} for p in encoder.proofs.values()],

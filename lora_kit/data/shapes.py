@@ -24,6 +24,7 @@ ASKED = ("question", "prompt", "query", "q", "input", "user", "human", "request"
 ANSWERED = ("answer", "completion", "response", "a", "output", "assistant", "reply", "target")
 SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 SYSTEM = re.compile(r"^<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)$", re.DOTALL)
+BEHIND = re.compile(r"</s>\s*(?!<s>|\[INST\]|\s|$)")  # text between the turns of a rendered prompt
 SHOWN = 100  # characters of a value that an error shows
 
 
@@ -41,7 +42,7 @@ class Shape:
         Raises:
             KitError: a column is missing, empty or of the wrong type.
         """
-        missing = [name for name in self.columns if name not in row]
+        missing = [name for name in self.columns[:2] if name not in row]  # Alpaca's third, the input, may be absent
         if missing:
             raise KitError(
                 f"has the columns {', '.join(map(str, row)) or 'none'}; the first row has {', '.join(self.columns)}"
@@ -71,7 +72,8 @@ def recognise(row: Row, columns: tuple[str, ...] = ()) -> Shape:
         problem = "none of the known shapes (messages, conversations, Alpaca, question and answer, rendered text) fits"
     else:
         problem = "more than one shape fits: " + "; ".join("+".join(shape.columns) for shape in found + pairs)
-    raise KitError(f"{problem} its columns ({example}). Say which hold the conversation: data__columns=question,answer")
+    two = ",".join(map(str, [*row][:2]))
+    raise KitError(f"{problem} its columns ({example}). Say which hold the conversation, as in data__columns={two}")
 
 
 def _named(row: Row, columns: tuple[str, ...]) -> Shape:
@@ -138,7 +140,7 @@ def _turns(value: Any, column: str, who: str, what: str, roles: dict[str, str]) 
 
 def _from_alpaca(row: Row, columns: tuple[str, ...]) -> list[Message]:
     asked, answer = (_text(row, name) for name in columns[:2])
-    extra = row[columns[2]] if len(columns) == 3 else None
+    extra = row.get(columns[2]) if len(columns) == 3 else None
     if not isinstance(extra, str | None):
         raise KitError(f"{columns[2]} is no text: {_short(extra)}")
     return _pair(f"{asked}\n\n{extra}" if extra and extra.strip() else asked, answer)
@@ -157,8 +159,9 @@ def _from_pair(row: Row, columns: tuple[str, ...]) -> list[Message]:
 
 def _from_text(row: Row, columns: tuple[str, ...]) -> list[Message]:
     """Take a rendered prompt apart at its tags; whatever stands outside of the turns is an error."""
-    parts = re.split(r"\s*\[INST\]|\[/INST\]", re.sub(r"</?s>", "", _text(row, columns[0])))
-    if parts[0].strip() or len(parts) < 3 or len(parts) % 2 == 0:
+    text = _text(row, columns[0])
+    parts = re.split(r"\s*\[INST\]|\[/INST\]", re.sub(r"</?s>", "", text))
+    if parts[0].strip() or BEHIND.search(text) or len(parts) < 3 or len(parts) % 2 == 0:
         raise KitError(
             f"{columns[0]} is no rendered Llama-2 prompt '<s>[INST] ... [/INST] ... </s>'; it is {_short(row)}"
         )

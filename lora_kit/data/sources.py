@@ -35,6 +35,7 @@ class Files:
     train: list[Path]
     test: list[Path] = field(default_factory=list)
     card: Path | None = None
+    skipped: list[Path] = field(default_factory=list)  # what else lies in the folder
 
     def all(self) -> list[Path]:
         """Every file, for hashing."""
@@ -100,7 +101,9 @@ def _in_folder(folder: Path, source: str) -> Files:
     train = [path for path in files if path.name.lower().startswith("train")] or [p for p in files if p not in test]
     if not train:
         raise KitError(f"data={source!r} is a folder without a file to learn from ({', '.join(READERS)})")
-    return Files(train, test, card if card.is_file() else None)
+    read = {*train, *test, card}
+    skipped = [path for path in sorted(folder.iterdir()) if path not in read and not path.name.startswith(".")]
+    return Files(train, test, card if card.is_file() else None, skipped)
 
 
 def _from_hub(source: str) -> Files:
@@ -200,11 +203,15 @@ def _table(path: Path) -> Iterator[tuple[int, Any]]:
         # spreadsheets of half of Europe write semicolons
         delimiter = "\t" if _ending(path) == ".tsv" else max(",;\t", key=head.count)
         names = next(csv.reader([head], delimiter=delimiter), [])
+        rows = csv.DictReader(text, names, delimiter=delimiter, strict=True)
         try:
-            for number, row in enumerate(csv.DictReader(text, names, delimiter=delimiter, strict=True), start=1):
+            for number, row in enumerate(rows, start=1):
                 yield number, BadRow("", f"has more than the header's {len(names)} fields") if None in row else row
         except csv.Error as error:
-            raise KitError(f"{path.name} is not a readable table: {error}") from error
+            raise KitError(
+                f"{path.name} is not a readable table near line {rows.line_num + 1}: {error}. Mend the quotes there: "
+                'inside a quoted field a quote is written twice ("")'
+            ) from error
 
 
 def _arrow(path: Path) -> Iterator[tuple[int, Any]]:

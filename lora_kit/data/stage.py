@@ -104,7 +104,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     require(encoder.proofs)
     if not encoder.rows:
         raise KitError(f"{data.source} leaves no row to learn from after {len(test)} are held out: add rows")
-    report = make_report(run.profile, reader, found, parts, encoder, test, card)
+    report = make_report(run.profile, reader, files, found, parts, encoder, test, card)
     rows = [{"kind": c.kind, "messages": c.messages, "accepted": c.accepted} for c in test]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "dataset.json").write_text(json.dumps(card, indent=2) + "\n")
@@ -154,8 +154,16 @@ def _split(files: Files, found: Survey, data: Data) -> Split:
 
 
 def _held_out(files: Files, data: Data, parts: Split) -> list[Conversation]:
+    """The rows of the held-out questions, each question once; where it has more answers, all of them are right."""
     rows = good_rows(_reader(data).rows(files.test or files.train))
-    return [row for row in rows if text_hash(row.question) in parts.questions]
+    chosen: dict[int, Conversation] = {}
+    for row in rows:
+        asked = text_hash(row.question)
+        if asked in chosen:
+            chosen[asked].accepted.extend(a for a in row.accepted if a not in chosen[asked].accepted)
+        elif asked in parts.questions:
+            chosen[asked] = row
+    return list(chosen.values())
 
 
 def _reader(data: Data) -> Reader:
