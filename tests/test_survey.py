@@ -111,7 +111,7 @@ def test_any_split_keeps_what_it_says(rows: list[Conversation]) -> None:
 SAID = {
     "duplicates": (
         3,
-        "3 rows repeat an earlier one",
+        "3 rows repeat an earlier",
         [*ROWS, *ROWS[:2], ROWS[1] | {"question": "room 0  HOLDS what?"}],
     ),
     "contradictions": (2, "2 questions have more than", [*ROWS, *(found | {"answer": "Cups."} for found in ROWS[1:3])]),

@@ -39,10 +39,10 @@ def table(record: dict[str, Any]) -> str:
 def targets(record: dict[str, Any]) -> str:
     rows = record["figures"]
     names = [name for name in next(iter(rows.values())) if name != "seconds"]
-    head = ["adapters on", *(MEANINGS[name] for name in names), "training"]
-    lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(names) + 1)]
+    head = ["adapters on", *(MEANINGS[name] for name in names)]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * len(names)]
     for setting, row in rows.items():
-        lines.append(f"| {setting} | {' | '.join(f'{row[name]:.1%}' for name in names)} | {row['seconds']} s |")
+        lines.append(f"| {setting} | {' | '.join(f'{row[name]:.1%}' for name in names)} |")
     return (
         "\n".join(lines) + f"\n\nMerged model, one seed; `make bench-targets` on {record['date']}, {record['machine']}."
     )
