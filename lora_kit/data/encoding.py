@@ -11,7 +11,6 @@ Source: meta-llama/llama, llama/generation.py, `chat_completion`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -91,7 +90,7 @@ def check_messages(messages: list[Message], *, last: str) -> None:
         content = message.get("content")
         if not isinstance(content, str) or not content.strip():
             raise KitError(f"message {number} ({message['role']}) has no text: {content!r}")
-        if re.search(r"[\ud800-\udfff]", content):
+        if not _is_whole(content):
             raise KitError(
                 f"message {number} ({message['role']}) holds half a character, which no tokenizer takes: {content!r}"
             )
@@ -101,6 +100,15 @@ def check_messages(messages: list[Message], *, last: str) -> None:
                 f"message {number} ({message['role']}) holds the prompt format's own tags {forged}: remove them, "
                 "or keep them as plain text with data__tags=keep"
             )
+
+
+def _is_whole(text: str) -> bool:
+    """Whether no half of a surrogate pair is in the text; encoding it is the fastest look."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _encode_llama2(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:

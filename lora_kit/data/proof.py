@@ -210,6 +210,9 @@ def _wrong_texts(
 
 def _decode(pieces: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     ids = [piece.tolist() for piece in pieces]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # what batch_decode calls piece by piece, on all cores
+        return list(backend.decode_batch(ids, skip_special_tokens=False))
     return list(tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 

@@ -25,6 +25,9 @@ SECRETS = {  # forms that the issuers document; a text that matches is suspected
     "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "password": r"\b(?i:password|passwd|kennwort|passwort)\s*(?:is|ist|[:=])\s{0,3}\S{0,40}\d",
 }
+SIGNS = (
+    "hf_ sk- ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ akia asia aiza xox private passw kennwort".split()
+)  # in small letters
 SECRET = re.compile("|".join(f"(?P<s{number}>{form})" for number, form in enumerate(SECRETS.values())))
 
 
@@ -68,7 +71,8 @@ class Survey:
         self.answer_characters += sizes[-1]
         self.system_characters += sizes[0] if row.messages[0]["role"] == "system" else 0
         for message in row.messages:
-            found = SECRET.search(message["content"])
+            small = message["content"].lower()  # the long search only where one of its words stands
+            found = SECRET.search(message["content"]) if any(sign in small for sign in SIGNS) else None
             if found and found.lastgroup:
                 self.secrets.setdefault(list(SECRETS)[int(found.lastgroup[1:])], Rows()).add(row.row)
 
