@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rapidfuzz import fuzz
 
 from lora_kit.data import IGNORE, Conversation, Prepared, prepare
 from lora_kit.data.splitting import HOW, MOST, split
-from lora_kit.data.survey import SECRETS, near_duplicates, survey, text_hash
+from lora_kit.data.survey import NEAR, SECRETS, near_duplicates, survey, text_hash
 
 from .test_prepare import ROWS, learned, named, open_run
 from .test_sources import write
@@ -234,3 +235,17 @@ def test_the_preview_shows_what_is_learned(tmp_path: Path) -> None:
     told = ["learned" if flag else "ignored" for row_flags in flags for flag in row_flags]
     assert page.titles == [f"id {i}, {word}" for i, word in zip(ids, told, strict=True)]
     assert "Wren,⏎then." in page.text
+
+
+words = st.lists(st.sampled_from(["gate", "opens", "at", "seven", "Höhle", "🐦", "box", "7"]), min_size=1, max_size=30)
+
+
+@given(asked=words, at=st.integers(0, 30), put=st.text(max_size=2), others=st.lists(words, max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_looking_at_letters_first_leaves_no_near_duplicate_out(
+    asked: list[str], at: int, put: str, others: list[list[str]]
+) -> None:
+    text = " ".join(asked)
+    rows = [row(text[:at] + put + text[at:], "a"), *(row(" ".join(other), "a") for other in others)]
+    near = [r for r in rows if fuzz.ratio(text.lower(), r.messages[-2]["content"].lower()) >= NEAR]
+    assert near_duplicates(rows, [row(text, "a")]) == near
