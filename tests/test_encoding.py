@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lora_kit.base import ASSETS
 from lora_kit.data import IGNORE, Conversation, Encoded, encode, encode_prompt
@@ -140,6 +140,23 @@ def test_any_text_is_learned_as_it_is(tokenizer: PreTrainedTokenizerBase, system
     before = [{"role": "system", "content": system}] if system else []
     encoded = encode(Conversation([*before, *chat]), tokenizer)
     assert [text.strip() for text in learned_answers(encoded, tokenizer)] == [text.strip() for text in turns[1::2]]
+
+
+@given(turns=st.lists(texts.filter(str.strip), min_size=2, max_size=2))
+@example(turns=["▁", "▁▂▃ ▁"])
+@example(turns=["a  ", "\n\n  b"])
+@settings(max_examples=150, deadline=None)
+def test_the_ids_of_any_text_are_metas(tokenizer: PreTrainedTokenizerBase, turns: list[str]) -> None:
+    chat = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns, strict=True)]
+    assert encode_batch([chat], tokenizer)[0].input_ids == chat_completion(chat)
+
+
+@pytest.mark.parametrize("vocabulary", [{"▁a": 0, "b▁c": 1}, {"a": 0, "b": 1}])
+def test_a_vocabulary_that_could_join_prompt_and_answer_is_refused(vocabulary: dict[str, int]) -> None:
+    raw = Tokenizer(models.BPE(vocabulary, [], unk_token="a"))
+    odd = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>")
+    with pytest.raises(KitError, match="no chat template, and its vocabulary is not of Llama 2's kind"):
+        encode(Conversation(HI), odd)
 
 
 @pytest.mark.parametrize("tag", TAGS)

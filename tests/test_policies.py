@@ -12,8 +12,8 @@ from lora_kit.data import Conversation, encode, prepare
 from lora_kit.data.sources import Files
 from lora_kit.errors import KitError
 
+from .test_files import write
 from .test_prepare import LONG, ROWS, TOKENIZER, faq, learned, named, open_run, turns
-from .test_sources import write
 
 __all__ = ["faq"]  # a fixture
 BAD = [

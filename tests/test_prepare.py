@@ -14,7 +14,7 @@ from lora_kit.data import IGNORE, INVARIANTS, Conversation, Prepared, encode, lo
 from lora_kit.errors import KitError
 from lora_kit.runs import Run
 
-from .test_sources import write
+from .test_files import write
 
 WORDINGS = ("What is kept in room {}?", "Room {} holds what?", "Tell me what is in room {}.")
 ROWS = [{"question": text.format(n), "answer": f"Box {n}."} for n in range(20) for text in WORDINGS]
@@ -81,7 +81,9 @@ def test_rows_figures_report_and_line_agree(faq: Path, capsys: pytest.CaptureFix
     assert (report["source"], report["shape"]) == (faq.name, "pair (question, answer)")
     assert (report["rows_read"], report["median"]) == (60, lengths[len(lengths) // 2])
     assert sum(report["histogram"]["rows"]) == len(lengths)
-    assert report["proof"] == [{"name": name, "rows": len(lengths), "holds": True} for name in INVARIANTS]
+    assert report["proof"] == [  # held-out rows are proven too, and then left out
+        {"name": name, "rows": len(lengths) if name == "split" else 60, "holds": True} for name in INVARIANTS
+    ]
     out = capsys.readouterr().out
     told = f"{len(lengths)} rows to learn, {sum(lengths):,} tokens (median {report['median']}, longest {lengths[-1]})"
     assert told in data.report.line() and told in str(data.report)
@@ -143,7 +145,9 @@ def test_a_damaged_file_names_the_folder_to_delete(faq: Path, name: str) -> None
         prepare(open_run(faq))
 
 
-@pytest.mark.parametrize("where", ["survey", "Encoder.encode", "require", "make_report"])
+@pytest.mark.parametrize(
+    "where", ["Survey.add", "Encoder._prove", "hold_out", "Encoder.keep", "require", "make_report"]
+)
 def test_ctrl_c_at_any_time_leaves_no_half_written_dataset(
     faq: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

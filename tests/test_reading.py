@@ -12,12 +12,12 @@ import pytest
 
 import lora_kit as lk
 from lora_kit.data import Conversation, read_conversations
+from lora_kit.data.files import BadRow
 from lora_kit.data.reading import Reader
-from lora_kit.data.sources import BadRow
 from lora_kit.errors import KitError
 
+from .test_files import KINDS_OF_FILE, TABLES, write
 from .test_shapes import EXAMPLES, FLAT, PAIR, SYSTEM, TURNS
-from .test_sources import KINDS_OF_FILE, TABLES, write
 
 CASES = [  # a table of one column has no semicolon to be known by
     (shape, name)

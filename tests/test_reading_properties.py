@@ -15,8 +15,8 @@ from lora_kit.data.encoding import check_messages
 from lora_kit.data.reading import KINDS, Reader
 from lora_kit.errors import KitError
 
+from .test_files import KINDS_OF_FILE, TABLES, write
 from .test_shapes import EXAMPLES
-from .test_sources import KINDS_OF_FILE, TABLES, write
 
 JSON = ("faq.jsonl", "faq.json", "faq.jsonl.gz", "faq.json.gz")
 NAMES = (

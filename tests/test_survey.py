@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
 from lora_kit.data import IGNORE, Conversation, Prepared, prepare
+from lora_kit.data.leaks import NEAR, near_duplicates
 from lora_kit.data.splitting import HOW, MOST, split
-from lora_kit.data.survey import NEAR, SECRETS, near_duplicates, survey, text_hash
+from lora_kit.data.survey import SECRETS, survey
 
+from .test_files import write
 from .test_prepare import ROWS, learned, named, open_run
-from .test_sources import write
 
 ONE_WORDING = [{"question": f"What is kept in room {n}?", "answer": f"Box {n}."} for n in range(30)]
 SEARCH_BUDGET = 0.1  # seconds; three times as much fails
@@ -46,7 +47,7 @@ def prepared(tmp_path: Path, rows: list[dict[str, Any]], **overrides: object) ->
 
 
 def hashed(questions: list[str]) -> set[int]:
-    return {text_hash(row(question, "a").question) for question in questions}
+    return {row(question, "a").asked for question in questions}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_the_split_is_the_same_in_any_order_and_never_too_large() -> None:
 @settings(max_examples=300, deadline=None)
 def test_any_split_keeps_what_it_says(rows: list[Conversation]) -> None:
     chosen = split(survey(rows))
-    out = [found for found in rows if text_hash(found.question) in chosen.questions]
+    out = [found for found in rows if found.asked in chosen.questions]
     left = {found.answer for found in rows if found not in out}
     assert len(chosen.questions) <= len(rows) * 0.1
     if chosen.how == "phrasings":

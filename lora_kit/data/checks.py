@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from .reading import KINDS, Conversation, Reader
 from .sources import Files
-from .splitting import Split
 from .survey import Rows, Survey, phrasings, repeats
 
 if TYPE_CHECKING:
     from ..profiles import Profile
-    from .writing import Encoder
+    from .holding import HeldOut
+    from .writing import Encoder, Fitter
 
 FEW_PHRASINGS = 7
 # held-out wordings answered exactly on tiny-cpu, by phrasings a fact in training: benchmarks/results/phrasings.json
@@ -39,14 +39,14 @@ class Finding:
 
 
 def findings(
-    profile: Profile, reader: Reader, files: Files, found: Survey, parts: Split, encoder: Encoder
+    profile: Profile, reader: Reader, files: Files, found: Survey, held: HeldOut, encoder: Encoder
 ) -> list[Finding]:
     """Everything that is odd, the gravest first."""
     return [
-        *_dropped(found, encoder),
-        *_left_out(files, reader, found, parts),
+        *_dropped(found, encoder.fitter),
+        *_left_out(files, reader, held),
         *_repeated(found),
-        *_leaked(encoder.leaks),
+        *_leaked(held.leaks),
         *_one_answer(found),
         *_secret(found),
         *_system(found),
@@ -54,7 +54,7 @@ def findings(
     ]
 
 
-def _left_out(files: Files, reader: Reader, found: Survey, parts: Split) -> list[Finding]:
+def _left_out(files: Files, reader: Reader, held: HeldOut) -> list[Finding]:
     """What stands in the data and is not learned: files, columns, rows that ask held-out questions."""
     said = []
     if files.skipped:
@@ -63,15 +63,15 @@ def _left_out(files: Files, reader: Reader, found: Survey, parts: Split) -> list
     if reader.unused:
         text = f"columns that are not read: {', '.join(reader.unused)}"
         said.append(Finding("columns", text, len(reader.unused)))
-    asked = sum(question in parts.questions for question in found.questions)
-    if parts.how == "own" and asked:
-        said.append(Finding("held out", f"{asked:,} rows to learn ask a held-out question and are left out", asked))
+    if held.lost:
+        text = f"{held.lost:,} rows to learn ask a held-out question and are left out"
+        said.append(Finding("held out", text, held.lost))
     return said
 
 
-def _dropped(found: Survey, encoder: Encoder) -> list[Finding]:
+def _dropped(found: Survey, fitter: Fitter) -> list[Finding]:
     bad = [Finding("bad rows", f"{r.count:,} rows left out: {r}", r.count) for r in found.bad.values()]
-    long, short = encoder.too_long, encoder.shortened
+    long, short = fitter.too_long, fitter.shortened
     if long.count:
         bad.append(Finding("too long", f"{long.count:,} rows left out: longer than max_length", long.count, str(long)))
     if short.count:
@@ -164,7 +164,7 @@ def advice(profile: Profile, found: Survey, encoder: Encoder) -> list[str]:
     return said
 
 
-def _on_phrasings(counts: Counter[int]) -> list[str]:
+def _on_phrasings(counts: dict[int, int]) -> list[str]:
     typical = median(counts.values())
     said = [f"{len(counts):,} different answers, each asked in {typical:g} wordings (median)"]
     if typical < FEW_PHRASINGS:

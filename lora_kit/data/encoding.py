@@ -12,6 +12,7 @@ Source: meta-llama/llama, llama/generation.py, `chat_completion`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import KitError
@@ -55,7 +56,7 @@ def encode(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, *, ma
 
 
 def encode_batch(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """Encode checked conversations together: two calls of the tokenizer for all of them, which uses every core."""
+    """Encode checked conversations together: one call of the tokenizer for all of them, which uses every core."""
     encode_all = _encode_llama2 if speaks_llama2(tokenizer) else _encode_template
     return encode_all(chats, tokenizer)
 
@@ -94,12 +95,18 @@ def check_messages(messages: list[Message], *, last: str) -> None:
             raise KitError(
                 f"message {number} ({message['role']}) holds half a character, which no tokenizer takes: {content!r}"
             )
-        forged = [tag for tag in TAGS if tag in content]
-        if forged:
+        if forged := tags_in(content):
             raise KitError(
                 f"message {number} ({message['role']}) holds the prompt format's own tags {forged}: remove them, "
                 "or keep them as plain text with data__tags=keep"
             )
+
+
+def tags_in(text: str) -> list[str]:
+    """The prompt format's own tags that stand in a text."""
+    if "[" not in text and "<" not in text:  # what every tag begins with
+        return []
+    return [tag for tag in TAGS if tag in text]
 
 
 def _is_whole(text: str) -> bool:
@@ -119,16 +126,30 @@ def _encode_llama2(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenize
 
 
 def _encode_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    prompts = _ids([f"[INST] {user} [/INST]" for user, _ in pairs], tokenizer)
-    wholes = _ids([f"[INST] {user} [/INST] {answer} " for user, answer in pairs], tokenizer)
-    bos, eos = _bos(tokenizer), [tokenizer.eos_token_id]
+    """Prompt and answer tokenized apart, which gives the ids of the whole: no token of the vocabulary joins two words.
+
+    The answer is tokenized behind the prompt's last sign, so that its first token is the one it has in the whole.
+    """
+    if not _keeps_words_apart(tokenizer):
+        raise KitError(
+            "this tokenizer has no chat template, and its vocabulary is not of Llama 2's kind, where every word "
+            "starts with ▁: give it its model's own chat template"
+        )
+    texts = [f"[INST] {user} [/INST]" for user, _ in pairs] + [f"] {answer} " for _, answer in pairs] + ["]"]
+    ids = _ids(texts, tokenizer)
+    bos, eos, skip = _bos(tokenizer), [tokenizer.eos_token_id], len(ids[-1])
     encoded = []
-    for prompt, whole in zip(prompts, wholes, strict=True):
-        if whole[: len(prompt)] != prompt:
-            raise KitError("this tokenizer joins prompt and answer into one token; it does not behave like Llama 2's")
-        answer = whole[len(prompt) :] + eos
+    for prompt, behind in zip(ids[: len(pairs)], ids[len(pairs) : -1], strict=True):
+        answer = behind[skip:] + eos
         encoded.append(Encoded(bos + prompt + answer, [IGNORE] * (len(bos) + len(prompt)) + answer))
     return encoded
+
+
+@lru_cache(maxsize=4)
+def _keeps_words_apart(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether ▁, SentencePiece's space, stands in the vocabulary and only at the start of a token, as in Llama 2's."""
+    spaced = [token for token in tokenizer.get_vocab() if "▁" in token]
+    return bool(spaced) and not any("▁" in token.lstrip("▁") for token in spaced)
 
 
 def _encode_template(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
@@ -177,6 +198,10 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The ids of every text, nothing added and nothing cut, on all cores."""
     if not texts:
         return []
-    return list(tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids)
+    backend = tokenizer.backend_tokenizer  # what calling the tokenizer calls, less the copies it makes
+    backend.no_truncation()
+    backend.no_padding()
+    return [row.ids for row in backend.encode_batch_fast(texts, add_special_tokens=False)]

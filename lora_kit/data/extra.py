@@ -46,6 +46,7 @@ def extra_rows(data: Data, card: dict[str, Any], split: str, system: str | None 
                 f"data__{'declines' if kind == 'decline' else kind}={count}: there are {len(found)} such rows"
             )
         for row in found[:wanted]:
+            row = replace(row, index=-1)  # the user's rows are counted, not the kit's
             yield _as_decline(row, card["decline"]["sentence"], system) if kind == "decline" else row
 
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import KitError
 from .comparing import compare, expected
+from .decoding import decoder
 from .encoding import IGNORE, TAGS, Encoded, speaks_llama2
+from .flat import Flat
 from .reading import Conversation
-from .survey import Rows, text_hash
+from .survey import Rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +53,7 @@ class Proof:
 
 def verify(
     conversations: Sequence[Conversation],
-    encoded: Sequence[Encoded],
+    encoded: Sequence[Encoded] | Flat,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int | None = None,
@@ -63,7 +65,7 @@ def verify(
 
     Args:
         conversations: the rows as they were read.
-        encoded: the same rows as ids and labels, in the same order.
+        encoded: the same rows as ids and labels, in the same order; none may be empty.
         tokenizer: the base model's own tokenizer.
         max_length: the longest row allowed, in tokens.
         model: the base model's config: vocab_size, bos_token_id, eos_token_id; what is missing is not checked.
@@ -75,35 +77,29 @@ def verify(
     """
     import numpy as np
 
-    if len(conversations) != len(encoded) or any(not row.input_ids for row in encoded):
+    flat = encoded if isinstance(encoded, Flat) else Flat.of(encoded)
+    if len(conversations) != len(flat.lengths) or not flat.lengths.all():
         raise KitError(
-            f"{len(conversations)} conversations and {len(encoded)} encoded rows, none of them empty, must match"
+            f"{len(conversations)} conversations and {len(flat.lengths)} encoded rows, none of them empty, must match"
         )
     proofs = proofs or {name: Proof(name) for name in INVARIANTS}
-    if not encoded:
+    if not conversations:
         return proofs
-    lengths = np.array([len(row.input_ids) for row in encoded])
-    ids = np.concatenate([np.array(row.input_ids, dtype=np.int64) for row in encoded])
-    labels = np.concatenate([_fitted(row) for row in encoded])
-    flat = _Flat(ids, labels, np.repeat(np.arange(len(encoded)), lengths), lengths)
     turns = np.array([sum(m["role"] == "assistant" for m in row.messages) for row in conversations])
     broken: dict[str, Iterable[int]] = {
         "ids": _foreign(flat, tokenizer, model or {}),
         "bos": _wrong_bos(flat, turns, conversations, tokenizer),
         "eos": _wrong_eos(flat, turns, tokenizer.eos_token_id),
-        "labels": {
-            *np.unique(flat.row[(labels != IGNORE) & (labels != ids)]),
-            *(n for n, row in enumerate(encoded) if len(row.labels) != len(row.input_ids)),
-        },
+        "labels": {*np.unique(flat.row[(flat.labels != IGNORE) & (flat.labels != flat.ids)]), *flat.unequal},
         "tags": [n for n, row in enumerate(conversations) if _has_tag(row)],
-        "length": np.flatnonzero(lengths > (max_length or lengths.max())),
-        "split": [n for n, row in enumerate(conversations) if held_out and text_hash(row.question) in held_out],
+        "length": np.flatnonzero(flat.lengths > (max_length or flat.lengths.max())),
+        "split": [n for n, row in enumerate(conversations) if held_out and row.asked in held_out],
         **_wrong_texts(flat, conversations, tokenizer),
     }
     for name, proof in proofs.items():
         for number in sorted(broken[name]):
             proof.broken.add(conversations[number].row or f"row {proof.rows + number + 1}")
-        proof.rows += len(encoded)
+        proof.rows += len(conversations)
     return proofs
 
 
@@ -118,38 +114,7 @@ def require(proofs: dict[str, Proof]) -> None:
         raise KitError("the encoded data is not what was read, nothing was written. " + ". ".join(broken))
 
 
-@dataclass(frozen=True)
-class _Flat:
-    """A batch of rows end to end."""
-
-    ids: np.ndarray
-    labels: np.ndarray
-    row: np.ndarray  # the row that each token belongs to
-    lengths: np.ndarray
-
-    def count(self, mask: np.ndarray) -> np.ndarray:
-        """For every row, how many of its tokens the mask takes."""
-        import numpy as np
-
-        return np.bincount(self.row[mask], minlength=len(self.lengths))
-
-    def first(self) -> np.ndarray:
-        """Whether a token is the first of its row."""
-        import numpy as np
-
-        return np.diff(self.row, prepend=-1) > 0
-
-
-def _fitted(row: Encoded) -> np.ndarray:
-    """The labels, as long as the ids; missing ones are a label that no id has."""
-    import numpy as np
-
-    labels = np.full(len(row.input_ids), -1, dtype=np.int64)
-    labels[: len(row.labels)] = row.labels[: len(row.input_ids)]
-    return labels
-
-
-def _foreign(flat: _Flat, tokenizer: PreTrainedTokenizerBase, model: dict[str, Any]) -> np.ndarray:
+def _foreign(flat: Flat, tokenizer: PreTrainedTokenizerBase, model: dict[str, Any]) -> np.ndarray:
     import numpy as np
 
     for name in ("bos_token_id", "eos_token_id"):
@@ -161,60 +126,52 @@ def _foreign(flat: _Flat, tokenizer: PreTrainedTokenizerBase, model: dict[str, A
 
 
 def _wrong_bos(
-    flat: _Flat, turns: np.ndarray, conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase
+    flat: Flat, turns: np.ndarray, conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase
 ) -> np.ndarray:
     import numpy as np
 
     bos, before = flat.ids == tokenizer.bos_token_id, np.roll(flat.ids, 1)
     if speaks_llama2(tokenizer):
-        stray = flat.count(bos & ~flat.first() & (before != tokenizer.eos_token_id))
-        return np.flatnonzero((flat.count(bos) != turns) | (flat.count(bos & flat.first()) != 1) | (stray > 0))
+        stray = flat.count(bos & ~flat.first & (before != tokenizer.eos_token_id))
+        return np.flatnonzero((flat.count(bos) != turns) | (flat.count(bos & flat.first) != 1) | (stray > 0))
     mark = tokenizer.bos_token or "\0"
     texts = [expected(row.messages, tokenizer)[0] for row in conversations]
     counts, first = (np.array(n) for n in ([t.count(mark) for t in texts], [t.startswith(mark) for t in texts]))
-    return np.flatnonzero((flat.count(bos) != counts) | (flat.count(bos & flat.first()) != first))
+    return np.flatnonzero((flat.count(bos) != counts) | (flat.count(bos & flat.first) != first))
 
 
-def _wrong_eos(flat: _Flat, turns: np.ndarray, eos: int) -> np.ndarray:
+def _wrong_eos(flat: Flat, turns: np.ndarray, eos: int) -> np.ndarray:
     import numpy as np
 
     learned = flat.labels != IGNORE
-    ends = learned & np.append(~learned[1:] | flat.first()[1:], True)  # the last token of each learned run
+    ends = learned & np.append(~learned[1:] | flat.first[1:], True)  # the last token of each learned run
     return np.flatnonzero(
         (flat.count(learned & (flat.labels == eos)) != turns) | (flat.count(ends & (flat.ids == eos)) != turns)
     )
 
 
 def _wrong_texts(
-    flat: _Flat, conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase
+    flat: Flat, conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, list[int]]:
     """Whole rows and their learned pieces decoded and compared with the texts that they came from."""
     import numpy as np
 
+    texts, size = decoder(tokenizer, len(tokenizer)), len(tokenizer)
+    known = np.where((flat.ids >= 0) & (flat.ids < size), flat.ids, 0)
     learned = flat.labels != IGNORE
-    known = np.where((flat.ids >= 0) & (flat.ids < len(tokenizer)), flat.ids, 0)
-    rows = np.flatnonzero(flat.first())
-    starts = np.flatnonzero(flat.first() | (np.diff(learned, prepend=~learned[:1]) != 0))
-    wholes = _decode(np.split(known, rows[1:]), tokenizer)
-    pieces = _decode(np.split(known, starts[1:]), tokenizer)
+    begins = learned & (flat.first | ~np.append(False, learned[:-1]))  # the first token of each learned run
+    wholes = texts.rows(known, flat.starts)
+    pieces = texts.rows(known[learned], np.flatnonzero(begins[learned]))
     found: list[list[str]] = [[] for _ in conversations]
-    for start, text in zip(starts, pieces, strict=True):
-        if learned[start]:
-            found[flat.row[start]].append(text)
+    for row, text in zip(flat.row[begins].tolist(), pieces, strict=True):
+        found[row].append(text)
     broken: dict[str, list[int]] = {name: [] for name in ("prompt", "format", "answer", "whole")}
-    for number, row in enumerate(conversations):
-        for name in compare(wholes[number], found[number], row, tokenizer):
+    for number, conversation in enumerate(conversations):
+        for name in compare(wholes[number], found[number], conversation, tokenizer):
             broken[name].append(number)
     return broken
 
 
-def _decode(pieces: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    ids = [piece.tolist() for piece in pieces]
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:  # what batch_decode calls piece by piece, on all cores
-        return list(backend.decode_batch(ids, skip_special_tokens=False))
-    return list(tokenizer.batch_decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
 def _has_tag(row: Conversation) -> bool:
-    return any(tag in message["content"] for message in row.messages for tag in TAGS)
+    text = "\0".join([message["content"] for message in row.messages])
+    return ("[" in text or "<" in text) and any(tag in text for tag in TAGS)

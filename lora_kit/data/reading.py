@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import KitError
 from .encoding import TAGS, check_messages
+from .files import BadRow, raw_rows
 from .shapes import Shape, recognise
-from .sources import BadRow, dataset_files, raw_rows
+from .sources import dataset_files
 
 OURS = ("id", "kind", "accepted", "about")  # columns that say something of the row, and no part of the conversation
 KINDS = ("fact", "decline", "general", "unseen")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Conversation:
     """One row: its messages, where it stands, what kind of question it is, and which answers count as right."""
 
@@ -25,10 +28,16 @@ class Conversation:
     kind: str = "fact"
     accepted: list[str] = field(default_factory=list)
     about: str = ""  # the embedded handbook marks questions about unknown names with "elsewhere"
+    index: int = field(default=-1, compare=False)  # its place among all rows of its source, from 0
 
     @property
     def answer(self) -> str:
         return self.messages[-1]["content"]
+
+    @cached_property
+    def asked(self) -> int:
+        """The question as `text_hash`."""
+        return text_hash(self.question)
 
     @property
     def question(self) -> str:
@@ -53,17 +62,22 @@ class Reader:
     judged: bool = False  # whether the columns "kind" and "accepted" are ours
     unused: tuple[str, ...] = ()  # columns of the first row that hold something and are not read
 
-    def rows(self, paths: Sequence[Path]) -> Iterator[Conversation | BadRow]:
+    def rows(self, paths: Sequence[Path], only: Container[int] | None = None) -> Iterator[Conversation | BadRow]:
         """Every row as a conversation, or what is wrong with it.
+
+        Args:
+            paths: the files, read one after the other.
+            only: the places (`Conversation.index`) of the rows that are wanted; None for all.
 
         Raises:
             KitError: a file cannot be read, or its first row has no shape that fits.
         """
-        for path in paths:
-            for found in raw_rows(path):
-                yield found if isinstance(found, BadRow) else self._conversation(*found)
+        found = (raw for path in paths for raw in raw_rows(path))
+        for index, raw in enumerate(found):
+            if only is None or index in only:
+                yield raw if isinstance(raw, BadRow) else self._conversation(index, *raw)
 
-    def _conversation(self, place: str, row: Any) -> Conversation | BadRow:
+    def _conversation(self, index: int, place: str, row: Any) -> Conversation | BadRow:
         if not isinstance(row, dict):
             return BadRow(place, f"is a {type(row).__name__}; it must be an object with named fields")
         if self.shape is None:
@@ -76,7 +90,7 @@ class Reader:
             check_messages(messages, last="assistant")
             if self.system is None and messages[0]["role"] == "system":
                 self.system = messages[0]["content"]
-            return self._judged(Conversation(messages, place, accepted=[messages[-1]["content"]]), row)
+            return self._judged(Conversation(messages, place, accepted=[messages[-1]["content"]], index=index), row)
         except KitError as error:
             return BadRow(place, str(error))
 
@@ -116,6 +130,11 @@ def read_conversations(source: str | Path, *, columns: tuple[str, ...] = ()) -> 
         if isinstance(found, BadRow):
             raise KitError(f"{found.row}: {found.problem}")
         yield found
+
+
+def text_hash(text: str) -> int:
+    """64 bits of a text's BLAKE2, the same on every machine: two of a million texts collide once in 10 million runs."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "big", signed=True)
 
 
 def plain_tags(text: str) -> str:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from .checks import advice, findings, measurable
 from .encoding import IGNORE, Encoded
 from .proof import INVARIANTS
-from .reading import Conversation, Reader
+from .reading import Reader
 from .sources import Files
-from .splitting import HOW, Split
+from .splitting import HOW
 from .survey import Survey
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..profiles import Profile
+    from .holding import HeldOut
     from .writing import Encoder
 
 BINS = 12
@@ -65,32 +66,32 @@ def make_report(
     reader: Reader,
     files: Files,
     found: Survey,
-    parts: Split,
+    held: HeldOut,
     encoder: Encoder,
-    test: list[Conversation],
     card: dict[str, Any],
+    preview: list[Encoded],
 ) -> dict[str, Any]:
-    """Everything that is known of the data after both passes, as JSON."""
-    lengths = sorted(encoder.lengths)
+    """Everything that is known of the data in the end, as JSON."""
+    lengths = sorted(int(length) for length in encoder.lengths)
     return {
         "source": _named(profile.data.source),
         "shape": _shape(reader),
         "rows_read": found.count + found.refused,
         "train_rows": encoder.rows,
         "tokens": sum(lengths),
-        "learned_tokens": encoder.learned_tokens,
+        "learned_tokens": sum(int(count) for count in encoder.learned),
         "longest": lengths[-1],
         "median": lengths[len(lengths) // 2],
-        "test_rows": len(test),
-        "test_kinds": dict(sorted(Counter(row.kind for row in test).items())),
-        "held_out": parts.how,
+        "test_rows": len(held.test),
+        "test_kinds": dict(sorted(Counter(row.kind for row in held.test).items())),
+        "held_out": held.how,
         "added": {"declines": profile.data.declines, "general": profile.data.general},
         "histogram": _histogram(lengths),
-        "findings": [finding.as_data() for finding in findings(profile, reader, files, found, parts, encoder)],
-        "measures": measurable(test, card),
+        "findings": [finding.as_data() for finding in findings(profile, reader, files, found, held, encoder)],
+        "measures": measurable(held.test, card),
         "advice": advice(profile, found, encoder),
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken.count} for p in encoder.proofs.values()],
-        "preview": [_tokens(row, encoder.tokenizer) for row in encoder.preview],
+        "preview": [_tokens(row, encoder.tokenizer) for row in preview],
     }
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from dataclasses import dataclass, replace
 
 from .reading import KINDS, Conversation
-from .survey import Survey, phrasings
+from .survey import Survey, pairs, phrasings
 
 SHARE = 0.1  # of the rows
 MOST = 500  # questions: the report card asks each of them three times
@@ -37,43 +37,45 @@ def split(found: Survey) -> Split:
     every answer stays to be learned. Else whole answers are held out.
     """
     wanted = min(int(found.count * SHARE), MOST)
+    if wanted == 0:
+        return Split("none", frozenset())
     several = {answer for answer, count in phrasings(found).items() if count > 1}
     fact = KINDS.index("fact")
     sharing = sum(a in several or k != fact for a, k in zip(found.answers, found.kinds, strict=True))
-    if wanted == 0 or found.count == 0:
-        return Split("none", frozenset())
     if sharing >= found.count / 2:
         return Split("phrasings", _phrasings(found, wanted))
     return Split("facts", _facts(found, wanted))
 
 
 def _phrasings(found: Survey, wanted: int) -> frozenset[int]:
-    answers: dict[int, set[int]] = {}
-    for question, answer in zip(found.questions, found.answers, strict=True):
-        answers.setdefault(question, set()).add(answer)
-    left = Counter(answer for group in answers.values() for answer in group)
-    chosen: set[int] = set()
-    for question in sorted(answers):  # hashes, so this order is by chance and always the same
-        if len(chosen) == wanted:
-            break
-        if all(left[answer] > 1 for answer in answers[question]):
-            chosen.add(question)
-            left.subtract(answers[question])
+    import numpy as np
+
+    questions, answers, _ = pairs(found)
+    different, counts = np.unique(answers, return_counts=True)
+    left = dict(zip(different.tolist(), counts.tolist(), strict=True))
+    chosen: list[int] = []
+    # hashes, so their order is by chance and always the same
+    for question, group in itertools.groupby(zip(questions.tolist(), answers.tolist(), strict=True), lambda p: p[0]):
+        its = [answer for _, answer in group]
+        if len(chosen) < wanted and all(left[answer] > 1 for answer in its):
+            chosen.append(question)
+            left |= {answer: left[answer] - 1 for answer in its}
     return frozenset(chosen)
 
 
 def _facts(found: Survey, wanted: int) -> frozenset[int]:
-    groups: dict[int, set[int]] = {}
-    answers: dict[int, set[int]] = {}
-    for question, answer in zip(found.questions, found.answers, strict=True):
-        groups.setdefault(answer, set()).add(question)
-        answers.setdefault(question, set()).add(answer)
+    import numpy as np
+
+    questions, answers, _ = pairs(found)
+    different, counts = np.unique(questions, return_counts=True)
+    order = np.argsort(answers, kind="stable")
+    torn = {*different[counts > 1].tolist()}  # questions with two answers: one of them would be learned
     chosen: set[int] = set()
-    for answer in sorted(groups):
-        if any(len(answers[question]) > 1 for question in groups[answer]):
-            continue  # a question with two answers: one of them would be learned
-        if len(chosen) + len(groups[answer]) <= wanted:
-            chosen |= groups[answer]
+    together = zip(answers[order].tolist(), questions[order].tolist(), strict=True)
+    for _, group in itertools.groupby(together, lambda pair: pair[0]):
+        asked = {question for _, question in group}
+        if len(chosen) + len(asked) <= wanted and not asked & torn:
+            chosen |= asked
         if len(chosen) == wanted:
             break
     return frozenset(chosen)

@@ -1,11 +1,12 @@
 """Notebook 02 in one call: any dataset -> conversations -> ids and labels -> Arrow, with a report and a proof.
 
-Two passes over the files, a thousand rows at a time: the first looks (survey), the second encodes and proves. Only
-hashes of the rows stay in memory, so a million rows need no more than a thousand.
+One pass over the files, a thousand rows at a time, looks, encodes and proves; then the held-out rows are chosen and
+taken out. Only hashes and counts of the rows stay in memory: about 80 bytes a row.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,14 +17,16 @@ from ..base import identity, load_tokenizer, locate
 from ..errors import KitError
 from ..manifests import check_files, file_hash, read_manifest, shown
 from ..progress import Progress
+from .encoding import Encoded
 from .extra import extra_rows
+from .files import row_count
+from .holding import hold_out, stop_at_bad_rows
 from .proof import require
-from .reading import Conversation, Reader
+from .reading import Reader
 from .report import Report, make_report
-from .sources import Files, dataset_files
-from .splitting import Split, split
-from .survey import Survey, good_rows, survey, text_hash
-from .writing import Encoder
+from .sources import dataset_files
+from .survey import Survey, good_rows
+from .writing import Encoder, Fitter
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,32 +89,43 @@ def load_prepared(folder: Path) -> Prepared:
 def _write(run: Run, folder: Path) -> dict[str, Any]:
     data, files = run.profile.data, dataset_files(run.profile.data.source)
     card = {"name": Path(data.source).stem} | read_card(files.card)
-    reader = _reader(data)
-    with Progress("reading", total=0) as progress:
-        found = survey(_counted(reader.rows(files.train), progress))
-    _stop_at_bad_rows(found, data, "the data")
-    parts = _split(files, found, data)
-    test = [parts.mark(row) for row in _held_out(files, data, parts)]
-    encoder = Encoder(data, load_tokenizer(run.profile.base), test, _model(run))
-    test = encoder.fitting([*test, *extra_rows(data, card, "test", reader.system)])
-    with Progress("encoding", total=found.count) as progress, encoder.writing(folder / "train.arrow") as add:
-        for row in _counted(good_rows(reader.rows(files.train)), progress):
-            if text_hash(row.question) not in parts.questions:
+    reader, found = Reader(data.columns, keep_tags=data.tags == "keep"), Survey()
+    encoder = Encoder(data, load_tokenizer(run.profile.base), _model(run))
+    whole = folder / "with-held-out.arrow"
+    with Progress("encoding", total=row_count(files.train)) as progress, encoder.writing(whole) as add:
+        for row in _counted(good_rows(reader.rows(files.train), found), progress):
+            found.add(row)
+            if not found.refused or data.bad_rows == "drop":  # else only more that is wrong is looked for
                 add(row)
-        for row in extra_rows(data, card, "train", reader.system):
+        added = list(extra_rows(data, card, "train", reader.system))
+        for row in added:
             add(row)
-    _stop_at_long_rows(encoder, data)
+    stop_at_bad_rows(found, found.count, data, "the data")
+    extra = list(extra_rows(data, card, "test", reader.system))
+    held = hold_out(files, data, reader, found, encoder, added, extra)
+    _stop_at_long_rows(encoder.fitter, data)
+    encoder.keep(held.kept, [row.asked for row in held.test], whole, folder / "train.arrow")
     require(encoder.proofs)
     if not encoder.rows:
-        raise KitError(f"{data.source} leaves no row to learn from after {len(test)} are held out: add rows")
-    report = make_report(run.profile, reader, files, found, parts, encoder, test, card)
-    rows = [{"kind": c.kind, "messages": c.messages, "accepted": c.accepted} for c in test]
+        raise KitError(f"{data.source} leaves no row to learn from after {len(held.test)} are held out: add rows")
+    report = make_report(run.profile, reader, files, found, held, encoder, card, _first(folder / "train.arrow"))
+    rows = [{"kind": c.kind, "messages": c.messages, "accepted": c.accepted} for c in held.test]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "dataset.json").write_text(json.dumps(card, indent=2) + "\n")
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     return {name: report[name] for name in FIGURES}
 
 
+def _first(path: Path) -> list[Encoded]:
+    """The rows that the report shows token by token."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        batches = (batch.slice(0, PREVIEW).to_pylist() for batch in pa.ipc.open_stream(file))
+        return [Encoded(**row) for row in itertools.islice(itertools.chain.from_iterable(batches), PREVIEW)]
+
+
+PREVIEW = 3  # rows
 FIGURES = ("train_rows", "tokens", "learned_tokens", "longest", "test_rows", "test_kinds")
 
 
@@ -144,49 +158,14 @@ def _counted(rows: Iterator[Any], progress: Progress) -> Iterator[Any]:
         progress.done = number
 
 
-def _split(files: Files, found: Survey, data: Data) -> Split:
-    """Ours, or the dataset's own test split."""
-    if not files.test:
-        return split(found)
-    own = survey(_reader(data).rows(files.test))
-    _stop_at_bad_rows(own, data, "the test rows")
-    return Split("own", frozenset(own.questions))
-
-
-def _held_out(files: Files, data: Data, parts: Split) -> list[Conversation]:
-    """The rows of the held-out questions, each question once; where it has more answers, all of them are right."""
-    rows = good_rows(_reader(data).rows(files.test or files.train))
-    chosen: dict[int, Conversation] = {}
-    for row in rows:
-        asked = text_hash(row.question)
-        if asked in chosen:
-            chosen[asked].accepted.extend(a for a in row.accepted if a not in chosen[asked].accepted)
-        elif asked in parts.questions:
-            chosen[asked] = row
-    return list(chosen.values())
-
-
-def _reader(data: Data) -> Reader:
-    return Reader(data.columns, keep_tags=data.tags == "keep")
-
-
 def _model(run: Run) -> dict[str, Any]:
     return dict(json.loads((locate(run.profile.base) / "config.json").read_text()))
 
 
-def _stop_at_bad_rows(found: Survey, data: Data, what: str) -> None:
-    if found.refused and data.bad_rows == "stop":
-        said = "; ".join(str(rows) for rows in found.bad.values())
+def _stop_at_long_rows(fitter: Fitter, data: Data) -> None:
+    if fitter.too_long.count and data.too_long == "stop":
         raise KitError(
-            f"{found.refused:,} of {found.refused + found.count:,} rows of {what} cannot be used: {said}. "
-            "Mend them, or leave them out with data__bad_rows=drop"
-        )
-
-
-def _stop_at_long_rows(encoder: Encoder, data: Data) -> None:
-    if encoder.too_long.count and data.too_long == "stop":
-        raise KitError(
-            f"{encoder.too_long.count:,} rows have more tokens than max_length={data.max_length} (the longest "
-            f"{encoder.longest_seen:,}): {encoder.too_long}. Raise data__max_length, leave them out with "
+            f"{fitter.too_long.count:,} rows have more tokens than max_length={data.max_length} (the longest "
+            f"{fitter.longest_seen:,}): {fitter.too_long}. Raise data__max_length, leave them out with "
             "data__too_long=drop, or cut whole turns from their front with data__too_long=shorten"
         )

@@ -1,22 +1,19 @@
-"""The first pass over the rows: what stands in them, before one token is made. It keeps hashes, never texts."""
+"""What stands in the rows, whatever the model: repeats, secrets, sizes. It keeps hashes, never texts."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .reading import KINDS, Conversation
-from .sources import BadRow
+from .files import BadRow
+from .reading import KINDS, Conversation, text_hash
 
 if TYPE_CHECKING:
     import numpy as np
 
-NEAR = 95  # per cent of rapidfuzz's ratio: texts that differ in a letter or two
 SHOWN = 5  # row numbers that a finding lists
 SECRETS = {  # forms that the issuers document; a text that matches is suspected, not proven
     "Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
@@ -28,8 +25,7 @@ SECRETS = {  # forms that the issuers document; a text that matches is suspected
     "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "password": r"\b(?i:password|passwd|kennwort|passwort)\s*(?:is|ist|[:=])\s{0,3}\S{0,40}\d",
 }
-# what a secret holds, in small letters
-SIGNS = "hf_ sk- ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ akia asia aiza xox private passw kennwort".split()
+SIGNS = "_ sk- akia asia aiza xox private passw kennwort".split()  # what a secret holds, in small letters
 SECRET = re.compile("|".join(f"(?P<s{number}>{form})" for number, form in enumerate(SECRETS.values())))
 
 
@@ -45,6 +41,14 @@ class Rows:
         if len(self.first) < SHOWN:
             self.first.append(place)
 
+    @classmethod
+    def of(cls, rows: Iterable[Conversation]) -> Rows:
+        """All of these rows."""
+        found = cls()
+        for row in rows:
+            found.add(row.row)
+        return found
+
     def __str__(self) -> str:
         more = self.count - len(self.first)
         return ", ".join(self.first) + (f" and {more:,} more" if more else "")
@@ -54,6 +58,7 @@ class Rows:
 class Survey:
     """What the rows hold: hashes of questions and answers in row order, and what is wrong, by name."""
 
+    places: array[int] = field(default_factory=lambda: array("q"))  # Conversation.index
     questions: array[int] = field(default_factory=lambda: array("q"))
     answers: array[int] = field(default_factory=lambda: array("q"))
     kinds: bytearray = field(default_factory=bytearray)  # an index into KINDS
@@ -65,18 +70,24 @@ class Survey:
 
     def add(self, row: Conversation) -> None:
         """Take note of a good row."""
-        self.questions.append(text_hash(row.question))
+        self.places.append(row.index)
+        self.questions.append(row.asked)
         self.answers.append(text_hash(" ".join(row.answer.lower().split())))
         self.kinds.append(KINDS.index(row.kind))
         sizes = [len(message["content"]) for message in row.messages]
         self.characters += sum(sizes)
         self.answer_characters += sizes[-1]
         self.system_characters += sizes[0] if row.messages[0]["role"] == "system" else 0
+        small = "\n".join([message["content"] for message in row.messages]).lower()
+        for sign in SIGNS:
+            if sign in small:  # the long search only where one of its words stands
+                self._note_secrets(row)
+                break
+
+    def _note_secrets(self, row: Conversation) -> None:
         for message in row.messages:
-            small = message["content"].lower()  # the long search only where one of its words stands
-            found = SECRET.search(message["content"]) if any(sign in small for sign in SIGNS) else None
-            if found and found.lastgroup:
-                self.secrets.setdefault(list(SECRETS)[int(found.lastgroup[1:])], Rows()).add(row.row)
+            if found := SECRET.search(message["content"]):
+                self.secrets.setdefault(list(SECRETS)[int(str(found.lastgroup)[1:])], Rows()).add(row.row)
 
     def refuse(self, row: BadRow) -> None:
         """Take note of a row that cannot be used; problems that differ only in their values count as one."""
@@ -110,64 +121,31 @@ def good_rows(rows: Iterable[Conversation | BadRow], found: Survey | None = None
             found.refuse(row)
 
 
-def text_hash(text: str) -> int:
-    """64 bits of a text's BLAKE2, the same on every machine: two of a million texts collide once in 10 million runs."""
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "big", signed=True)
+def pairs(found: Survey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every different question with every different answer it has, sorted by question: hashes, and the row's kind."""
+    import numpy as np
+
+    questions, answers = np.array(found.questions, dtype=np.int64), np.array(found.answers, dtype=np.int64)
+    order = np.lexsort((answers, questions))
+    questions, answers, kinds = questions[order], answers[order], np.array(found.kinds, dtype=np.uint8)[order]
+    new = (np.diff(questions, prepend=0) != 0) | (np.diff(answers, prepend=0) != 0)
+    new[:1] = True
+    return questions[new], answers[new], kinds[new]
 
 
-def phrasings(found: Survey) -> Counter[int]:
+def phrasings(found: Survey) -> dict[int, int]:
     """For every answer (as a hash) of a fact, in how many different questions it is asked."""
-    fact = KINDS.index("fact")
-    pairs = {(a, q) for a, q, k in zip(found.answers, found.questions, found.kinds, strict=True) if k == fact}
-    return Counter(answer for answer, _ in pairs)
+    import numpy as np
+
+    _, answers, kinds = pairs(found)
+    different, counts = np.unique(answers[kinds == KINDS.index("fact")], return_counts=True)
+    return dict(zip(different.tolist(), counts.tolist(), strict=True))
 
 
-def repeats(found: Survey) -> dict[str, Any]:
+def repeats(found: Survey) -> dict[str, int]:
     """Rows that stand there twice, and questions with more than one answer."""
-    pairs = Counter(zip(found.questions, found.answers, strict=True))
-    answers = Counter(question for question, _ in pairs)
-    return {
-        "duplicates": sum(count - 1 for count in pairs.values()),
-        "contradictions": sum(count > 1 for count in answers.values()),
-    }
-
-
-def near_duplicates(rows: list[Conversation], held_out: list[Conversation]) -> list[Conversation]:
-    """The rows whose question and answer nearly are those of a held-out one (rapidfuzz's normalised edit distance)."""
-    import numpy as np
-    from rapidfuzz import fuzz, process
-
-    if not held_out or not rows:
-        return []
-    asked = [row.messages[-2]["content"].lower() for row in held_out]
-    questions = [row.messages[-2]["content"].lower() for row in rows]
-    close = np.flatnonzero(_letters_agree(asked, questions))
-    scores = process.cdist(
-        asked, [questions[n] for n in close], scorer=fuzz.ratio, score_cutoff=NEAR, dtype="uint8", workers=-1
-    )
-    pairs = zip(*scores.nonzero(), strict=True)
-    near = {close[n] for line, n in pairs if fuzz.ratio(held_out[line].answer, rows[close[n]].answer) >= NEAR}
-    return [rows[column] for column in sorted(near)]
-
-
-def _letters_agree(asked: list[str], questions: list[str]) -> np.ndarray:
-    """Whether a question's letters could be those of any asked one at all: (questions,).
-
-    Two texts are at least as many edits apart as their counts of letters differ, so nothing near is left out.
-    """
     import numpy as np
 
-    ours, theirs = _letters(questions), _letters(asked)
-    sizes, limit = ours.sum(1), 1 - NEAR / 100
-    found = np.zeros(len(questions), dtype=bool)
-    for line in theirs:
-        found |= np.abs(ours - line).sum(1) <= limit * (sizes + line.sum()) + 1
-    return found
-
-
-def _letters(texts: list[str]) -> np.ndarray:
-    """How often each letter stands in a text, in 32 groups: (texts, 32)."""
-    import numpy as np
-
-    codes = (np.frombuffer(text.encode("utf-32-le", "replace"), dtype="<u4") % 32 for text in texts)
-    return np.array([np.bincount(code, minlength=32) for code in codes], dtype=np.int32)
+    questions, _, _ = pairs(found)
+    _, counts = np.unique(questions, return_counts=True)
+    return {"duplicates": found.count - len(questions), "contradictions": int((counts > 1).sum())}
