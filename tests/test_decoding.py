@@ -30,7 +30,7 @@ DECODERS = {name: Decoder(tokenizer) for name, tokenizer in TOKENIZERS.items()}
 @settings(max_examples=200, deadline=None)
 def test_rows_are_decoded_as_the_tokenizer_does(name: str, rows: list[list[int]]) -> None:
     rows = [[token % len(TOKENIZERS[name]) for token in row] for row in rows]
-    starts = np.cumsum([0, *map(len, rows)])[:-1]
+    edges = np.cumsum([0, *map(len, rows)])
     ids = np.array([token for row in rows for token in row], dtype=np.int32)
     own = TOKENIZERS[name].backend_tokenizer.decode_batch(rows, skip_special_tokens=False)
-    assert DECODERS[name].rows(ids, starts) == own
+    assert DECODERS[name].texts(ids, edges[:-1], edges[1:]) == own

@@ -25,31 +25,28 @@ class Decoder:
 
         self._decode = tokenizer.backend_tokenizer.decode_batch
         size = len(tokenizer)
-        alone = self._texts([[i] for i in range(size)])
+        alone = self._decoded([[i] for i in range(size)])
         anchor = next(i for i, text in enumerate(alone) if text.isalpha())
-        behind = self._texts([[anchor, i] for i in range(size)])
+        behind = self._decoded([[anchor, i] for i in range(size)])
         self.first = alone  # of a row: some tokenizers leave out its leading space
-        self.later = [text[len(alone[anchor]) :] for text in behind]
+        self.later = np.array([text[len(alone[anchor]) :] for text in behind], dtype=object)
         self.depends = np.array([HALF in text for text in behind])
 
-    def rows(self, ids: np.ndarray, starts: np.ndarray) -> list[str]:
-        """The texts of rows that lie end to end in `ids`, each from its start to the next one's."""
+    def texts(self, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[str]:
+        """The text of every stretch ids[start:end]."""
         import numpy as np
 
-        if not len(starts):
-            return []
-        flat, ends = ids.tolist(), [*starts[1:].tolist(), len(ids)]
-        rows = [flat[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
-        texts = [self._together(row) for row in rows]
-        hard = np.flatnonzero(np.logical_or.reduceat(self.depends[ids], starts)).tolist()
-        for number, text in zip(hard, self._texts([rows[n] for n in hard]), strict=True):
-            texts[number] = text
-        return texts
+        tokens, first = self.later[ids].tolist(), self.first
+        hard = np.append(0, np.cumsum(self.depends[ids]))
+        stretches = zip(starts.tolist(), ends.tolist(), strict=True)
+        found = [first[ids[start]] + "".join(tokens[start + 1 : end]) for start, end in stretches]
+        whole = np.flatnonzero(hard[ends] > hard[starts]).tolist()
+        decoded = self._decoded([ids[starts[n] : ends[n]].tolist() for n in whole])
+        for n, text in zip(whole, decoded, strict=True):
+            found[n] = text
+        return found
 
-    def _together(self, ids: list[int]) -> str:
-        return self.first[ids[0]] + "".join(map(self.later.__getitem__, ids[1:]))
-
-    def _texts(self, ids: Sequence[Iterable[int]]) -> list[str]:
+    def _decoded(self, ids: Sequence[Iterable[int]]) -> list[str]:
         return list(self._decode(ids, skip_special_tokens=False))
 
 

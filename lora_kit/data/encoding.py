@@ -190,6 +190,8 @@ def _pairs(messages: list[Message]) -> list[tuple[str, str]]:
 
 
 def _join(parts: list[Encoded]) -> Encoded:
+    if len(parts) == 1:
+        return parts[0]
     return Encoded([i for part in parts for i in part.input_ids], [i for part in parts for i in part.labels])
 
 

@@ -38,9 +38,14 @@ class Flat:
     @cached_property
     def starts(self) -> np.ndarray:
         """Where each row begins: (rows,)."""
+        return self.ends - self.lengths
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Where each row ends: (rows,)."""
         import numpy as np
 
-        return np.cumsum(self.lengths) - self.lengths
+        return np.cumsum(self.lengths)
 
     @cached_property
     def row(self) -> np.ndarray:

@@ -156,12 +156,13 @@ def _wrong_texts(
     """Whole rows and their learned pieces decoded and compared with the texts that they came from."""
     import numpy as np
 
-    texts, size = decoder(tokenizer, len(tokenizer)), len(tokenizer)
+    size, learned = len(tokenizer), flat.labels != IGNORE
     known = np.where((flat.ids >= 0) & (flat.ids < size), flat.ids, 0)
-    learned = flat.labels != IGNORE
-    begins = learned & (flat.first | ~np.append(False, learned[:-1]))  # the first token of each learned run
-    wholes = texts.rows(known, flat.starts)
-    pieces = texts.rows(known[learned], np.flatnonzero(begins[learned]))
+    begins = learned & (flat.first | ~np.append(False, learned[:-1]))  # of each learned run
+    ends = learned & np.append(flat.first[1:] | ~learned[1:], True)
+    starts = np.append(flat.starts, np.flatnonzero(begins))
+    texts = decoder(tokenizer, size).texts(known, starts, np.append(flat.ends, np.flatnonzero(ends) + 1))
+    wholes, pieces = texts[: len(flat.lengths)], texts[len(flat.lengths) :]
     found: list[list[str]] = [[] for _ in conversations]
     for row, text in zip(flat.row[begins].tolist(), pieces, strict=True):
         found[row].append(text)
