@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
 def open_run(options: argparse.Namespace) -> Run:
     """The run that the options name."""
-    wrong = [text for text in options.set if "=" not in text or "__" not in text.split("=")[0]]
+    wrong = [text for text in options.set if "=" not in text]
     if wrong:
         raise KitError(f"--set {wrong[0]!r} must be KEY=VALUE, as in lora__r=32")
     overrides = dict(text.split("=", 1) for text in options.set)

@@ -162,24 +162,35 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "defaul
     Raises:
         KitError: no adapter in the folder, a damaged file, or tensors that do not fit this model.
     """
-    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from peft import LoraConfig, inject_adapter_in_model
 
-    tensors = read_adapter(folder)
+    read_adapter(folder)  # before anything is changed
     config = LoraConfig.from_pretrained(str(folder))
     detach_lora(model, adapter=adapter)  # another rank or scale may be attached under this name
     check_targets(model, tuple(config.target_modules))
     inject_adapter_in_model(config, model, adapter_name=adapter)
+    take_adapter(model, folder, adapter=adapter)
+    return model.requires_grad_(False)
+
+
+def take_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "default") -> None:
+    """Fill the attached adapter with a saved one's tensors.
+
+    Raises:
+        KitError: no adapter in the folder, a damaged file, or tensors of another shape or another model.
+    """
+    from peft import set_peft_model_state_dict
+
     expected = adapter_state(model, adapter)
-    given = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
+    given = {name.removeprefix(PREFIX): value for name, value in read_adapter(folder).items()}
     wrong = [name for name in expected.keys() | given.keys() if _shape(expected, name) != _shape(given, name)]
     if wrong:
         raise KitError(
-            f"the adapter in {folder} was made for another model: {len(wrong)} tensors differ, as {min(wrong)}"
+            f"the adapter in {folder} was made for another model or rank: {len(wrong)} tensors differ, as {min(wrong)}"
         )
     set_peft_model_state_dict(model, given, adapter_name=adapter)
     for parameter in trainable(model).values():
         parameter.data = parameter.data.float()
-    return model.requires_grad_(False)
 
 
 def read_adapter(folder: Path) -> dict[str, torch.Tensor]:

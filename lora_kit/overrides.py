@@ -1,10 +1,40 @@
-"""What a command line or a form gives for a setting, as the type that the setting has."""
+"""What a command line or a form gives for a setting, as the type that the setting has; and what values are right."""
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any
 
 from .errors import KitError
+
+POSITIVE = (
+    "lora__r",
+    "lora__lora_alpha",
+    "data__max_length",
+    "training__epochs",
+    "training__tokens_per_step",
+    "training__tokens_per_micro_batch",
+    "training__learning_rate",
+    "training__max_grad_norm",
+    "evaluation__max_new_tokens",
+    "evaluation__batch_size",
+    "evaluation__limit",
+    "training__patience",
+)
+CHOICES = {
+    "quantization__kind": ("nf4", "none"),
+    "quantization__compute_dtype": ("auto", "float32", "float16", "bfloat16"),
+    "data__too_long": ("stop", "drop", "shorten"),
+    "data__bad_rows": ("stop", "drop"),
+    "data__tags": ("stop", "keep"),
+    "training__optimizer": ("adamw", "adamw_8bit", "paged_adamw_8bit"),
+    "training__schedule": ("cosine", "linear", "constant"),
+}
+SHARES = ("lora__lora_dropout", "training__warmup")
+NOT_NEGATIVE = ("training__weight_decay", "training__evaluations", "data__declines", "data__general")
 
 
 def convert(key: str, value: Any, wanted: str) -> Any:
@@ -21,5 +51,37 @@ def convert(key: str, value: Any, wanted: str) -> Any:
             try:
                 return kind(str(value)) if kind is not str else str(value)
             except ValueError:
-                break
+                continue
     raise KitError(f"{key}={value!r} does not fit: it must be {wanted.replace('<class ', '').strip('>')}")
+
+
+def nearest(name: str, right: Iterable[str]) -> str:
+    """A hint at the right name that a wrong one is most like: ", did you mean 'lora__r'?", or nothing."""
+    plain = {re.sub("_+", "_", known): known for known in right}
+    close = difflib.get_close_matches(re.sub("_+", "_", name), plain, n=1)
+    ends = [known for known in right if known.split("__")[-1] == name]
+    found = [*(plain[match] for match in close), *ends][:1] if len(ends) != 1 else ends
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def problems(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a profile's settings, given by their override names (and its device)."""
+    return [text for ok, text in _rules(values) if not ok]
+
+
+def _rules(values: Mapping[str, Any]) -> list[tuple[bool, str]]:
+    above = ((name, values[name]) for name in POSITIVE if values[name] is not None)
+    return [
+        *((0 < value < inf, f"{name}={value} must be a number above 0") for name, value in above),
+        *((values[n] in c, f"{n}={values[n]!r} must be one of {', '.join(c)}") for n, c in CHOICES.items()),
+        *((0 <= values[n] < 1, f"{n}={values[n]} must be from 0 to below 1") for n in SHARES),
+        *((0 <= values[n] < inf, f"{n}={values[n]} must be 0 or above") for n in NOT_NEGATIVE),
+        (0 <= values["training__seed"] < 2**32, f"training__seed={values['training__seed']} must be below 2**32"),
+        (bool(values["lora__target_modules"]), "lora__target_modules is empty: name one, as in ('q_proj', 'v_proj')"),
+        (_layers(values["training__checkpoint_layers"]), "training__checkpoint_layers must be 'auto', or 0 or above"),
+        (values["device"] in ("cpu", "cuda"), f"device={values['device']!r} must be 'cpu' or 'cuda'"),
+    ]
+
+
+def _layers(value: Any) -> bool:
+    return value == "auto" or (isinstance(value, int) and value >= 0)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from math import inf
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from .errors import KitError
-from .overrides import convert
+from .overrides import convert, nearest, problems
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,13 @@ class Training:
     warmup: float = 0.03  # share of the steps in which the learning rate rises from 0
     weight_decay: float = 0.0
     max_grad_norm: float = 0.3  # QLoRA's choice
-    checkpoint_layers: bool = True  # recompute layers in the backward pass: a third slower, far less memory
+    optimizer: str = "adamw"  # "adamw_8bit": a quarter of its memory; "paged_adamw_8bit": that, and out of the way
+    schedule: str = "cosine"  # "linear", or "constant" for trainings that may be stopped early
+    checkpoint_layers: int | str = "auto"  # layers computed twice, to save memory: as few as the card allows
+    share_prefixes: bool = True  # compute what rows begin with (a system prompt) once a micro-batch; nothing changes
+    evaluations: int = 10  # times that the loss on held-out rows is measured
+    patience: int | None = None  # stop after so many evaluations without a better one, and keep the best adapter
+    start_from: str | None = None  # folder of an adapter to train further, instead of a fresh one
     seed: int = 0
 
 
@@ -105,9 +110,8 @@ class Profile:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        problems = [text for ok, text in _rules(self) if not ok]
-        if problems:
-            raise KitError(f"profile {self.name!r} cannot run: " + "; ".join(problems))
+        if wrong := problems(settings(self) | {"device": self.device}):
+            raise KitError(f"profile {self.name!r} cannot run: " + "; ".join(wrong))
 
 
 def settings(chosen: Profile) -> dict[str, Any]:
@@ -118,45 +122,6 @@ def settings(chosen: Profile) -> dict[str, Any]:
         if is_dataclass(value):
             flat |= {f"{field.name}__{inner.name}": getattr(value, inner.name) for inner in fields(value)}
     return flat
-
-
-POSITIVE = (
-    "lora__r",
-    "lora__lora_alpha",
-    "data__max_length",
-    "training__epochs",
-    "training__tokens_per_step",
-    "training__tokens_per_micro_batch",
-    "training__learning_rate",
-    "training__max_grad_norm",
-    "evaluation__max_new_tokens",
-    "evaluation__batch_size",
-    "evaluation__limit",
-)
-CHOICES = {
-    "quantization__kind": ("nf4", "none"),
-    "quantization__compute_dtype": ("auto", "float32", "float16", "bfloat16"),
-    "data__too_long": ("stop", "drop", "shorten"),
-    "data__bad_rows": ("stop", "drop"),
-    "data__tags": ("stop", "keep"),
-}
-
-
-def _rules(p: Profile) -> list[tuple[bool, str]]:
-    values = settings(p)
-    above = ((name, values[name]) for name in POSITIVE if values[name] is not None)
-    return [
-        *((0 < value < inf, f"{name}={value} must be a number above 0") for name, value in above),
-        *((values[n] in c, f"{n}={values[n]!r} must be one of {', '.join(c)}") for n, c in CHOICES.items()),
-        (0 <= p.lora.lora_dropout < 1, f"lora__lora_dropout={p.lora.lora_dropout} must be from 0 to below 1"),
-        (0 <= p.training.warmup < 1, f"training__warmup={p.training.warmup} must be from 0 to below 1"),
-        (0 <= p.training.weight_decay < inf, f"training__weight_decay={p.training.weight_decay} must be 0 or above"),
-        (0 <= p.training.seed < 2**32, f"training__seed={p.training.seed} must be from 0 to below 2**32"),
-        (bool(p.lora.target_modules), "lora__target_modules is empty: name at least one, as in ('q_proj', 'v_proj')"),
-        (p.data.declines >= 0, f"data__declines={p.data.declines} must be 0 or above"),
-        (p.data.general >= 0, f"data__general={p.data.general} must be 0 or above"),
-        (p.device in ("cpu", "cuda"), f"device={p.device!r} must be 'cpu' or 'cuda'"),
-    ]
 
 
 LLAMA2 = Base(
@@ -187,7 +152,6 @@ _TINY = Profile(
         tokens_per_micro_batch=512,
         learning_rate=3e-3,
         max_grad_norm=1.0,
-        checkpoint_layers=False,
     ),
     evaluation=Evaluation(max_new_tokens=40, batch_size=64),
 )
@@ -238,7 +202,7 @@ def _other_base(source: str) -> Base:
 def _override(chosen: Profile, key: str, value: Any) -> Profile:
     valid = settings(chosen)
     if key not in valid:
-        raise KitError(f"there is no setting {key!r}; the settings are {', '.join(sorted(valid))}")
+        raise KitError(f"there is no setting {key!r}{nearest(key, valid)}; the settings are {', '.join(sorted(valid))}")
     section, _, field = key.partition("__")
     part = getattr(chosen, section)
     wanted = str(get_type_hints(type(part))[field])

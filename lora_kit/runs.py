@@ -9,11 +9,9 @@ stage.
 
 from __future__ import annotations
 
-import errno
 import glob
 import json
 import os
-import re
 import shutil
 import time
 import zipfile
@@ -25,11 +23,11 @@ from typing import Any
 
 from . import profiles
 from .base import access_problem
+from .disk import check_writable, disk_errors
 from .environment import choose_profile, default_root, prepare_process
 from .errors import KitError
 from .manifests import check_files, file_hash, fingerprint, read_manifest, shown, write_manifest
 
-DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EEXIST)
 WEIGHTS = ("merged",)  # what a packed run leaves out: it can be made again from the rest
 
 
@@ -66,7 +64,7 @@ class Run:
         self.profile, reason = _choose(profile, overrides)
         machine = prepare_process(self.profile)
         self.path = Path(root or default_root()).expanduser().resolve() / (name or _folder_name(self.profile))
-        _check_writable(self.path)
+        check_writable(self.path)
         if source is not None:
             _unpack(Path(source).expanduser(), self.path)
         print(f"{self.profile.name} ({reason}): {self.profile.base.title}, {machine}, folder {shown(self.path)}")
@@ -128,16 +126,24 @@ class Run:
 
 def _clear_left_overs(target: Path) -> None:
     """Remove what stopped processes left of a stage; refuse where one still writes it."""
-    import psutil
-
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         pid = left.name.split(".")[-2]
-        if pid != str(os.getpid()) and pid.isdigit() and psutil.pid_exists(int(pid)):
+        if pid != str(os.getpid()) and _writes(pid, left):
             raise KitError(
                 f"{shown(target)} is being written by process {pid}: wait for it, "
                 "or take another folder with lk.Run(name=...)"
             )
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _writes(pid: str, left: Path) -> bool:
+    """Whether the process that began a folder is still there; one that started later only has its number."""
+    import psutil
+
+    try:
+        return psutil.Process(int(pid)).create_time() <= left.stat().st_ctime
+    except (ValueError, OSError, psutil.Error):
+        return False
 
 
 @dataclass
@@ -147,29 +153,6 @@ class Stage:
     folder: Path
     target: Path
     figures: dict[str, Any] = field(default_factory=dict)
-
-
-@contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Turn "disk full", "read-only" and their like into one sentence with a way out."""
-    try:
-        yield
-    except Exception as error:
-        reason = _disk_reason(error)
-        if reason is None:
-            raise
-        raise KitError(
-            f"cannot write {shown(place)}: {reason}. Free some space, or choose another place with "
-            "lk.Run(root=...) or the variable LORA_KIT_RUNS; what was finished before is untouched"
-        ) from error
-
-
-def _disk_reason(error: Exception) -> str | None:
-    """Why the disk refused, or None for any other error."""
-    if isinstance(error, OSError):
-        return error.strerror if error.errno in DISK else None
-    code = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has an error class of its own
-    return os.strerror(int(code[1])) if code and int(code[1]) in DISK else None
 
 
 def _choose(name: str | None, overrides: dict[str, Any]) -> tuple[profiles.Profile, str]:
@@ -218,14 +201,6 @@ def _folder_name(chosen: profiles.Profile) -> str:
     preset = profiles.settings(profiles.profile(chosen.name))
     changed = {key: value for key, value in profiles.settings(chosen).items() if preset[key] != value}
     return f"{chosen.name}-{fingerprint(changed)[:6]}" if changed else chosen.name
-
-
-def _check_writable(folder: Path) -> None:
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.write_bytes(b"x")
-        probe.unlink()
 
 
 def _left_out(path: Path) -> bool:

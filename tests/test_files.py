@@ -126,6 +126,20 @@ def test_a_long_row_of_a_table_is_bad_and_a_short_one_lacks_values(tmp_path: Pat
     assert list(raw_rows(path)) == [bad, ("faq.csv row 2", short), ("faq.csv row 3", whole)]
 
 
+@pytest.mark.parametrize("head", ["sep=;\n", "sep=;\r\n", ""])
+@pytest.mark.parametrize("delimiter", [";", "|"])
+def test_the_delimiter_is_said_by_the_first_line_or_found(tmp_path: Path, head: str, delimiter: str) -> None:
+    path = tmp_path / "faq.csv"
+    path.write_text(head.replace(";", delimiter) + "question,answer\nWho?,Wren.\n".replace(",", delimiter))
+    assert [row["answer"] for _, row in raw_rows(path)] == ["Wren."]
+
+
+def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "faq.csv").write_text("question,answer,answer\na,b,c\n")
+    with pytest.raises(KitError, match=r"faq\.csv has more than one column called answer: rename or delete one"):
+        list(raw_rows(tmp_path / "faq.csv"))
+
+
 LONG = b"question,answer\n" + b"abcdef,b\n" * 3000
 GZ = gzip.compress(GOOD * 1000)
 

@@ -14,7 +14,10 @@ from lora_kit.generation import generate_ids
 from lora_kit.merging import merge_folder
 from lora_kit.profiles import Profile, profile
 from lora_kit.quantization import load_model
-from lora_kit.training.loop import check_learned, compute_dtype_of, epoch_steps, fit, training_mode
+from lora_kit.training.batches import epoch_steps
+from lora_kit.training.guards import check_learned
+from lora_kit.training.loop import Around, fit
+from lora_kit.training.loss import compute_dtype_of
 
 from .models import random_rows, save_small_llama
 
@@ -42,10 +45,8 @@ def test_the_t4_profile_trains_saves_merges_and_answers(device: str, tmp_path: P
     assert compute_dtype_of(model) == torch.float16
     assert {parameter.dtype for parameter in trainable(model).values()} == {torch.float32}
     settings = run.profile.training
-    assert settings.checkpoint_layers
     plan = [step for epoch in range(30) for step in epoch_steps(random_rows(6, prefix=10), settings, epoch)]
-    with training_mode(model, settings.checkpoint_layers):
-        log = fit(model, plan, settings, lambda row: None)
+    log = fit(model, plan, settings, Around(layers=2)).log
     check_learned(model, log)
     assert log[-1]["loss"] < log[0]["loss"]
     answer = generate_ids(model.eval(), [[5, 6, 7], [8]], max_new_tokens=4, eos_token_id=2, pad_token_id=0)

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
+FOUNDATION = {"errors", "disk", "overrides", "profiles", "base", "machine", "environment", "manifests", "runs"}
 LAYERS = (
-    {"errors", "overrides", "profiles", "base", "machine", "environment", "manifests", "runs", "progress", "figures"},
+    FOUNDATION | {"progress", "figures"},
     {"data", "quantization"},
     {"adapters", "generation"},
     {"training", "merging", "evaluation"},

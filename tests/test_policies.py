@@ -89,9 +89,7 @@ def test_long_rows_stop_the_stage_and_leave_nothing_behind(faq: Path) -> None:
     run = open_run(write(faq, [*ROWS, LONG]), data__max_length=length - 1)
     with pytest.raises(KitError) as caught:
         prepare(run)
-    said = (
-        f"1 rows have more tokens than max_length={length - 1} (the longest {length}): faq.jsonl row 61. Raise data__"
-    )
+    said = f"1 row of more tokens than max_length={length - 1} (the longest {length}): faq.jsonl row 61. Raise data__"
     assert str(caught.value).startswith(said)
     assert "data__too_long=drop" in str(caught.value) and "data__too_long=shorten" in str(caught.value)
     assert not (run.path / "data").exists()
@@ -139,7 +137,7 @@ def test_general_rows_are_added_and_some_held_out(faq: Path, count: int, held_ou
     text = learned(data)
     assert not [row for row in data.test if row["messages"][-2]["content"] in text]
     assert data.report.data["added"] == {"declines": 0, "general": count}
-    assert f"{count} general rows of the kit's own" in str(data.report)
+    assert f"{count} general row{'s' * (count > 1)} of the kit's own" in str(data.report)
     assert data.report.data["measures"]["kept"] == f"measured on {held_out} held-out questions"
     assert "decline" not in data.card
 
@@ -207,7 +205,7 @@ def test_held_out_questions_in_the_training_file_are_left_out_and_told(tmp_path:
     (folder / "prices.xlsx").write_text("x")
     (folder / "older").mkdir()
     report = str(prepare(open_run(folder)).report)
-    assert "look at    3 rows to learn ask a held-out question and are left out" in report
+    assert "look at    3 rows to learn ask a held-out question: left out" in report
     assert "look at    not read, no rows in this form or a folder: older, prices.xlsx" in report
 
 
@@ -215,6 +213,19 @@ def test_a_column_that_is_not_read_is_told(tmp_path: Path) -> None:
     rows = [{"context": "In the shop", "id": 7, "empty": "", **row} for row in ROWS]
     report = str(prepare(open_run(write(tmp_path / "faq.jsonl", rows))).report)
     assert "look at    columns that are not read: context" in report
+
+
+def test_a_column_of_a_later_row_is_told_too(tmp_path: Path) -> None:
+    rows = [*ROWS[:30], *({"note": "old", **row} for row in ROWS[30:])]
+    report = str(prepare(open_run(write(tmp_path / "faq.jsonl", rows))).report)
+    assert "look at    columns that are not read: note" in report
+
+
+def test_tags_kept_as_plain_text_are_told(tmp_path: Path) -> None:
+    rows = [*ROWS, {"question": "What does [INST] mean?", "answer": "A turn."}]
+    report = str(prepare(open_run(write(tmp_path / "faq.jsonl", rows), data__tags="keep")).report)
+    said = "1 row with tags of the prompt format: kept as plain text, spaced apart: faq.jsonl row 61"
+    assert f"look at    {said}" in report
 
 
 def test_a_question_is_held_out_once_and_each_of_its_answers_is_right(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_a_decline_pattern_that_is_no_regular_expression_is_shown(tmp_path: Path
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(KitError, match=r"faq\.jsonl leaves no row to learn from after 0 are held out"):
+    with pytest.raises(KitError, match=r"faq\.jsonl holds no rows: add rows"):
         prepare(open_run(write(tmp_path / "faq.jsonl", [])))
 
 

@@ -162,3 +162,13 @@ def test_another_base_keeps_nothing_of_the_presets() -> None:
     )
     assert profile("llama2-7b-t4", base__source="NousResearch/Llama-2-7b-chat-hf").base == LLAMA2_MIRROR
     assert profile("tiny-cpu", base__source="./Llama-2-7b-chat-hf", base__title="mine").base.licence == "llama2"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("lora_r", "lora__r"), ("r", "lora__r"), ("data__column", "data__columns"), ("xyzzy", None)]
+)
+def test_a_wrong_setting_hints_at_the_right_one(wrong: str, right: str | None) -> None:
+    with pytest.raises(KitError) as caught:
+        profile("tiny-cpu", **{wrong: 3})
+    hint = f" (did you mean {right!r}?)" if right else ""
+    assert str(caught.value).startswith(f"there is no setting {wrong!r}{hint}; the settings are ")

@@ -7,11 +7,14 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
+from unittest.mock import patch
 
+import psutil
 import pytest
 
-from lora_kit import runs
+from lora_kit import disk, runs
 from lora_kit.errors import KitError
 from lora_kit.manifests import check_files, fingerprint, read_manifest, shown
 from lora_kit.profiles import PROFILES
@@ -228,8 +231,8 @@ def test_a_manifest_holds_no_path_of_the_machine_and_is_plain_json(run: Run) -> 
 
 
 def test_errors_that_mean_the_disk() -> None:
-    assert runs._disk_reason(OSError(errno.EROFS, "Read-only file system")) == "Read-only file system"
-    assert runs._disk_reason(OSError(errno.ENOENT, "gone")) is None
+    assert disk._disk_reason(OSError(errno.EROFS, "Read-only file system")) == "Read-only file system"
+    assert disk._disk_reason(OSError(errno.ENOENT, "gone")) is None
 
 
 def test_a_stage_that_another_process_writes_is_left_alone_and_a_dead_one_s_is_cleared(run: Run) -> None:
@@ -247,3 +250,18 @@ def test_a_stage_that_another_process_writes_is_left_alone_and_a_dead_one_s_is_c
 def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(KitError, match="must be the name of a folder"):
         Run("tiny-cpu", root=tmp_path, name=name)
+
+
+def test_a_later_process_with_the_number_of_a_dead_one_is_no_writer(run: Run) -> None:
+    left = run.path / f".data.{os.getppid()}.partial"
+    left.mkdir()
+    long_ago = psutil.Process(os.getppid()).create_time() - 3600
+    with patch.object(Path, "stat", lambda path, **_: SimpleNamespace(st_ctime=long_ago)):
+        assert not runs._writes(str(os.getppid()), left)
+    assert runs._writes(str(os.getppid()), left)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_place_where_no_folder_can_be_made_is_refused() -> None:
+    with pytest.raises(KitError, match=r"cannot write .*/proc/nowhere/.*choose another place with lk\.Run\("):
+        Run("tiny-cpu", root="/proc/nowhere")

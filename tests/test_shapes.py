@@ -53,6 +53,17 @@ EXAMPLES: dict[str, tuple[str, Row, list[dict[str, str]]]] = {  # the shape's na
     "query/response": ("pair", {"query": "Who, then?", "response": "Wren.", "id": "7"}, PAIR),
     "q/a": ("pair", {"q": "Who, then?", "a": "Wren."}, PAIR),
     "input/output": ("pair", {"input": "Who, then?", "output": "Wren."}, PAIR),
+    "Alpaca with system": (
+        "Alpaca",
+        {"system": "Be brief.", "instruction": "Who, then?", "output": "Wren."},
+        [SYSTEM, *PAIR],
+    ),
+    "ShareGPT with system": ("ShareGPT", {"system": "Be brief.", "conversations": sharegpt(PAIR)}, [SYSTEM, *PAIR]),
+    "messages with a system text twice": (
+        "messages",
+        {"system": "Shout.", "messages": [SYSTEM, *PAIR]},
+        [SYSTEM, *PAIR],
+    ),
     "question/answer with system": (
         "pair",
         {"system": "Be brief.", "question": "Who, then?", "answer": "Wren."},
@@ -154,14 +165,14 @@ def test_named_columns_hold_the_conversation(row: Row, columns: tuple[str, ...],
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        (("Frage", "answer"), "data__columns names Frage, but the columns are question, answer"),
-        (("question", "answer", "question"), "must name a question and an answer column, or one column of messages"),
+        (("Frage", "answer"), "data__columns names Frage, but the columns are question, answer, id"),
+        (("question", "answer", "id"), "must name a question and an answer column, or one column of messages"),
         (("answer",), "answer holds ['Wren.']"),
     ],
 )
 def test_wrong_names_of_columns_show_the_right_ones(columns: tuple[str, ...], said: str) -> None:
     with pytest.raises(KitError) as caught:
-        recognise({"question": "Who, then?", "answer": "Wren."}, columns)
+        recognise({"question": "Who, then?", "answer": "Wren.", "id": "7"}, columns)
     assert said in str(caught.value)
 
 
@@ -241,3 +252,16 @@ def test_kept_tags_forge_nothing_and_lose_no_letter(text: str) -> None:
     plain = plain_tags(text)
     assert not [tag for tag in TAGS if tag in plain]
     assert plain.replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_turn_that_is_not_to_be_learned_is_refused() -> None:
+    row = {"messages": [PAIR[0], PAIR[1] | {"weight": 0}]}
+    with pytest.raises(KitError, match="messages holds a turn of weight 0; every answer is learned here"):
+        recognise(row).messages(row)
+
+
+def test_columns_are_found_in_any_letters_and_named_once() -> None:
+    row = {"Frage": "Who, then?", "Antwort ": "Wren."}
+    assert recognise(row, ("frage", "antwort")).messages(row) == PAIR
+    with pytest.raises(KitError, match="data__columns names Frage twice"):
+        recognise(row, ("Frage", "frage"))

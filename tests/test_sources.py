@@ -148,3 +148,11 @@ def test_the_hub_is_asked_for_nothing_that_is_a_name_or_path_of_ours(
         with pytest.raises(KitError, match="is neither"):
             dataset_files(source)
     assert asked == []
+
+
+@pytest.mark.parametrize("name", ["test.csv", "faq-test.csv", "faq_validation.csv", "TEST (2).csv", "eval.jsonl"])
+def test_a_file_with_the_word_in_its_name_is_held_out(tmp_path: Path, name: str) -> None:
+    for other in ("faq_train.csv", name, "contest.csv"):
+        write(tmp_path / other, ROWS)
+    assert dataset_files(str(tmp_path)).test == [tmp_path / name]
+    assert dataset_files(str(tmp_path)).train == [tmp_path / "faq_train.csv"]

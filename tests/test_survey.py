@@ -32,6 +32,8 @@ KEYS = {
     "Google key": "AIza" + "a-1_B" * 7,
     "Slack token": "xoxb-" + "123456-abc",
     "private key": "-----BEGIN RSA PRIVATE KEY-----",
+    "token of a web session (JWT)": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.abc",
+    "password in an address": "postgres://wren:geheim7@db.example/shop",
     "password": "Passwort: geheim7",
 }
 
@@ -113,11 +115,17 @@ def test_any_split_keeps_what_it_says(rows: list[Conversation]) -> None:
 SAID = {
     "duplicates": (
         3,
-        "3 rows repeat an earlier",
+        "3 rows said before: ",
         [*ROWS, *ROWS[:2], ROWS[1] | {"question": "room 0  HOLDS what?"}],
     ),
-    "contradictions": (2, "2 questions have more than", [*ROWS, *(found | {"answer": "Cups."} for found in ROWS[1:3])]),
+    "contradictions": (2, "2 questions with more than", [*ROWS, *(found | {"answer": "Cups."} for found in ROWS[1:3])]),
     "one answer": (0, "60% of all rows", [*ROWS, *({"question": f"Is it {n}?", "answer": "No."} for n in range(90))]),
+    "common answers": (
+        1,
+        "1 answer shared by more than 5%",
+        [*ROWS, *({"question": f"{n * n} or {n * 77}?", "answer": "Ask the desk."} for n in range(40))],
+    ),
+    "characters": (1, "1 row with NUL or �", [*ROWS[:-1], ROWS[-1] | {"question": "W\ufffdhlt Room 19 what?"}]),
     "system prompt": (
         0,
         "the system prompt is 80% of all text: a shorter one",
@@ -133,7 +141,35 @@ def test_what_is_odd_is_told(tmp_path: Path, name: str) -> None:
     found = named(data)
     assert found.keys() == {name}
     assert found[name]["count"] == count and found[name]["text"].startswith(said)
-    assert f"  look at    {found[name]['text']}" in str(data.report).splitlines()
+    assert f"\n  look at    {found[name]['text']}" in str(data.report)
+
+
+def test_repeated_and_contradicting_rows_are_named(tmp_path: Path) -> None:
+    rows = [*ROWS, *ROWS[:7], ROWS[1] | {"answer": "Cups."}, ROWS[2] | {"answer": "Cups."}]
+    found = named(prepared(tmp_path, rows))
+    assert found["duplicates"]["rows"] == ", ".join(f"faq.jsonl row {n}" for n in range(61, 66)) + " and 2 more"
+    assert found["contradictions"]["rows"] == "faq.jsonl row 68, faq.jsonl row 69"
+
+
+def test_questions_that_all_have_several_answers_are_not_held_out(tmp_path: Path) -> None:
+    rows = [{"question": f"What is in room {n // 2}?", "answer": f"Box {n}."} for n in range(40)]
+    data = prepared(tmp_path, rows)
+    assert (data.report.data["held_out"], data.test) == ("none", [])
+
+
+def test_held_out_facts_that_no_row_teaches_are_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
+    write(
+        folder / "test.jsonl", [{"question": "What lies in 3?", "answer": "box  3."}, {"question": "N?", "answer": "x"}]
+    )
+    found = named(prepare(open_run(folder)))
+    assert found["answers"]["text"] == "1 of 2 held-out facts with an answer that no row to learn gives: not learned"
+
+
+def test_a_test_file_without_rows_is_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
+    (folder / "test.jsonl").write_text("")
+    assert named(prepare(open_run(folder)))["held out"]["text"].startswith("no row in test.jsonl: nothing is held out")
 
 
 @pytest.mark.parametrize("rows", [ROWS, ONE_WORDING, [{"question": f"{n}?", "answer": "No."} for n in range(9)]])
@@ -170,7 +206,7 @@ def test_a_secret_is_told_by_its_row_and_never_repeated(tmp_path: Path, name: st
     data = prepared(tmp_path, [*[found | {"system": "Be brief."} for found in ROWS], secret])
     found = named(data)["secret"]
     assert (found["count"], found["rows"]) == (1, "faq.jsonl row 61")
-    assert found["text"].startswith(f"1 rows seem to hold a {name}: ")
+    assert found["text"].startswith(f"1 row with what looks like a {name}: ")
     assert KEYS[name] not in str(data.report) and KEYS[name] not in json.dumps(data.report.data)
 
 

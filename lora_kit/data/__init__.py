@@ -1,6 +1,6 @@
 """Notebook 02: any dataset -> conversations -> ids and labels -> Arrow, with a report and a proof."""
 
-from .encoding import IGNORE, Encoded, encode, encode_prompt
+from .encoding import IGNORE, Encoded, encode, encode_batch, encode_prompt
 from .proof import INVARIANTS, verify
 from .reading import Conversation, read_conversations
 from .report import Report
@@ -15,6 +15,7 @@ __all__ = [
     "Report",
     "data_inputs",
     "encode",
+    "encode_batch",
     "encode_prompt",
     "load_prepared",
     "prepare",

@@ -1,25 +1,24 @@
-"""What a person should know of the data before training: findings with row numbers, what can be measured, advice."""
+"""What is odd in the data and should be known before training, each with its count and rows."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from statistics import median
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .reading import KINDS, Conversation, Reader
+from .reading import Reader
 from .sources import Files
-from .survey import Rows, Survey, phrasings, repeats
+from .survey import SHOWN, Rows, Survey, answer_hash, good_rows, phrasings, repeats, some
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..profiles import Profile
     from .holding import HeldOut
     from .writing import Encoder, Fitter
 
-FEW_PHRASINGS = 7
-# held-out wordings answered exactly on tiny-cpu, by phrasings a fact in training: benchmarks/results/phrasings.json
-MEASURED: dict[int, float] = {}
-MANY_ANSWERS = 1000  # different answers: more than an adapter of usual rank was seen to hold word for word
+COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,11 @@ def findings(
     return [
         *_dropped(found, encoder.fitter),
         *_left_out(files, reader, held),
-        *_repeated(found),
+        *_repeated(found, reader, files),
         *_leaked(held.leaks),
-        *_one_answer(found),
+        *_never_learned(found, held),
+        *_common(found),
+        *_characters(found, reader),
         *_secret(found),
         *_system(found),
         *_context(profile, encoder),
@@ -64,55 +65,106 @@ def _left_out(files: Files, reader: Reader, held: HeldOut) -> list[Finding]:
         text = f"columns that are not read: {', '.join(reader.unused)}"
         said.append(Finding("columns", text, len(reader.unused)))
     if held.lost:
-        text = f"{held.lost:,} rows to learn ask a held-out question and are left out"
+        text = f"{some(held.lost)} to learn ask a held-out question: left out"
         said.append(Finding("held out", text, held.lost))
+    if files.test and not held.test:
+        names = ", ".join(path.name for path in files.test)
+        said.append(Finding("held out", f"no row in {names}: nothing is held out, nothing will be measured"))
     return said
 
 
 def _dropped(found: Survey, fitter: Fitter) -> list[Finding]:
-    bad = [Finding("bad rows", f"{r.count:,} rows left out: {r}", r.count) for r in found.bad.values()]
+    bad = [Finding("bad rows", f"{some(r.count)} left out: {r}", r.count) for r in found.bad.values()]
     long, short = fitter.too_long, fitter.shortened
     if long.count:
-        bad.append(Finding("too long", f"{long.count:,} rows left out: longer than max_length", long.count, str(long)))
+        bad.append(Finding("too long", f"{some(long.count)} left out: longer than max_length", long.count, str(long)))
     if short.count:
-        bad.append(Finding("shortened", f"{short.count:,} rows lost their oldest turns", short.count, str(short)))
+        bad.append(Finding("shortened", f"{some(short.count)} without the oldest turns", short.count, str(short)))
     return bad
 
 
-def _repeated(found: Survey) -> list[Finding]:
-    count = repeats(found)
+def _repeated(found: Survey, reader: Reader, files: Files) -> list[Finding]:
+    again, torn = repeats(found)
     said = []
-    if count["duplicates"]:
-        text = f"{count['duplicates']:,} rows repeat an earlier one: what they say is learned twice as hard"
-        said.append(Finding("duplicates", text, count["duplicates"]))
-    if count["contradictions"]:
-        text = f"{count['contradictions']:,} questions have more than one answer: the model will waver between them"
-        said.append(Finding("contradictions", text, count["contradictions"]))
+    if len(again):
+        text = f"{some(len(again))} said before: what stands there is learned twice as hard"
+        said.append(Finding("duplicates", text, len(again), _places(again, found, reader, files)))
+    if len(torn):
+        count = len({found.questions[row] for row in torn})
+        text = f"{some(count, 'question')} with more than one answer: the model will waver between them"
+        said.append(Finding("contradictions", text, count, _places(torn, found, reader, files)))
     return said
+
+
+def _places(rows: np.ndarray, found: Survey, reader: Reader, files: Files) -> str:
+    """Where some rows of the survey stand; the first ones are read again for it."""
+    wanted = {found.places[row] for row in rows[:SHOWN]}
+    read = islice(good_rows(reader.rows(files.train, only=wanted)), len(wanted))
+    return str(Rows(len(rows), [row.row for row in read]))
 
 
 def _leaked(leaks: Rows) -> list[Finding]:
     if not leaks.count:
         return []
-    text = f"{leaks.count:,} rows to learn are nearly held-out ones: the report card will look better than it is"
+    text = (
+        f"{some(leaks.count)} to learn, nearly the same as a held-out one: the report card will look better than it is"
+    )
     return [Finding("near duplicates", text, leaks.count, str(leaks))]
 
 
-def _one_answer(found: Survey) -> list[Finding]:
+def _never_learned(found: Survey, held: HeldOut) -> list[Finding]:
+    """A test split of the dataset's own may ask what no row teaches."""
+    if held.how != "own":
+        return []
+    learned = {*found.answers}
+    facts = [row for row in held.test if row.kind == "fact"]
+    count = sum(not learned & {answer_hash(answer) for answer in row.accepted} for row in facts)
+    if not count:
+        return []
+    text = f"{count:,} of {some(len(facts), 'held-out fact')} with an answer that no row to learn gives: not learned"
+    return [Finding("answers", text, count)]
+
+
+def common(counts: dict[int, int], rows: int) -> set[int]:
+    """Answers that so many questions share that they are labels or stock phrases, not facts in several wordings."""
+    return {answer for answer, count in counts.items() if count > max(COMMON, COMMON_SHARE * rows)}
+
+
+def _common(found: Survey) -> list[Finding]:
     answers = Counter(found.answers)
-    if found.count < 10 or not answers:
+    if found.count < 10:
         return []
     share = answers.most_common(1)[0][1] / found.count
-    if share < 0.5:
+    if share >= 0.5:
+        text = f"{share:.0%} of all rows have the same answer: the model may say nothing else"
+        return [Finding("one answer", text)]
+    often = common(phrasings(found), found.count)
+    if not often:
         return []
-    return [Finding("one answer", f"{share:.0%} of all rows have the same answer: the model may say nothing else")]
+    text = (
+        f"{some(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels and stock "
+        "phrases are: held-out questions with them measure judgement, not facts learned"
+    )
+    return [Finding("common answers", text, len(often))]
+
+
+def _characters(found: Survey, reader: Reader) -> list[Finding]:
+    said = []
+    if found.odd.count:
+        text = f"{some(found.odd.count)} with NUL or �, the trace of a wrong encoding: learned as they are"
+        said.append(Finding("characters", text, found.odd.count, str(found.odd)))
+    if reader.spaced:
+        rows = Rows(len(reader.spaced), [*reader.spaced.values()][:SHOWN])
+        text = f"{some(rows.count)} with tags of the prompt format: kept as plain text, spaced apart"
+        said.append(Finding("tags", text, rows.count, str(rows)))
+    return said
 
 
 def _secret(found: Survey) -> list[Finding]:
     return [
         Finding(
             "secret",
-            f"{rows.count:,} rows seem to hold a {name}: a model may repeat it to anyone",
+            f"{some(rows.count)} with what looks like a {name}: a model may repeat it to anyone",
             rows.count,
             str(rows),
         )
@@ -134,61 +186,3 @@ def _context(profile: Profile, encoder: Encoder) -> list[Finding]:
     return [
         Finding("context", f"max_length={profile.data.max_length} is more than the model's context of {most} tokens")
     ]
-
-
-def measurable(test: list[Conversation], card: dict[str, Any]) -> dict[str, str]:
-    """What the report card will be able to say, by figure."""
-    kinds = Counter(row.kind for row in test)
-    styled = kinds["fact"] + kinds["decline"] + kinds["unseen"]
-    no_facts = "their answers are never learned" if kinds["unseen"] else "no fact stands there in several wordings"
-    return {
-        "learned": _measured(kinds["fact"], no_facts),
-        "declined": _measured(kinds["decline"], "no such rows; data__declines=100 adds some"),
-        "behaved": _measured(styled if card.get("style") else 0, "dataset.json names no style"),
-        "kept": _measured(kinds["general"], "no such rows; data__general=100 adds some"),
-    }
-
-
-def _measured(count: int, otherwise: str) -> str:
-    return f"measured on {count:,} held-out questions" if count else f"not measured: {otherwise}"
-
-
-def advice(profile: Profile, found: Survey, encoder: Encoder) -> list[str]:
-    """What a person with this data should do next."""
-    said: list[str] = []
-    counts = phrasings(found)
-    facts = KINDS.index("fact")
-    if counts and facts in found.kinds:
-        said += _on_phrasings(counts)
-    said += _on_length(profile, encoder)
-    return said
-
-
-def _on_phrasings(counts: dict[int, int]) -> list[str]:
-    typical = median(counts.values())
-    said = [f"{len(counts):,} different answers, each asked in {typical:g} wordings (median)"]
-    if typical < FEW_PHRASINGS:
-        measured = ", ".join(f"{share:.0%} with {wordings}" for wordings, share in MEASURED.items())
-        said.append(
-            "few wordings an answer: facts are learned by being asked in many ways"
-            + (f" (measured on tiny-cpu, held-out wordings answered exactly: {measured})" if measured else "")
-        )
-    if len(counts) > MANY_ANSWERS and typical < FEW_PHRASINGS:
-        said.append(
-            f"{len(counts):,} answers in few wordings look like a reference work: looking up the passage and putting "
-            "it into the prompt (retrieval) will serve better than fine-tuning; fine-tune for tone and form"
-        )
-    return said
-
-
-def _on_length(profile: Profile, encoder: Encoder) -> list[str]:
-    training = profile.training
-    steps = training.epochs * -(-sum(encoder.lengths) // training.tokens_per_step)
-    said = [
-        f"{training.epochs} epochs at learning rate {training.learning_rate:g} are about {steps:,} optimizer steps, "
-        "fewer where rows share a prefix; lk.plan counts them"
-    ]
-    if steps < 100:
-        enough = -(-100 * training.epochs // steps)
-        said.append(f"fewer than 100 steps rarely teach anything: try training__epochs={enough}")
-    return said

@@ -9,7 +9,9 @@ import codecs
 import csv
 import gzip
 import json
+import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,9 +135,14 @@ def _table(path: Path) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(NO_LIMIT)
     with _open(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         head = text.readline()
+        said = re.fullmatch(r"sep=(.)\s*", head)  # Excel's own first line
+        head = text.readline() if said else head
         # spreadsheets of half of Europe write semicolons
-        delimiter = "\t" if ending(path) == ".tsv" else max(",;\t", key=head.count)
+        guessed = "\t" if ending(path) == ".tsv" else max(",;\t|", key=head.count)
+        delimiter = said[1] if said else guessed
         names = next(csv.reader([head], delimiter=delimiter), [])
+        if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+            raise KitError(f"{path.name} has more than one column called {', '.join(twice)}: rename or delete one")
         rows = csv.DictReader(text, names, delimiter=delimiter, strict=True)
         try:
             for number, row in enumerate(rows, start=1):

@@ -16,7 +16,7 @@ from .decoding import decoder
 from .encoding import IGNORE, TAGS, Encoded, speaks_llama2
 from .flat import Flat
 from .reading import Conversation
-from .survey import Rows
+from .survey import Rows, some
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +47,8 @@ class Proof:
 
     def __str__(self) -> str:
         if self.broken.count:
-            return f"BROKEN  {INVARIANTS[self.name]}: {self.broken.count:,} of {self.rows:,} rows, {self.broken}"
-        return f"holds   {INVARIANTS[self.name]} ({self.rows:,} rows)"
+            return f"BROKEN  {INVARIANTS[self.name]}: {self.broken.count:,} of {some(self.rows)}, {self.broken}"
+        return f"holds   {INVARIANTS[self.name]} ({some(self.rows)})"
 
 
 def verify(

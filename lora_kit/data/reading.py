@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import KitError
-from .encoding import TAGS, check_messages
+from .encoding import TAGS, check_messages, tags_in
 from .files import BadRow, raw_rows
 from .shapes import Shape, recognise
 from .sources import dataset_files
 
 OURS = ("id", "kind", "accepted", "about")  # columns that say something of the row, and no part of the conversation
+EMPTY: tuple[Any, ...] = (None, "", [], {})
 KINDS = ("fact", "decline", "general", "unseen")
 
 
@@ -60,7 +61,9 @@ class Reader:
     shape: Shape | None = None
     system: str | None = None  # the first system text that stands there
     judged: bool = False  # whether the columns "kind" and "accepted" are ours
-    unused: tuple[str, ...] = ()  # columns of the first row that hold something and are not read
+    known: frozenset[str] = frozenset()  # columns that are read
+    unused: dict[str, None] = field(default_factory=dict)  # columns that hold something and are not read, in order
+    spaced: dict[int, str] = field(default_factory=dict)  # places of rows whose tags were spaced apart
 
     def rows(self, paths: Sequence[Path], only: Container[int] | None = None) -> Iterator[Conversation | BadRow]:
         """Every row as a conversation, or what is wrong with it.
@@ -84,9 +87,12 @@ class Reader:
             self._decide(place, row)
         assert self.shape is not None
         try:
+            if not row.keys() <= self.known:
+                self.unused |= dict.fromkeys(str(n) for n in row if n not in self.known and row[n] not in EMPTY)
             messages = self.shape.messages(row)
-            if self.keep_tags:
+            if self.keep_tags and any(tags_in(message["content"]) for message in messages):
                 messages = [message | {"content": plain_tags(message["content"])} for message in messages]
+                self.spaced[index] = place
             check_messages(messages, last="assistant")
             if self.system is None and messages[0]["role"] == "system":
                 self.system = messages[0]["content"]
@@ -99,9 +105,7 @@ class Reader:
             self.shape = recognise(row, self.columns)
         except KitError as error:
             raise KitError(f"{place}: {error}") from error
-        read = {*self.shape.columns, *OURS, *(["system"] if self.shape.name == "pair" else [])}
-        filled = [name for name, value in row.items() if value not in (None, "", [])]
-        self.unused = tuple(str(name) for name in filled if name not in read)
+        self.known = frozenset({*self.shape.columns, *OURS, "system"})
         kind, accepted = row.get("kind"), row.get("accepted")
         self.judged = kind in KINDS if isinstance(kind, str) else isinstance(accepted, list) and bool(accepted)
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checks import advice, findings, measurable
+from .advice import advice, measurable
+from .checks import findings
 from .encoding import IGNORE, Encoded
 from .proof import INVARIANTS
 from .reading import Reader
 from .sources import Files
 from .splitting import HOW
-from .survey import Survey
+from .survey import Survey, some
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,6 +86,7 @@ def make_report(
         "test_rows": len(held.test),
         "test_kinds": dict(sorted(Counter(row.kind for row in held.test).items())),
         "held_out": held.how,
+        "test_files": [path.name for path in files.test],
         "added": {"declines": profile.data.declines, "general": profile.data.general},
         "histogram": _histogram(lengths),
         "findings": [finding.as_data() for finding in findings(profile, reader, files, found, held, encoder)],
@@ -107,29 +109,35 @@ def _shape(reader: Reader) -> str:
 
 def _lines(data: dict[str, Any]) -> list[str]:
     lines = [
-        f"data: {data['source']}, {data['rows_read']:,} rows read as {data['shape']}",
+        f"data: {data['source']}, {some(data['rows_read'])} read as {data['shape']}",
         f"  learned    {_learned(data)}",
-        f"  held out   {_held_out(data)}, {HOW[data['held_out']]}",
+        f"  held out   {_held_out(data)}, {HOW[data['held_out']]}{_from(data['test_files'])}",
     ]
-    lines += [f"  added      {count:,} {name} rows of the kit's own" for name, count in data["added"].items() if count]
+    lines += [
+        f"  added      {some(count, f'{name} row')} of the kit's own" for name, count in data["added"].items() if count
+    ]
     lines += [f"  look at    {f['text']}{': ' + f['rows'] if f['rows'] else ''}" for f in data["findings"]]
     lines += [f"  the card   {name}: {text}" for name, text in data["measures"].items()]
     lines += [f"  advice     {text}" for text in data["advice"]]
-    lines += [f"  proven     {INVARIANTS[proof['name']]} ({proof['rows']:,} rows)" for proof in data["proof"]]
+    lines += [f"  proven     {INVARIANTS[proof['name']]} ({some(proof['rows'])})" for proof in data["proof"]]
     return lines
 
 
 def _learned(data: dict[str, Any]) -> str:
     share = data["learned_tokens"] / max(data["tokens"], 1)
     return (
-        f"{data['train_rows']:,} rows to learn, {data['tokens']:,} tokens (median {data['median']}, longest "
+        f"{some(data['train_rows'])} to learn, {data['tokens']:,} tokens (median {data['median']}, longest "
         f"{data['longest']}), {share:.0%} of them learned"
     )
 
 
 def _held_out(data: dict[str, Any]) -> str:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in data["test_kinds"].items())
-    return f"{data['test_rows']:,} questions held out{f' ({kinds})' if kinds else ''}"
+    return f"{some(data['test_rows'], 'question')} held out{f' ({kinds})' if kinds else ''}"
+
+
+def _from(names: list[str]) -> str:
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _histogram(lengths: list[int]) -> dict[str, list[int]]:
@@ -147,7 +155,7 @@ def _bar(pair: tuple[int, int], most: int) -> str:
     width = max(1, round(300 * rows / most))
     return (
         f"<tr><td>from {start} tokens</td><td style='text-align:left'><div style='display:inline-block;"
-        f"background:#4a7ab5;height:10px;width:{width}px'></div> {rows:,} rows</td></tr>"
+        f"background:#4a7ab5;height:10px;width:{width}px'></div> {some(rows)}</td></tr>"
     )
 
 

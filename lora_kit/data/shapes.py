@@ -6,6 +6,8 @@
     pair            a question column and an answer column under their usual names; texts or lists of messages
     text            one column of rendered Llama-2 prompts: "<s>[INST] question [/INST] answer </s>"
 
+A column called system is the system text, where the conversation has none of its own.
+
 The first row decides for the whole source; a later row of another shape is an error with its number.
 """
 
@@ -47,7 +49,10 @@ class Shape:
             raise KitError(
                 f"has the columns {', '.join(map(str, row)) or 'none'}; the first row has {', '.join(self.columns)}"
             )
-        return self.convert(row, self.columns)
+        messages, system = self.convert(row, self.columns), row.get("system")
+        if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
+            return [{"role": "system", "content": system}, *messages]
+        return messages
 
 
 def recognise(row: Row, columns: tuple[str, ...] = ()) -> Shape:
@@ -77,9 +82,13 @@ def recognise(row: Row, columns: tuple[str, ...] = ()) -> Shape:
 
 
 def _named(row: Row, columns: tuple[str, ...]) -> Shape:
-    missing = [name for name in columns if name not in row]
+    lower = {str(name).lower().strip(): name for name in row}
+    missing = [name for name in columns if name not in row and name.lower() not in lower]
     if missing:
         raise KitError(f"data__columns names {', '.join(missing)}, but the columns are {', '.join(map(str, row))}")
+    columns = tuple(name if name in row else lower[name.lower()] for name in columns)
+    if len({*columns}) < len(columns):
+        raise KitError(f"data__columns names {columns[0]} twice: name the question's column, then the answer's")
     if len(columns) == 2:
         return Shape("pair", columns, _from_pair)
     found = _lists({columns[0]: row[columns[0]]}, named=True) if len(columns) == 1 else []
@@ -135,6 +144,8 @@ def _turns(value: Any, column: str, who: str, what: str, roles: dict[str, str]) 
     for turn in value:
         if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in (who, what)):
             raise KitError(f"{column} must hold turns with the texts {who!r} and {what!r}; one is {_short(turn)}")
+        if turn.get("weight", 1) in (0, "0", False):
+            raise KitError(f"{column} holds a turn of weight 0; every answer is learned here: leave that turn out")
     return [{"role": roles.get(turn[who], turn[who]), "content": turn[what]} for turn in value]
 
 
@@ -150,11 +161,7 @@ def _from_pair(row: Row, columns: tuple[str, ...]) -> list[Message]:
     asked, answered = (row[name] for name in columns)
     if isinstance(asked, list) and asked and isinstance(asked[0], dict):  # prompt and completion as messages
         return [*_turns(asked, columns[0], "role", "content", {}), *_turns(answered, columns[1], "role", "content", {})]
-    messages = _pair(_text(row, columns[0]), _text(row, columns[1]))
-    system = row.get("system")
-    return (
-        [{"role": "system", "content": system}, *messages] if isinstance(system, str) and system.strip() else messages
-    )
+    return _pair(_text(row, columns[0]), _text(row, columns[1]))
 
 
 def _from_text(row: Row, columns: tuple[str, ...]) -> list[Message]:

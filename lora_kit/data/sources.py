@@ -63,14 +63,18 @@ def _place(source: str) -> Path | None:
 def _in_folder(folder: Path, source: str) -> Files:
     card = folder / "dataset.json"
     files = [path for path in sorted(folder.iterdir()) if ending(path) in READERS and path != card]
-    held_out = re.compile(rf"({'|'.join(HELD_OUT_NAMES)})([^a-z]|$)", re.IGNORECASE)
-    test = [path for path in files if held_out.match(path.name)]
-    train = [path for path in files if path.name.lower().startswith("train")] or [p for p in files if p not in test]
+    test = [path for path in files if _is_called(path, HELD_OUT_NAMES)]
+    train = [path for path in files if _is_called(path, ("train",))] or [path for path in files if path not in test]
     if not train:
         raise KitError(f"data={source!r} is a folder without a file to learn from ({', '.join(READERS)})")
     read = {*train, *test, card}
     skipped = [path for path in sorted(folder.iterdir()) if path not in read and not path.name.startswith(".")]
     return Files(train, test, card if card.is_file() else None, skipped)
+
+
+def _is_called(path: Path, names: tuple[str, ...]) -> bool:
+    """Whether one of the names is a word of the file's name, as in test.csv and faq-test.csv."""
+    return re.search(rf"(^|[^a-z])({'|'.join(names)})([^a-z]|$)", path.name.lower()) is not None
 
 
 def _from_hub(source: str) -> Files:

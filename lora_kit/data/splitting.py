@@ -13,7 +13,7 @@ MOST = 500  # questions: the report card asks each of them three times
 HOW = {
     "phrasings": "by phrasing: facts are learned in other words than they are asked",
     "facts": "by fact: their answers are never learned, so they measure form and loss, not knowledge",
-    "none": "nothing: ask each fact in several wordings, and some can be held out to measure what is learned",
+    "none": "nothing: of ten rows or more, each question with one answer, some can be held out and asked",
     "own": "the dataset's own test split",
 }
 
@@ -42,9 +42,9 @@ def split(found: Survey) -> Split:
     several = {answer for answer, count in phrasings(found).items() if count > 1}
     fact = KINDS.index("fact")
     sharing = sum(a in several or k != fact for a, k in zip(found.answers, found.kinds, strict=True))
-    if sharing >= found.count / 2:
-        return Split("phrasings", _phrasings(found, wanted))
-    return Split("facts", _facts(found, wanted))
+    how = "phrasings" if sharing >= found.count / 2 else "facts"
+    questions = _phrasings(found, wanted) if how == "phrasings" else _facts(found, wanted)
+    return Split(how if questions else "none", questions)
 
 
 def _phrasings(found: Survey, wanted: int) -> frozenset[int]:

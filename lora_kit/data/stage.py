@@ -25,7 +25,7 @@ from .proof import require
 from .reading import Reader
 from .report import Report, make_report
 from .sources import dataset_files
-from .survey import Survey, good_rows
+from .survey import Survey, good_rows, some
 from .writing import Encoder, Fitter
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     encoder.keep(held.kept, [row.asked for row in held.test], whole, folder / "train.arrow")
     require(encoder.proofs)
     if not encoder.rows:
-        raise KitError(f"{data.source} leaves no row to learn from after {len(held.test)} are held out: add rows")
+        used = f"leaves no row to learn from after {some(len(held.test))} held out" if found.count else "holds no rows"
+        raise KitError(f"{data.source} {used}: add rows")
     report = make_report(run.profile, reader, files, found, held, encoder, card, _first(folder / "train.arrow"))
     rows = [{"kind": c.kind, "messages": c.messages, "accepted": c.accepted} for c in held.test]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -165,7 +166,7 @@ def _model(run: Run) -> dict[str, Any]:
 def _stop_at_long_rows(fitter: Fitter, data: Data) -> None:
     if fitter.too_long.count and data.too_long == "stop":
         raise KitError(
-            f"{fitter.too_long.count:,} rows have more tokens than max_length={data.max_length} (the longest "
+            f"{some(fitter.too_long.count)} of more tokens than max_length={data.max_length} (the longest "
             f"{fitter.longest_seen:,}): {fitter.too_long}. Raise data__max_length, leave them out with "
             "data__too_long=drop, or cut whole turns from their front with data__too_long=shorten"
         )

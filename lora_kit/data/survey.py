@@ -23,9 +23,11 @@ SECRETS = {  # forms that the issuers document; a text that matches is suspected
     "Google key": r"\bAIza[A-Za-z0-9_-]{35}",
     "Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
     "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "token of a web session (JWT)": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.",
+    "password in an address": r"\b[a-z][a-z0-9+]*://[^\s/:@]{1,40}:[^\s/:@]{1,60}@",
     "password": r"\b(?i:password|passwd|kennwort|passwort)\s*(?:is|ist|[:=])\s{0,3}\S{0,40}\d",
 }
-SIGNS = "_ sk- akia asia aiza xox private passw kennwort".split()  # what a secret holds, in small letters
+SIGNS = "_ sk- eyj :// akia asia aiza xox private passw kennwort".split()  # what a secret holds, in small letters
 SECRET = re.compile("|".join(f"(?P<s{number}>{form})" for number, form in enumerate(SECRETS.values())))
 
 
@@ -64,6 +66,7 @@ class Survey:
     kinds: bytearray = field(default_factory=bytearray)  # an index into KINDS
     bad: dict[str, Rows] = field(default_factory=dict)  # the problem, as said of the first row that has it
     secrets: dict[str, Rows] = field(default_factory=dict)
+    odd: Rows = field(default_factory=Rows)  # rows with NUL or the sign that stands for a lost character
     system_characters: int = 0
     characters: int = 0
     answer_characters: int = 0
@@ -72,13 +75,15 @@ class Survey:
         """Take note of a good row."""
         self.places.append(row.index)
         self.questions.append(row.asked)
-        self.answers.append(text_hash(" ".join(row.answer.lower().split())))
+        self.answers.append(answer_hash(row.answer))
         self.kinds.append(KINDS.index(row.kind))
         sizes = [len(message["content"]) for message in row.messages]
         self.characters += sum(sizes)
         self.answer_characters += sizes[-1]
         self.system_characters += sizes[0] if row.messages[0]["role"] == "system" else 0
         small = "\n".join([message["content"] for message in row.messages]).lower()
+        if "\0" in small or "\ufffd" in small:
+            self.odd.add(row.row)
         for sign in SIGNS:
             if sign in small:  # the long search only where one of its words stands
                 self._note_secrets(row)
@@ -104,6 +109,16 @@ class Survey:
         return sum(rows.count for rows in self.bad.values())
 
 
+def some(count: int, noun: str = "row") -> str:
+    """A count with its noun: "1 row", "2,000 rows"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def answer_hash(text: str) -> int:
+    """What makes two answers the same: small letters and single spaces."""
+    return text_hash(" ".join(text.lower().split()))
+
+
 def survey(rows: Iterable[Conversation | BadRow]) -> Survey:
     """Read every row once."""
     found = Survey()
@@ -122,30 +137,37 @@ def good_rows(rows: Iterable[Conversation | BadRow], found: Survey | None = None
 
 
 def pairs(found: Survey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every different question with every different answer it has, sorted by question: hashes, and the row's kind."""
+    """Every different question with every different answer it has, sorted by question.
+
+    Returns:
+        questions, answers: (pairs,) hashes.
+        rows: (pairs,) the first row of each, as a number into the survey's arrays.
+    """
     import numpy as np
 
     questions, answers = np.array(found.questions, dtype=np.int64), np.array(found.answers, dtype=np.int64)
     order = np.lexsort((answers, questions))
-    questions, answers, kinds = questions[order], answers[order], np.array(found.kinds, dtype=np.uint8)[order]
+    questions, answers = questions[order], answers[order]
     new = (np.diff(questions, prepend=0) != 0) | (np.diff(answers, prepend=0) != 0)
     new[:1] = True
-    return questions[new], answers[new], kinds[new]
+    return questions[new], answers[new], order[new]
 
 
 def phrasings(found: Survey) -> dict[int, int]:
     """For every answer (as a hash) of a fact, in how many different questions it is asked."""
     import numpy as np
 
-    _, answers, kinds = pairs(found)
-    different, counts = np.unique(answers[kinds == KINDS.index("fact")], return_counts=True)
+    _, answers, rows = pairs(found)
+    is_fact = np.array(found.kinds, dtype=np.uint8)[rows] == KINDS.index("fact")
+    different, counts = np.unique(answers[is_fact], return_counts=True)
     return dict(zip(different.tolist(), counts.tolist(), strict=True))
 
 
-def repeats(found: Survey) -> dict[str, int]:
-    """Rows that stand there twice, and questions with more than one answer."""
+def repeats(found: Survey) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that repeat an earlier one, and rows that answer an earlier question otherwise, as numbers of the survey."""
     import numpy as np
 
-    questions, _, _ = pairs(found)
-    _, counts = np.unique(questions, return_counts=True)
-    return {"duplicates": found.count - len(questions), "contradictions": int((counts > 1).sum())}
+    questions, _, rows = pairs(found)
+    again = np.setdiff1d(np.arange(found.count), rows)
+    torn = questions[1:] == questions[:-1]
+    return again, np.sort(np.maximum(rows[1:], rows[:-1])[torn])

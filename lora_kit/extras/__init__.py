@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..base import locate
+from ..disk import disk_errors
 from ..errors import KitError
 from ..manifests import shown
 from ..merging import NOTICE
-from ..runs import disk_errors
 from ..training import trained_adapter
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Notebook 03: plan, batches, loss, the loop."""
 
-from .loop import loss_ends
+from .guards import loss_ends
 from .planning import Plan, plan
 from .stage import adapter_stage, read_log, train, train_inputs, trained_adapter
 

@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..profiles import Training
 
 GROUP = 16  # rows with the same first tokens share a micro-batch
 SHORTEST_PREFIX = 8  # a shorter shared prefix is not worth a forward pass of its own
@@ -24,6 +28,7 @@ class Row:
 
     input_ids: list[int]
     labels: list[int]
+    number: int = -1  # its place in the prepared data
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,41 @@ def steps(
     return _steps(batches, tokens_per_step)
 
 
+def all_steps(rows: Sequence[Row], settings: Training) -> list[list[Batch]]:
+    """The micro-batches of every optimizer step, epoch after epoch."""
+    return [step for epoch in range(settings.epochs) for step in epoch_steps(rows, settings, epoch)]
+
+
+def epoch_steps(rows: Sequence[Row], settings: Training, epoch: int) -> list[list[Batch]]:
+    """The optimizer steps of one epoch."""
+    return steps(
+        rows,
+        tokens_per_step=settings.tokens_per_step,
+        tokens_per_micro_batch=settings.tokens_per_micro_batch,
+        share_prefixes=settings.share_prefixes,
+        seed=settings.seed,
+        epoch=epoch,
+    )
+
+
+def for_measuring(rows: Sequence[Row], settings: Training) -> list[Batch]:
+    """Rows as micro-batches in a fixed order, for measuring."""
+    batches: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: len(row.input_ids)):
+        if not batches or len(row.input_ids) * (len(batches[-1]) + 1) > settings.tokens_per_micro_batch:
+            batches.append([])
+        batches[-1].append(row)
+    return [Batch([], group) for group in batches]
+
+
+def halves(batches: Sequence[Batch], parts: int) -> Iterator[Batch]:
+    """The same rows in `parts` times as many micro-batches, for a card that is too small for the whole ones."""
+    for batch in batches:
+        size = -(-len(batch.rows) // parts)
+        for start in range(0, len(batch.rows), size):
+            yield Batch(batch.prefix, batch.rows[start : start + size])
+
+
 def _groups(rows: Sequence[Row]) -> dict[tuple[int, ...], list[Row]]:
     groups: dict[tuple[int, ...], list[Row]] = defaultdict(list)
     for row in rows:
@@ -98,7 +138,7 @@ def _batch(rows: list[Row], share: bool) -> Batch:
     if len(prefix) < SHORTEST_PREFIX:
         return Batch([], rows)
     cut = len(prefix)
-    return Batch(prefix, [Row(row.input_ids[cut:], row.labels[cut:]) for row in rows])
+    return Batch(prefix, [Row(row.input_ids[cut:], row.labels[cut:], row.number) for row in rows])
 
 
 def common_prefix(rows: Sequence[Row]) -> list[int]:

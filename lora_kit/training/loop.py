@@ -1,157 +1,113 @@
-"""The training loop: one visible function, its guards beside it."""
+"""The training loop: one visible function; what guards it stands in guards.py."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..adapters import trainable
-from ..data import Prepared
-from ..errors import KitError
 from ..profiles import Training
-from .batches import Batch, Row, steps
-from .loss import learned_tokens, loss_sum
+from .batches import Batch, halves
+from .checkpoints import Checkpoints, LogRow, Moving, State
+from .guards import check_finite, split_further
+from .loss import autocast, learned_tokens, loss_sum, mean_loss, training_mode
+from .optimizers import make_optimizer, make_scaler, probe_scale, schedule
+from .processes import World
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-LogRow = dict[str, Any]
+
+@dataclass
+class Around:
+    """What goes on around the loop."""
+
+    held_out: Sequence[Batch] = ()  # rows whose loss is measured now and then
+    checkpoints: Checkpoints | None = None  # where the training is kept; None keeps nothing
+    force: bool = False  # go on from a checkpoint that other versions of the libraries wrote
+    layers: int = 0  # how many are computed twice; a checkpoint's own number wins
+    world: World = field(default_factory=World)  # the processes that share the work
+    stop: Callable[[], bool] = lambda: False  # asked after every step; when true the training is kept and left
+    seen: Callable[[LogRow], None] = lambda row: None  # called with every log row
 
 
-def fit(
-    model: PreTrainedModel, plan: Sequence[list[Batch]], settings: Training, seen: Callable[[LogRow], None]
-) -> list[LogRow]:
-    """Train the model's adapter through all steps of `plan`, and return the log, one row a step.
+def fit(model: PreTrainedModel, plan: Sequence[list[Batch]], settings: Training, around: Around | None = None) -> State:
+    """Train the model's adapter through all steps of `plan`, or go on where a checkpoint stopped.
 
     Args:
         model: a frozen base with one attached adapter, whose parameters alone require gradients.
         plan: the micro-batches of every optimizer step, from `all_steps`.
-        settings: learning rate, warmup, weight decay, gradient norm, seed.
-        seen: called with every log row as it is made, to show progress.
+        settings: optimizer, learning rate and its course, gradient norm, evaluations, seed.
+        around: checkpoints, held-out rows, processes, what is shown.
 
     Raises:
-        KitError: a loss or gradient that is not finite, with the step and what to try.
+        KitError: a loss or gradient that is not finite, no memory for a single row, a disk that is full.
     """
     import torch
 
-    parameters = list(trainable(model).values())
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    fp16 = compute_dtype_of(model) == torch.float16
-    scaler = torch.amp.GradScaler(model.device.type, enabled=fp16, init_scale=2.0**12)
-    torch.manual_seed(settings.seed)
-    log: list[LogRow] = []
-    tokens, start = 0, time.time()
-    for number, batches in enumerate(plan, start=1):
-        rate = settings.learning_rate * schedule(number, len(plan), settings.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        learned = sum(learned_tokens(batch) for batch in batches)
-        total = 0.0
-        for batch in batches:
-            with autocast(model):
-                loss = loss_sum(model, batch) / learned
-            scaler.scale(loss).backward()
-            total += loss.item()
-        scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
-        check_finite(number, total, norm, scaler.is_enabled())
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        tokens += sum(batch.tokens for batch in batches)
-        log.append({"step": number, "loss": total, "learning_rate": rate, "gradient_norm": norm})
-        log[-1] |= {"tokens": tokens, "seconds": round(time.time() - start, 2)}
-        seen(log[-1])
-    return log
+    around = around or Around()
+    weights, world = trainable(model), around.world
+    moving = Moving(weights, make_optimizer(weights.values(), settings), make_scaler(model))
+    state = moving.restore(around.checkpoints, force=around.force) or State(layers=around.layers)
+    optimizer, scaler = moving.optimizer, moving.scaler
+    start, measured = time.monotonic() - state.seconds, evaluation_steps(len(plan), settings)
+    with training_mode(model, state.layers):
+        if not state.step:
+            probe_scale(model, plan[0][0], scaler, world)
+        for number, batches in enumerate(plan[state.step :], start=state.step + 1):
+            torch.manual_seed(settings.seed * 1_000_003 + number * world.size + world.rank)  # dropout, also on resume
+            rate = settings.learning_rate * schedule(number, len(plan), settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = backward(model, world.share(batches), sum(map(learned_tokens, batches)), scaler, state)
+            loss, leave = world.add_up(weights.values(), loss, around.stop())
+            scaler.unscale_(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(weights.values(), settings.max_grad_norm).item()
+            check_finite(number, loss, norm, batches, scaled=scaler.is_enabled())
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            row = state.note(number, loss, rate, norm, sum(batch.tokens for batch in batches), time.monotonic() - start)
+            if number in measured and around.held_out:
+                state.measure(mean_loss(model, around.held_out), moving)
+            around.seen(row)
+            leave = leave or (settings.patience is not None and state.worse >= settings.patience)
+            if around.checkpoints and world.first and (leave or around.checkpoints.due):
+                around.checkpoints.save(state, *moving.parts())
+            if leave:
+                break
+    if settings.patience is not None:
+        moving.go_back_to_best()
+    return state
 
 
-@contextmanager
-def training_mode(model: PreTrainedModel, checkpoint_layers: bool) -> Iterator[None]:
-    """Dropout on, and layers recomputed in the backward pass where wanted; both off again whatever happens."""
-    new = hasattr(model, "activation_checkpointing_enable")  # the name since transformers 5.23
-    kind = "activation" if new else "gradient"
-    if checkpoint_layers:
-        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
-    model.train()
-    try:
-        yield
-    finally:
-        model.eval()
-        if checkpoint_layers:
-            getattr(model, f"{kind}_checkpointing_disable")()
+def backward(
+    model: PreTrainedModel, batches: Sequence[Batch], learned: int, scaler: torch.amp.GradScaler, state: State
+) -> float:
+    """Forward and backward over a step's micro-batches; where memory runs out, the same step in smaller pieces.
 
-
-def autocast(model: PreTrainedModel) -> torch.autocast:
-    """Half precision for the forward pass where the model computes in it; nothing in float32."""
+    Raises:
+        KitError: there is no memory for a single row.
+    """
     import torch
 
-    dtype = compute_dtype_of(model)
-    return torch.autocast(model.device.type, dtype=dtype, enabled=dtype in (torch.float16, torch.bfloat16))
+    while True:
+        total = 0.0
+        try:
+            for batch in halves(batches, state.parts):
+                with autocast(model):
+                    loss = loss_sum(model, batch) / learned
+                scaler.scale(loss).backward()
+                total += loss.item()
+            return total
+        except torch.OutOfMemoryError as error:
+            split_further(model, batches, state, error)
 
 
-def compute_dtype_of(model: PreTrainedModel) -> torch.dtype:
-    """The dtype that the model computes in: its 4-bit layers say, or its weights."""
-    layers = (module.compute_dtype for module in model.modules() if hasattr(module, "compute_dtype"))
-    return cast("torch.dtype", next(layers, model.dtype))
-
-
-def all_steps(data: Prepared, settings: Training) -> list[list[Batch]]:
-    """The micro-batches of every optimizer step, epoch after epoch."""
-    rows = [Row(row["input_ids"], row["labels"]) for row in data.train]
-    return [step for epoch in range(settings.epochs) for step in epoch_steps(rows, settings, epoch)]
-
-
-def epoch_steps(rows: Sequence[Row], settings: Training, epoch: int) -> list[list[Batch]]:
-    """The optimizer steps of one epoch; prefixes are shared where no layer is checkpointed."""
-    return steps(
-        rows,
-        tokens_per_step=settings.tokens_per_step,
-        tokens_per_micro_batch=settings.tokens_per_micro_batch,
-        share_prefixes=not settings.checkpoint_layers,  # transformers' checkpointing drops the prefix's cache
-        seed=settings.seed,
-        epoch=epoch,
-    )
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the learning rate at `step` (from 1): linear rise, then a cosine to 0 (Loshchilov & Hutter 2017)."""
-    rise = max(1, round(warmup * steps))
-    if step <= rise:
-        return step / rise
-    return (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
-
-
-def check_finite(step: int, loss: float, norm: float, scaled: bool) -> None:
-    """Stop on a loss that is not a number; under a loss scaler a gradient overflow only skips the step."""
-    if not math.isfinite(loss) or (not math.isfinite(norm) and not scaled):
-        raise KitError(
-            f"step {step}: the loss is {loss} and the gradient norm {norm}. Lower training__learning_rate, "
-            "or look at the rows of this step for broken text"
-        )
-
-
-def check_learned(model: PreTrainedModel, log: Sequence[LogRow]) -> None:
-    """Raise KitError when the adapter is still what it was at the start, or the loss did not fall."""
-    still = [name for name, value in trainable(model).items() if "lora_B" in name and not value.any()]
-    if still:
-        raise KitError(
-            f"{len(still)} adapter matrices B are still zero after training, as {still[0]}: nothing was learned"
-        )
-    first, last = loss_ends(log)
-    if len(log) >= 20 and not last < first:
-        raise KitError(f"the loss did not fall (from {first:.3f} to {last:.3f}): try another training__learning_rate")
-
-
-def loss_ends(log: Sequence[LogRow]) -> tuple[float, float]:
-    """Mean loss of the first and of the last tenth of the steps; single steps differ as their rows do."""
-    tenth = max(1, len(log) // 10)
-    return mean([row["loss"] for row in log[:tenth]]), mean([row["loss"] for row in log[-tenth:]])
-
-
-def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean."""
-    return sum(values) / len(values)
+def evaluation_steps(steps: int, settings: Training) -> set[int]:
+    """After which steps the loss on held-out rows is measured: evenly spaced, the last one among them."""
+    count = min(settings.evaluations, steps)
+    return {round(steps * (n + 1) / count) for n in range(count)}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 from ..data import IGNORE
+from .layers import recomputed, recorder, shared
 
 if TYPE_CHECKING:
     import torch
@@ -43,15 +46,52 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     Padding stands on the right, where causal attention never looks, so no attention mask is needed.
     """
     import torch
-    from transformers import DynamicCache
 
     ids = _padded([row.input_ids for row in batch.rows], 0, model.device, width=batch.width)
     if not batch.prefix:
         return model.model(input_ids=ids, use_cache=False).last_hidden_state
-    cache = DynamicCache(config=model.config)
-    model.model(input_ids=torch.tensor([batch.prefix], device=model.device), past_key_values=cache, use_cache=True)
-    cache.batch_repeat_interleave(len(batch.rows))  # keys and values stay in the graph: the prefix is learned through
+    before = recorder()  # keys and values stay in the graph: the prefix is learned through
+    model.model(input_ids=torch.tensor([batch.prefix], device=model.device), past_key_values=before, use_cache=True)
+    cache = shared(before.kept, len(batch.rows))
     return model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+
+
+def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
+    """Loss a learned token over micro-batches, as the model stands: no dropout, no gradients."""
+    import torch
+
+    trains = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), autocast(model):
+            return sum(loss_sum(model, batch).item() for batch in batches) / sum(map(learned_tokens, batches))
+    finally:
+        model.train(trains)
+
+
+@contextmanager
+def training_mode(model: PreTrainedModel, layers: int = 0) -> Iterator[None]:
+    """Dropout on, and the first layers computed twice; both off again whatever happens."""
+    model.train()
+    try:
+        with recomputed(model, layers):
+            yield
+    finally:
+        model.eval()
+
+
+def autocast(model: PreTrainedModel) -> torch.autocast:
+    """Half precision for the forward pass where the model computes in it; nothing in float32."""
+    import torch
+
+    dtype = compute_dtype_of(model)
+    return torch.autocast(model.device.type, dtype=dtype, enabled=dtype in (torch.float16, torch.bfloat16))
+
+
+def compute_dtype_of(model: PreTrainedModel) -> torch.dtype:
+    """The dtype that the model computes in: its 4-bit layers say, or its weights."""
+    layers = (module.compute_dtype for module in model.modules() if hasattr(module, "compute_dtype"))
+    return cast("torch.dtype", next(layers, model.dtype))
 
 
 def learned_tokens(batch: Batch) -> int:

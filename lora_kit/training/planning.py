@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from ..adapters import trainable
 from ..data import Prepared
 from ..quantization import parameter_counts
-from .batches import Batch
-from .loop import all_steps, autocast, training_mode
-from .loss import loss_sum
+from .batches import Batch, Row, all_steps
+from .loss import autocast, loss_sum, training_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +50,8 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
         data: from `prepare`.
         run: its profile holds every setting.
     """
-    steps = all_steps(data, run.profile.training)
+    rows = [Row(row["input_ids"], row["labels"]) for row in data.train]
+    steps = all_steps(rows, run.profile.training)
     batches = [batch for step in steps for batch in step]
     tokens = sum(batch.tokens for batch in batches)
     counts = parameter_counts(model)
@@ -63,19 +63,19 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
         weight_bytes=sum(part["bytes"] for part in counts.values()) - adapted["bytes"],
         adapter_bytes=adapted["bytes"],
         optimizer_bytes=2 * adapted["bytes"],
-        minutes=seconds_per_token(model, batches, run.profile.training.checkpoint_layers) * tokens / 60,
+        minutes=seconds_per_token(model, batches, layers_to_recompute(model, steps, run)) * tokens / 60,
     )
     print(result)
     return result
 
 
-def seconds_per_token(model: PreTrainedModel, batches: list[Batch], checkpoint_layers: bool) -> float:
+def seconds_per_token(model: PreTrainedModel, batches: list[Batch], layers: int) -> float:
     """Forward and backward time of a few micro-batches, spread over the epoch; gradients are dropped."""
     import torch
 
     chosen = batches[:: max(1, len(batches) // PROBES)][:PROBES]
     times = []
-    with torch.random.fork_rng(), training_mode(model, checkpoint_layers):
+    with torch.random.fork_rng(), training_mode(model, layers):
         for batch in [chosen[0], *chosen]:
             start = time.perf_counter()
             with autocast(model):
@@ -87,3 +87,11 @@ def seconds_per_token(model: PreTrainedModel, batches: list[Batch], checkpoint_l
     for parameter in trainable(model).values():
         parameter.grad = None
     return sum(times[1:]) / len(times[1:])
+
+
+def layers_to_recompute(model: PreTrainedModel, steps: list[list[Batch]], run: Run) -> int:
+    """How many layers are computed twice: what the profile says, or none on a CPU and all on a card."""
+    most, wanted = len(model.model.layers), run.profile.training.checkpoint_layers
+    if isinstance(wanted, int):
+        return min(wanted, most)
+    return 0 if model.device.type == "cpu" else most

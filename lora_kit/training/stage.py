@@ -1,35 +1,54 @@
-"""Notebook 03 in one call: train the attached adapter, store it with its log, or load what is stored."""
+"""Notebook 03 in one call: train the attached adapter, store it with its log, go on where it stopped, or load it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import attach_lora, detach_lora, is_fresh, load_adapter, save_adapter
-from ..data import Prepared, data_inputs
-from ..errors import KitError
-from ..manifests import shown
+from ..adapters import attach_lora, detach_lora, is_fresh, load_adapter, read_adapter, save_adapter, take_adapter
+from ..base import load_tokenizer
+from ..data import Prepared, data_inputs, encode_batch
+from ..manifests import file_hash, fingerprint, shown
 from ..profiles import settings
 from ..progress import Progress
-from .loop import LogRow, all_steps, check_learned, fit, loss_ends, training_mode
+from .batches import Batch, Row, all_steps, for_measuring
+from .checkpoints import Checkpoints, LogRow, State
+from .guards import check_learned, loss_ends, stop_asked
+from .loop import Around, fit
+from .planning import layers_to_recompute
+from .processes import world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..runs import Run
 
+HELD_OUT = 64  # rows whose loss is measured during training
 
-def train(model: PreTrainedModel, data: Prepared, run: Run) -> list[LogRow]:
-    """Train the adapter on the model and return the log; the same inputs are not trained twice.
+
+class _Left(Exception):
+    """The training was stopped before its end and is kept."""
+
+
+def train(
+    model: PreTrainedModel, data: Prepared, run: Run, *, max_minutes: float | None = None, force: bool = False
+) -> list[LogRow]:
+    """Train the adapter and return the log; what was stopped goes on, and the same inputs are not trained twice.
+
+    Interrupt the cell (or press Ctrl-C) at any time: the step is finished, everything is kept, and the next call goes
+    on to the very same adapter that an uninterrupted training gives.
 
     Args:
         model: the base from `load_base`, with or without an adapter from `attach_lora`; it ends with the trained one.
         data: from `prepare`.
         run: its profile holds every setting.
+        max_minutes: stop and keep after so long, for sessions that end.
+        force: go on from a checkpoint that other versions of the libraries wrote.
 
     Raises:
-        KitError: no memory, a loss that is not finite, a loss that does not fall.
+        KitError: no memory, a full disk, a loss that is not finite, a loss that does not fall.
     """
     stage, inputs = adapter_stage(run), train_inputs(run)
     folder = run.find(stage, inputs)
@@ -38,37 +57,111 @@ def train(model: PreTrainedModel, data: Prepared, run: Run) -> list[LogRow]:
         log = read_log(folder)
         print(f"training: done before, {len(log)} steps, last loss {log[-1]['loss']:.3f}. In {shown(folder)}")
         return log
-    if run.profile.processes > 1:
-        raise KitError(f"{run.profile.name} needs two processes, which training cannot do yet: use llama2-7b-t4")
+    _attach(model, run)
+    checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs)
+    _tell_others(checkpoints.folder)
+    steps = all_steps(_rows(data), run.profile.training)
+    state = State()
+    try:
+        with run.writing(stage, inputs) as work, stop_asked(max_minutes) as stop:
+            state = _fit_and_show(model, steps, data, run, checkpoints, stop, force)
+            if not _finished(state, steps, run):
+                raise _Left
+            check_learned(model, state.log)
+            save_adapter(model, work.folder / "adapter", run)
+            (work.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in state.log))
+            work.figures |= {"steps": state.step, "last_loss": state.log[-1]["loss"], "seconds": state.seconds}
+    except _Left:
+        print(
+            f"training: stopped after step {state.step} of {len(steps)} and kept in {shown(checkpoints.folder)}; "
+            "call lk.train again to go on"
+        )
+        return state.log
+    checkpoints.discard()
+    model.requires_grad_(False)
+    _say(state, work.target, run)
+    return state.log
+
+
+def _attach(model: PreTrainedModel, run: Run) -> None:
+    """A fresh adapter, or the one to train further."""
     if not is_fresh(model, run.profile.lora):  # a training that was stopped leaves its adapter half trained
         detach_lora(model)
         attach_lora(model, run)
-    with run.writing(stage, inputs) as work:
-        log = _fit_and_show(model, data, run)
-        check_learned(model, log)
-        save_adapter(model, work.folder / "adapter", run)
-        (work.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
-        work.figures |= {"steps": len(log), "last_loss": log[-1]["loss"], "seconds": log[-1]["seconds"]}
-    model.requires_grad_(False)
-    first, last = loss_ends(log)
-    print(f"training: {len(log)} steps, loss {first:.3f} to {last:.3f}. In {shown(work.target)}")
-    return log
+    if run.profile.training.start_from is not None:
+        take_adapter(model, Path(run.profile.training.start_from).expanduser())
 
 
-def _fit_and_show(model: PreTrainedModel, data: Prepared, run: Run) -> list[LogRow]:
-    steps = all_steps(data, run.profile.training)
-    with training_mode(model, run.profile.training.checkpoint_layers), Progress("training", len(steps)) as progress:
+def _fit_and_show(
+    model: PreTrainedModel,
+    steps: list[list[Batch]],
+    data: Prepared,
+    run: Run,
+    checkpoints: Checkpoints,
+    stop: Callable[[], bool],
+    force: bool,
+) -> State:
+    with Progress("training", len(steps)) as progress:
 
         def seen(row: LogRow) -> None:
-            progress.update(row["step"], loss=row["loss"], tokens_per_s=row["tokens"] / max(row["seconds"], 0.01))
+            shown = {"loss": row["loss"], "tokens_per_s": row["tokens"] / max(row["seconds"], 0.01)}
+            if "evaluation_loss" in row:
+                shown["evaluation_loss"] = row["evaluation_loss"]
+            progress.update(row["step"], **shown)
 
-        return fit(model, steps, run.profile.training, seen)
+        around = Around(
+            held_out=_held_out(data, run),
+            checkpoints=checkpoints,
+            force=force,
+            layers=layers_to_recompute(model, steps, run),
+            world=world(),
+            stop=stop,
+            seen=seen,
+        )
+        return fit(model, steps, run.profile.training, around)
+
+
+def _finished(state: State, steps: list[list[Batch]], run: Run) -> bool:
+    patience = run.profile.training.patience
+    return state.step == len(steps) or (patience is not None and state.worse >= patience)
+
+
+def _say(state: State, target: Path, run: Run) -> None:
+    first, last = loss_ends(state.log)
+    kept = f", kept from step {state.best_step}, where the evaluation loss is lowest"
+    ended = kept if run.profile.training.patience else ""
+    skipped = f", {state.skipped} steps skipped by float16 overflow" if state.skipped else ""
+    print(f"training: {state.step} steps, loss {first:.3f} to {last:.3f}{skipped}{ended}. In {shown(target)}")
+
+
+def _tell_others(folder: Path) -> None:
+    """An unfinished training with other settings is never gone on with; it is said, so that nobody thinks it lost."""
+    others = [other for other in folder.parent.glob("*-unfinished-*") if other != folder]
+    if others and not folder.exists():
+        names = ", ".join(shown(other) for other in sorted(others))
+        print(f"an unfinished training with other settings or data is left as it is: {names}. Starting anew")
+
+
+def _rows(data: Prepared) -> list[Row]:
+    return [Row(row["input_ids"], row["labels"], number) for number, row in enumerate(data.train)]
+
+
+def _held_out(data: Prepared, run: Run) -> list[Batch]:
+    """Some of the held-out rows, evenly spaced, as micro-batches."""
+    rows = [row["messages"] for row in data.test]
+    chosen = rows[:: max(1, -(-len(rows) // HELD_OUT))]
+    encoded = encode_batch(chosen, load_tokenizer(run.profile.base))
+    return for_measuring([Row(*row) for row in encoded], run.profile.training)
 
 
 def train_inputs(run: Run) -> dict[str, Any]:
     """What the training stage is made from."""
     wanted = ("lora__", "quantization__", "training__")
     chosen = {key: value for key, value in settings(run.profile).items() if key.startswith(wanted)}
+    start = run.profile.training.start_from
+    if start is not None:
+        read_adapter(Path(start).expanduser())  # says so where there is none
+        chosen["training__start_from"] = file_hash(Path(start).expanduser() / "adapter_model.safetensors")
     return {"settings": chosen, "data": data_inputs(run)}
 
 

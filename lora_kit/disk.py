@@ -1,0 +1,57 @@
+"""What goes wrong with a disk, said in one sentence with a way out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import KitError
+from .manifests import shown
+
+DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EEXIST)
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn "disk full", "read-only" and their like into one sentence with a way out."""
+    try:
+        yield
+    except Exception as error:
+        reason = _disk_reason(error)
+        if reason is None:
+            raise
+        raise _refused(place, reason) from error
+
+
+def _disk_reason(error: Exception) -> str | None:
+    """Why the disk refused, or None for any other error."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in DISK else None
+    code = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has an error class of its own
+    return os.strerror(int(code[1])) if code and int(code[1]) in DISK else None
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder and write into it once.
+
+    Raises:
+        KitError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:  # also where no folder can be made, as below /proc
+        raise _refused(folder, error.strerror or str(error)) from error
+
+
+def _refused(place: Path, reason: str) -> KitError:
+    return KitError(
+        f"cannot write {shown(place)}: {reason}. Free some space, or choose another place with "
+        "lk.Run(root=...) or the variable LORA_KIT_RUNS; what was finished before is untouched"
+    )

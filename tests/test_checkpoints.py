@@ -1,0 +1,290 @@
+"""A training may end at any moment: what was kept goes on to the same adapter, and nothing half written is read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+import lora_kit as lk
+from lora_kit.manifests import file_hash
+from lora_kit.training import checkpoints, stage
+from lora_kit.training.loss import mean_loss
+
+from .test_files import write
+
+ROWS = [
+    {"question": text.format(n), "answer": f"Box {n}."}
+    for n in range(20)
+    for text in ("What is kept in room {}?", "Room {} holds what?", "Tell me what is in room {}.")
+]
+SMALL = {
+    "lora__r": 4,
+    "lora__lora_dropout": 0.1,
+    "lora__target_modules": "q_proj,v_proj",
+    "training__epochs": 4,
+    "training__tokens_per_step": 128,
+    "training__tokens_per_micro_batch": 128,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kept")
+    write(folder / "faq.jsonl", ROWS)
+    return folder
+
+
+def run_in(place: Path, name: str, **overrides: Any) -> lk.Run:
+    return lk.Run("tiny-cpu", data=place / "faq.jsonl", root=place, name=name, **SMALL | overrides)
+
+
+def train(run: lk.Run, **more: Any) -> list[dict[str, Any]]:
+    return lk.train(lk.load_base(run), lk.prepare(run), run, **more)
+
+
+def sha(run: lk.Run) -> str:
+    return file_hash(run.path / "training" / "faq" / "adapter" / "adapter_model.safetensors")
+
+
+def unfinished(run: lk.Run) -> Path:
+    (found,) = (run.path / "training").glob("faq-unfinished-*")
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> str:
+    run = run_in(place, "whole")
+    log = train(run)
+    assert [row["step"] for row in log] == list(range(1, len(log) + 1)) and len(log) > 20
+    assert sum("evaluation_loss" in row for row in log) == 10 and "evaluation_loss" in log[-1]
+    assert not list((run.path / "training").glob("*unfinished*"))
+    return sha(run)
+
+
+class Stopper:
+    """Stops a training after a number of steps, as the time limit does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+        self.left = steps
+        original = stage.fit
+
+        def fit(model: Any, plan: Any, settings: Any, around: Any) -> Any:
+            around.stop = self.stop
+            return original(model, plan, settings, around)
+
+        monkeypatch.setattr(stage, "fit", fit)
+
+    def stop(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def test_a_stopped_training_goes_on_to_the_same_adapter(
+    place: Path, whole: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_in(place, "stopped")
+    with monkeypatch.context() as patch:
+        Stopper(patch, 7)
+        assert len(train(run)) == 7
+    assert "stopped after step 7 of" in capsys.readouterr().out
+    assert run.find("training/faq", lk.training.train_inputs(run)) is None
+    assert [path.name for path in unfinished(run).glob("step-*")] == ["step-00000007"]
+    with monkeypatch.context() as patch:
+        Stopper(patch, 5)
+        assert len(train(run)) == 12
+    log = train(run)
+    assert [row["step"] for row in log] == list(range(1, len(log) + 1))
+    assert sha(run) == whole
+    assert not list((run.path / "training").glob("*unfinished*"))
+
+
+def test_the_time_limit_stops_and_keeps(place: Path, whole: str) -> None:
+    run = run_in(place, "limit")
+    assert len(train(run, max_minutes=0.0)) == 1
+    train(run)
+    assert sha(run) == whole
+
+
+def test_ctrl_c_finishes_the_step_and_keeps(place: Path, whole: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_in(place, "interrupted")
+    threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    before = signal.getsignal(signal.SIGINT)
+    model, data = lk.load_base(run), lk.prepare(run)
+    start = time.monotonic()
+    log = lk.train(model, data, run)
+    while time.monotonic() - start < 2.5 and not log:
+        time.sleep(0.1)
+    assert signal.getsignal(signal.SIGINT) is before
+    out = capsys.readouterr().out
+    if "stopped after step" in out:  # it may have been done already on a fast machine
+        assert "stopping after this step and keeping what there is" in out
+        lk.train(model, data, run)
+    assert sha(run) == whole
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "state", "empty folder"])
+def test_a_damaged_checkpoint_is_passed_over(
+    place: Path, whole: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    run = run_in(place, f"damaged {damage}")
+    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "COST", 1e9)
+    with monkeypatch.context() as patch:
+        Stopper(patch, 6)
+        train(run)
+    kept = sorted(unfinished(run).glob("step-*"))
+    assert [path.name for path in kept] == ["step-00000005", "step-00000006"]
+    spoil(kept[-1], damage)
+    train(run)
+    assert f"the checkpoint {lk.manifests.shown(kept[-1])} is damaged and passed over" in capsys.readouterr().out
+    assert sha(run) == whole
+
+
+def spoil(folder: Path, damage: str) -> None:
+    weights = folder / "adapter.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-9])
+    elif damage == "missing":
+        (folder / "optimizer.pt").unlink()
+    elif damage == "state":
+        (folder / "state.json").write_text("{}")
+    else:
+        for path in folder.iterdir():
+            path.unlink()
+
+
+def test_a_full_disk_stops_and_leaves_the_last_checkpoint_whole(
+    place: Path, whole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_in(place, "full")
+    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "COST", 1e9)
+    original, calls = safetensors.torch.save_file, iter(range(100))
+
+    def full(tensors: Any, path: Path, **more: Any) -> None:
+        original(tensors, path, **more)
+        if next(calls) == 8:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(lk.KitError, match="No space left on device"):
+        patch.setattr(safetensors.torch, "save_file", full)
+        train(run)
+    names = sorted(path.name for path in unfinished(run).iterdir())
+    assert len(names) == 2 and all(name.startswith("step-") for name in names)
+    train(run)
+    assert sha(run) == whole
+
+
+def test_other_libraries_are_refused_unless_forced(place: Path, whole: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_in(place, "libraries")
+    with monkeypatch.context() as patch:
+        Stopper(patch, 3)
+        train(run)
+    (kept,) = unfinished(run).glob("step-*")
+    manifest = json.loads((kept / "manifest.json").read_text())
+    manifest["versions"]["peft"] = "0.1"
+    (kept / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(lk.KitError, match=r"made with peft 0\.1 \(here .*force=True"):
+        train(run)
+    train(run, force=True)
+    assert sha(run) == whole
+
+
+def test_an_unfinished_training_with_other_settings_is_said_and_left(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        Stopper(patch, 3)
+        train(run_in(place, "changed"))
+        kept = unfinished(run_in(place, "changed"))
+        Stopper(patch, 3)
+        train(run_in(place, "changed", lora__r=8))
+    assert f"with other settings or data is left as it is: {lk.manifests.shown(kept)}" in capsys.readouterr().out
+    assert kept.exists()
+
+
+def test_early_stopping_keeps_the_adapter_with_the_lowest_evaluation_loss(place: Path) -> None:
+    run = run_in(place, "early", training__patience=1, training__learning_rate=0.5, training__evaluations=20)
+    log = train(run)
+    losses = {row["step"]: row["evaluation_loss"] for row in log if "evaluation_loss" in row}
+    assert len(losses) < 20 and log[-1]["evaluation_loss"] > min(losses.values())
+    model = lk.load_adapter(lk.load_base(run), lk.trained_adapter(run))
+    held_out = stage._held_out(lk.prepare(run), run)
+    assert mean_loss(model, held_out) == pytest.approx(min(losses.values()), rel=1e-4)
+
+
+def test_a_training_starts_from_another_adapter(place: Path, whole: str) -> None:
+    first = run_in(place, "whole")
+    start = lk.trained_adapter(first)
+    run = run_in(place, "further", training__start_from=str(start))
+    log = train(run)
+    assert log[0]["loss"] < 0.7 * lk.training.read_log(start.parent)[0]["loss"]
+    again = run_in(place, "further", training__start_from=str(start))
+    assert again.find("training/faq", lk.training.train_inputs(again)) is not None
+    with pytest.raises(lk.KitError, match="made for another model or rank"):
+        train(run_in(place, "rank", training__start_from=str(start), lora__r=8))
+    with pytest.raises(lk.KitError, match="there is no whole adapter in"):
+        train(run_in(place, "gone", training__start_from=str(place / "gone")))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from lora_kit.training import checkpoints
+checkpoints.EVERY, checkpoints.COST = 0.0, 1e9  # a checkpoint after every step: most kills hit one
+from tests import test_checkpoints as t
+run = t.run_in(Path(sys.argv[1]), sys.argv[2])
+model, data = t.lk.load_base(run), t.lk.prepare(run)
+print("training", flush=True)
+t.lk.train(model, data, run)
+"""
+
+
+def kills(place: Path, name: str, moments: Iterator[float]) -> int:
+    """Train in processes of their own, each killed so many seconds after it began to train, until one ends well."""
+    count = 0
+    while True:
+        command = [sys.executable, "-c", KILLED, str(place), name]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("training\n"):
+                break
+        wait = next(moments, None)
+        try:
+            process.wait(wait)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            count += 1
+        process.stdout.close()
+        if process.wait() == 0:
+            return count
+
+
+def test_a_killed_training_goes_on_to_the_same_adapter(place: Path, whole: str) -> None:
+    assert kills(place, "killed", iter([0.8])) == 1
+    assert sha(run_in(place, "killed")) == whole
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing(place: Path, whole: str) -> None:
+    generator, killed, same = torch.Generator().manual_seed(0), 0, 0
+    for number in range(20):
+        moment = 0.3 + 2.0 * float(torch.rand((), generator=generator))
+        killed += kills(place, f"kill {number}", iter([moment]))
+        same += sha(run_in(place, f"kill {number}")) == whole
+    print(f"killed {killed} times in 20 trainings; the final adapter is the same in {same} of 20")
+    assert same == 20 and killed >= 15
