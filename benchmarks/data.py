@@ -18,12 +18,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from record import head, store
+from record import Peak, head, store
 
 ROOT = Path(__file__).parents[1]
 MAX_LENGTH = 512  # the embedded model's context
@@ -83,30 +82,6 @@ def trl(path: Path, scratch: Path) -> dict[str, float]:
         trainer = SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
     seconds = time.perf_counter() - start
     return {"rows": len(trainer.train_dataset), "seconds": seconds, "peak_mib": peak.mib}
-
-
-class Peak:
-    """The most resident memory of this process above its start, sampled every 10 ms; file pages are left out."""
-
-    def __enter__(self) -> Peak:
-        self.start, self.most, self.done = self.anonymous(), 0, threading.Event()
-        self.watch = threading.Thread(target=self.sample, daemon=True)
-        self.watch.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self.watch.join()
-        self.mib = (self.most - self.start) / 1024
-
-    def sample(self) -> None:
-        while not self.done.wait(0.01):
-            self.most = max(self.most, self.anonymous())
-
-    @staticmethod
-    def anonymous() -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
 
 
 def one_round(kit: str, path: Path) -> dict[str, Any]:

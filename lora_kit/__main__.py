@@ -31,6 +31,8 @@ HELP = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 when it went well, 1 when a check failed, 2 for a mistake of the user's."""
     options = parser().parse_args(arguments)
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one speaks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         return COMMANDS[options.command](options)
     except KitError as error:

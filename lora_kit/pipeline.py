@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .adapters import load_adapter, set_adapter
@@ -13,7 +14,7 @@ from .evaluation import evaluate, evaluation_inputs
 from .generation import answers
 from .merging import merge, merge_inputs
 from .quantization import load_base
-from .training import adapter_stage, train, train_inputs, trained_adapter
+from .training import adapter_stage, first_goes_first, train, train_inputs, trained_adapter, world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +41,8 @@ def make(run: Run, until: str = "evaluation") -> None:
     if missing:
         print(f"to make: {', '.join(missing)}. On this machine that takes {MINUTES[run.profile.device]}")
     for stage in missing:
-        _MAKERS[stage](run)
+        with first_goes_first(world()) if stage != "training" else nullcontext():  # all of them train
+            _MAKERS[stage](run)
 
 
 def is_done(run: Run, stage: str) -> bool:

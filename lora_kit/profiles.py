@@ -148,7 +148,7 @@ _TINY = Profile(
     data=Data(max_length=256),
     training=Training(
         epochs=10,
-        tokens_per_step=512,  # many small steps: the tiny model learns by their number
+        tokens_per_step=1024,  # many small steps: the tiny model learns by their number
         tokens_per_micro_batch=512,
         learning_rate=3e-3,
         max_grad_norm=1.0,

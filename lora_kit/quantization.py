@@ -7,6 +7,7 @@ W  ~  dequantize(NF4(W)):  16 levels, one float scale per 64 weights, the scales
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def load_model(profile: Profile, folder: Path) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
-            device_map={"": 0 if profile.device == "cuda" else "cpu"},
+            device_map={"": int(os.environ.get("LOCAL_RANK", "0")) if profile.device == "cuda" else "cpu"},
             quantization_config=quantization_config(profile, dtype),
             attn_implementation="sdpa",
             use_safetensors=True,

@@ -8,8 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,20 +116,41 @@ def test_the_time_limit_stops_and_keeps(place: Path, whole: str) -> None:
     assert sha(run) == whole
 
 
-def test_ctrl_c_finishes_the_step_and_keeps(place: Path, whole: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run = run_in(place, "interrupted")
-    threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+def test_ctrl_c_finishes_the_step_and_keeps(
+    place: Path, whole: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, original = run_in(place, "interrupted"), stage.fit
+
+    def interrupted(model: Any, plan: Any, settings: Any, around: Any) -> Any:
+        around.seen = lambda row: os.kill(os.getpid(), signal.SIGINT) if row["step"] == 5 else None
+        return original(model, plan, settings, around)
+
     before = signal.getsignal(signal.SIGINT)
-    model, data = lk.load_base(run), lk.prepare(run)
-    start = time.monotonic()
-    log = lk.train(model, data, run)
-    while time.monotonic() - start < 2.5 and not log:
-        time.sleep(0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "fit", interrupted)
+        assert len(train(run)) in (5, 6)
     assert signal.getsignal(signal.SIGINT) is before
-    out = capsys.readouterr().out
-    if "stopped after step" in out:  # it may have been done already on a fast machine
-        assert "stopping after this step and keeping what there is" in out
-        lk.train(model, data, run)
+    assert "stopping after this step and keeping what there is" in capsys.readouterr().out
+    train(run)
+    assert sha(run) == whole
+
+
+def test_a_second_ctrl_c_stops_at_once_and_nothing_kept_is_lost(
+    place: Path, whole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, original = run_in(place, "twice"), stage.fit
+    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "COST", 1e9)
+
+    def interrupted(model: Any, plan: Any, settings: Any, around: Any) -> Any:
+        around.stop = lambda: False  # as if the step never ended
+        around.seen = lambda row: os.kill(os.getpid(), signal.SIGINT) if row["step"] in (5, 7) else None
+        return original(model, plan, settings, around)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "fit", interrupted)
+        train(run)
+    train(run)
     assert sha(run) == whole
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
 from lora_kit.data import IGNORE, Conversation, Prepared, prepare
+from lora_kit.data.advice import MEASURED
 from lora_kit.data.leaks import NEAR, near_duplicates
 from lora_kit.data.splitting import HOW, MOST, split
 from lora_kit.data.survey import SECRETS, survey
@@ -286,3 +287,9 @@ def test_looking_at_letters_first_leaves_no_near_duplicate_out(
     rows = [row(text[:at] + put + text[at:], "a"), *(row(" ".join(other), "a") for other in others)]
     near = [r for r in rows if fuzz.ratio(text.lower(), r.messages[-2]["content"].lower()) >= NEAR]
     assert near_duplicates(rows, [row(text, "a")]) == near
+
+
+def test_the_figures_that_are_quoted_are_those_of_the_bench() -> None:
+    record = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "phrasings.json").read_text())
+    measured = {int(wordings): round(share, 2) for wordings, share in record["figures"]["learned_exact"].items()}
+    assert measured == MEASURED

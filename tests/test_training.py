@@ -18,7 +18,7 @@ from lora_kit.training.guards import check_finite, check_learned
 from lora_kit.training.loop import fit
 from lora_kit.training.loss import learned_tokens, loss_sum, training_mode
 from lora_kit.training.optimizers import make_scaler, probe_scale, schedule
-from lora_kit.training.planning import seconds_per_token
+from lora_kit.training.planning import probe
 from lora_kit.training.processes import World
 
 from .models import load_small_llama, random_rows, save_small_llama, small_profile
@@ -133,7 +133,7 @@ def test_half_precision_trains_with_a_scaler_and_float32_adapters(folder: Path) 
 
 
 @pytest.mark.parametrize("kind", ["none", "nf4"])
-@pytest.mark.parametrize("layers", [1, 2, 99])
+@pytest.mark.parametrize("layers", [1, 99])
 @pytest.mark.parametrize("prefix", [0, 12])
 def test_layers_computed_twice_give_the_same_gradients(folder: Path, kind: str, layers: int, prefix: int) -> None:
     model, rows = adapted(folder, kind), random_rows(6, prefix=prefix)
@@ -143,7 +143,7 @@ def test_layers_computed_twice_give_the_same_gradients(folder: Path, kind: str, 
     model.model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append(1))
     with training_mode(model, layers):
         again = gradients(model, loss_sum(model, batch))
-    assert len(calls) == (4 if prefix else 2)  # each pass once more than without
+    assert len(calls) == 2  # once more than without
     for name in plain:
         assert (again[name] - plain[name]).norm() < 1e-5 * plain[name].norm(), name
     assert not [layer for layer in model.model.layers if "forward" in vars(layer)]
@@ -185,7 +185,7 @@ def test_schedules_are_those_of_transformers(name: str, warmup: float) -> None:
 def test_a_probe_leaves_weights_gradients_and_random_state_alone(folder: Path) -> None:
     model = adapted(folder, lora__lora_dropout=0.1)
     before, state = [p.clone() for p in trainable(model).values()], torch.get_rng_state()
-    assert seconds_per_token(model, [Batch([], random_rows(4))], 0) > 0
+    assert min(probe(model, [Batch([], random_rows(4))], 0, FakeRun())) > 0
     assert all(torch.equal(a, b) for a, b in zip(before, trainable(model).values(), strict=True))
     assert all(p.grad is None for p in trainable(model).values())
     assert torch.equal(state, torch.get_rng_state())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FEW_PHRASINGS = 7
 # held-out wordings answered exactly on tiny-cpu, by phrasings a fact in training: benchmarks/results/phrasings.json
-MEASURED: dict[int, float] = {}
+MEASURED = {1: 0.12, 4: 0.53, 9: 0.72}
 MANY_ANSWERS = 1000  # different answers: more than an adapter of usual rank was seen to hold word for word
 
 

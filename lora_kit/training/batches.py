@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,7 @@ def steps(
     """One epoch: every row once, as optimizer steps of micro-batches.
 
     Args:
-        tokens_per_step: tokens of an optimizer step; a step takes whole micro-batches and may exceed it by one.
+        tokens_per_step: tokens of an optimizer step, which takes as many whole micro-batches as come nearest to it.
         tokens_per_micro_batch: tokens in memory at a time.
         share_prefixes: compute the tokens that all rows of a micro-batch begin with once.
     """
@@ -70,6 +70,11 @@ def steps(
         batches += _cut(group, tokens_per_micro_batch, share_prefixes, rng)
     rng.shuffle(batches)
     return _steps(batches, tokens_per_step)
+
+
+def rows_of(train: Iterable[dict[str, list[int]]]) -> list[Row]:
+    """The prepared rows, each with its place."""
+    return [Row(row["input_ids"], row["labels"], number) for number, row in enumerate(train)]
 
 
 def all_steps(rows: Sequence[Row], settings: Training) -> list[list[Batch]]:
@@ -152,10 +157,11 @@ def common_prefix(rows: Sequence[Row]) -> list[int]:
 
 
 def _steps(batches: list[Batch], budget: int) -> list[list[Batch]]:
+    """Whole micro-batches together, as many as come nearest to the budget, one at least."""
     result: list[list[Batch]] = []
     filled = budget
     for batch in batches:
-        if filled >= budget:
+        if filled + batch.tokens / 2 > budget:
             result.append([])
             filled = 0
         result[-1].append(batch)

@@ -1,10 +1,10 @@
-"""Layers that are computed again in the backward pass, and a prefix whose keys and values all rows share.
+"""What the model's layers do differently in training; every result stays the same.
 
-    prefix  -> keys, values of every layer, kept in the graph           (Recorder)
-    rows    -> see those keys and values before their own               (Shared)
+    recomputed         layers that are computed again in the backward pass, to save memory (Chen et al. 2016)
+    last_mlp_at        the last MLP only where its output is read
+    shared_attention   rows behind one prefix, which is computed once
 
-transformers' own checkpointing drops the cache. Here each layer is checkpointed by itself (Chen et al. 2016), and the
-caches store nothing when a layer is computed a second time.
+A layer keeps no state of a pass (no cache), so that computing it again gives the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from transformers import DynamicCache, PreTrainedModel
+    from transformers import PreTrainedModel
+
+NAME = "lora_kit"  # of the attention, in transformers' list
 
 
 @contextmanager
@@ -24,12 +26,13 @@ def recomputed(model: PreTrainedModel, count: int) -> Iterator[None]:
     """Keep only the inputs of the first `count` layers, and compute those layers again in the backward pass.
 
     Args:
-        model: its decoder layers are `model.model.layers`.
+        model: its decoder layers are `model.model.layers`. The last one is never computed again: the backward pass
+            begins with it, so that nothing would be saved.
         count: layers; each saves all of its activations but one hidden state a token, and takes a third longer.
     """
     from torch.utils.checkpoint import checkpoint
 
-    layers = model.model.layers[:count]
+    layers = model.model.layers[: min(count, len(model.model.layers) - 1)]
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
@@ -39,41 +42,78 @@ def recomputed(model: PreTrainedModel, count: int) -> Iterator[None]:
             del layer.forward
 
 
-def recorder() -> Any:
-    """A cache for the prefix's pass: `kept` takes the keys and values of every layer, once."""
-    from transformers import DynamicCache
-
-    class Recorder(DynamicCache):
-        def __init__(self) -> None:
-            super().__init__()
-            self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-        def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-            self.kept.setdefault(layer_idx, (key_states, value_states))
-            return key_states, value_states
-
-    return Recorder()
-
-
-def shared(kept: dict[int, tuple[torch.Tensor, torch.Tensor]], rows: int) -> DynamicCache:
-    """A cache for the rows' pass: every row sees the prefix's keys and values before its own.
+@contextmanager
+def last_mlp_at(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
+    """Compute the last layer's MLP only at positions whose output is read; elsewhere it is left out.
 
     Args:
-        kept: from the recorder, (1, heads, prefix, head_dim) each.
-        rows: how many rows share them; nothing is copied until a layer needs it.
+        model: its decoder layers are `model.model.layers`.
+        positions: (rows, width) true where something is learned from the output.
     """
+    mlp = model.model.layers[-1].mlp
+    plain = mlp.forward
+
+    def at_positions(hidden: torch.Tensor) -> torch.Tensor:
+        found = plain(hidden[positions])
+        return found.new_zeros(hidden.shape).index_put((positions,), found)
+
+    mlp.forward = at_positions
+    try:
+        yield
+    finally:
+        del mlp.forward
+
+
+@contextmanager
+def shared_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let rows that are laid behind one prefix see it and themselves, and nothing of each other.
+
+    The model is then called with one long row, prefix and rows end to end, with `positions` and with the arguments
+    prefix=... and rows=...; every layer works once on all of it, and only the attention knows of the parts.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _attention)
+    before = model.config._attn_implementation
+    model.config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+def positions(prefix: int, rows: int, width: int, device: torch.device) -> torch.Tensor:
+    """Where each token of prefix and rows stands in its own row: (1, prefix + rows * width)."""
     import torch
-    from transformers import DynamicCache
 
-    class Shared(DynamicCache):
-        def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-            before: Any = self.layers[layer_idx]
-            return torch.cat([before.keys, key_states], dim=-2), torch.cat([before.values, value_states], dim=-2)
+    own = torch.arange(prefix, prefix + width, device=device).repeat(rows)
+    return torch.cat([torch.arange(prefix, device=device), own]).unsqueeze(0)
 
-    cache = Shared()
-    for index in sorted(kept):
-        keys, values = (tensor.expand(rows, -1, -1, -1) for tensor in kept[index])
-        DynamicCache.update(cache, keys[..., :0, :], values[..., :0, :], index)  # makes the layer, without a copy
-        layer: Any = cache.layers[index]
-        layer.keys, layer.values = keys, values
-    return cache
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    prefix: int = 0,
+    rows: int = 0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over (1, heads, prefix + rows * width, head_dim): first the prefix, then all rows behind it."""
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if not rows:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    q, k, v = (tensor[:, :, :prefix] for tensor in (query, key, value))
+    own_q, own_k, own_v = (
+        tensor[0, :, prefix:].unflatten(1, (rows, -1)).transpose(0, 1) for tensor in (query, key, value)
+    )
+    width = own_q.shape[2]
+    mask = torch.ones(width, prefix + width, dtype=torch.bool, device=query.device).tril(prefix)
+    first, _ = sdpa_attention_forward(module, q, k, v, None, **kwargs)
+    k, v = (torch.cat([b.expand(rows, -1, -1, -1), o], dim=2) for b, o in ((k, own_k), (v, own_v)))
+    rest, _ = sdpa_attention_forward(module, own_q, k, v, mask, **kwargs)
+    return torch.cat([first, rest.flatten(0, 1).unsqueeze(0)], dim=1), None

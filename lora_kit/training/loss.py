@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from ..data import IGNORE
-from .layers import recomputed, recorder, shared
+from .layers import last_mlp_at, positions, recomputed, shared_attention
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +29,9 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """
     from torch.nn.functional import cross_entropy
 
-    hidden = hidden_states(model, batch)  # (rows, width, dim)
-    labels = _padded([row.labels[1:] for row in batch.rows], IGNORE, hidden.device, width=batch.width)  # shifted by one
+    labels = _padded([row.labels[1:] for row in batch.rows], IGNORE, model.device, width=batch.width)  # shifted by one
     learned = labels != IGNORE
+    hidden = hidden_states(model, batch, learned)  # (rows, width, dim)
     states, targets = hidden[learned], labels[learned]  # (learned, dim), (learned,)
     total = states.new_zeros((), dtype=hidden.dtype).float()
     for start in range(0, len(targets), CHUNK):
@@ -40,20 +40,28 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     return total
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+def hidden_states(model: PreTrainedModel, batch: Batch, read: torch.Tensor) -> torch.Tensor:
     """Last hidden states of the rows: (rows, width, dim); the shared prefix goes through the model once.
 
     Padding stands on the right, where causal attention never looks, so no attention mask is needed.
+
+    Args:
+        model: its body is `model.model`.
+        batch: rows, and the prefix that they share.
+        read: (rows, width) true where the states are read; elsewhere they are not finished.
     """
     import torch
 
-    ids = _padded([row.input_ids for row in batch.rows], 0, model.device, width=batch.width)
-    if not batch.prefix:
-        return model.model(input_ids=ids, use_cache=False).last_hidden_state
-    before = recorder()  # keys and values stay in the graph: the prefix is learned through
-    model.model(input_ids=torch.tensor([batch.prefix], device=model.device), past_key_values=before, use_cache=True)
-    cache = shared(before.kept, len(batch.rows))
-    return model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+    ids, prefix = _padded([row.input_ids for row in batch.rows], 0, model.device, width=batch.width), len(batch.prefix)
+    if not prefix:
+        with last_mlp_at(model, read):
+            return model.model(input_ids=ids, use_cache=False).last_hidden_state
+    line = torch.cat([torch.tensor(batch.prefix, device=ids.device), ids.flatten()]).unsqueeze(0)
+    told = {"position_ids": positions(prefix, len(ids), batch.width, ids.device), "prefix": prefix, "rows": len(ids)}
+    at = torch.cat([read.new_zeros(prefix), read.flatten()]).unsqueeze(0)
+    with shared_attention(model), last_mlp_at(model, at):
+        hidden = model.model(input_ids=line, use_cache=False, **told).last_hidden_state
+    return hidden[0, prefix:].unflatten(0, ids.shape)
 
 
 def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
@@ -74,7 +82,7 @@ def training_mode(model: PreTrainedModel, layers: int = 0) -> Iterator[None]:
     """Dropout on, and the first layers computed twice; both off again whatever happens."""
     model.train()
     try:
-        with recomputed(model, layers):
+        with recomputed(model, layers), shared_attention(model):  # also while layers are computed again
             yield
     finally:
         model.eval()

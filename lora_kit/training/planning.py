@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 from ..adapters import trainable
 from ..data import Prepared
 from ..quantization import parameter_counts
-from .batches import Batch, Row, all_steps
-from .loss import autocast, loss_sum, training_mode
+from .batches import Batch, all_steps, rows_of
+from .loss import autocast, compute_dtype_of, loss_sum, training_mode
+from .memory import Sizes, activation_bytes, passing_bytes
+from .optimizers import make_optimizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..runs import Run
 
-PROBES = 3  # micro-batches that are timed; the first warms up and is not counted
+PROBES, PROBE_SECONDS = 12, 6.0  # micro-batches that are timed, spread over the training
+USABLE = 0.92  # of a card's memory: the rest is CUDA's own and what lies between the tensors
+GIB, MIB = 2**30, 2**20
 
 
 @dataclass(frozen=True)
@@ -27,19 +31,46 @@ class Plan:
     steps: int
     tokens: int  # that the model computes, shared prefixes once, padding too
     tokens_unshared: int  # what rows one by one would take
+    padding: float  # share of the computed tokens
     weight_bytes: int
-    adapter_bytes: int
-    optimizer_bytes: int  # AdamW: two float32 numbers a trained parameter
+    adapter_bytes: int  # float32 weights and their gradients
+    optimizer_bytes: int
+    activation_bytes: int  # of the largest micro-batch, kept for its backward pass
+    passing_bytes: int  # logits, and one layer's weights out of 4 bits, while they are needed
+    layers: int  # computed twice
+    layers_in_all: int
+    card_bytes: int | None  # free on the card before the weights; None on a CPU
     minutes: float
+
+    @property
+    def bytes(self) -> int:
+        """All of it at its peak."""
+        weights = self.weight_bytes + self.adapter_bytes + self.optimizer_bytes
+        return weights + self.activation_bytes + self.passing_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the card holds it; a CPU's memory is not asked."""
+        return self.card_bytes is None or self.bytes <= USABLE * self.card_bytes
 
     def __str__(self) -> str:
         saved = 1 - self.tokens / self.tokens_unshared
-        shared = f" ({saved:.0%} saved by shared prefixes)" if saved > 0 else ""
-        return (
-            f"plan: {self.steps:,} steps over {self.tokens:,} tokens{shared}, "
-            f"base {self.weight_bytes / 2**20:,.1f} MiB, adapter {self.adapter_bytes / 2**20:,.1f} MiB, "
-            f"optimizer {self.optimizer_bytes / 2**20:,.1f} MiB, about {self.minutes:.1f} minutes"
-        )
+        shared = f", {saved:.0%} saved by shared prefixes" if saved > 0 else ""
+        parts = (self.weight_bytes, self.adapter_bytes, self.optimizer_bytes, self.activation_bytes, self.passing_bytes)
+        names = ("weights", "adapter and gradients", "optimizer", "activations", "logits and a layer")
+        lines = [
+            f"plan: {self.steps:,} steps over {self.tokens:,} tokens ({self.padding:.1%} padding{shared}), "
+            f"about {self.minutes:.1f} minutes",
+            "  memory: " + ", ".join(f"{n} {b / MIB:,.1f} MiB" for n, b in zip(names, parts, strict=True)),
+            f"  {self.layers} of {self.layers_in_all} layers computed twice to save memory",
+        ]
+        if self.card_bytes is not None:
+            room = f"{self.bytes / GIB:.1f} GiB of the card's {self.card_bytes / GIB:.1f} GiB"
+            lines.append(f"  fits: {room}" if self.fits else f"  does not fit ({room}): lower {SMALLER}")
+        return "\n".join(lines)
+
+
+SMALLER = "training__tokens_per_micro_batch or data__max_length; else every micro-batch is split when memory runs out"
 
 
 def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
@@ -50,48 +81,98 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
         data: from `prepare`.
         run: its profile holds every setting.
     """
-    rows = [Row(row["input_ids"], row["labels"]) for row in data.train]
-    steps = all_steps(rows, run.profile.training)
+    settings, steps = run.profile.training, all_steps(rows_of(data.train), run.profile.training)
     batches = [batch for step in steps for batch in step]
-    tokens = sum(batch.tokens for batch in batches)
-    counts = parameter_counts(model)
-    adapted = counts["trainable"]
+    layers, card = layers_to_recompute(model, steps, run), card_bytes(model)
+    forward, step = probe(model, batches, layers, run)
+    tokens, counts = sum(batch.tokens for batch in batches), parameter_counts(model)
+    adapted, sizes = counts["trainable"]["bytes"], sizes_of(model, run)
+    own = sum(len(batch.prefix) + sum(len(row.input_ids) for row in batch.rows) for batch in batches)
     result = Plan(
         steps=len(steps),
         tokens=tokens,
-        tokens_unshared=data.figures["tokens"] * run.profile.training.epochs,
-        weight_bytes=sum(part["bytes"] for part in counts.values()) - adapted["bytes"],
-        adapter_bytes=adapted["bytes"],
-        optimizer_bytes=2 * adapted["bytes"],
-        minutes=seconds_per_token(model, batches, layers_to_recompute(model, steps, run)) * tokens / 60,
+        tokens_unshared=data.figures["tokens"] * settings.epochs,
+        padding=1 - own / tokens,
+        weight_bytes=sum(part["bytes"] for part in counts.values()) - adapted,
+        adapter_bytes=2 * adapted,
+        optimizer_bytes=2 * adapted if settings.optimizer == "adamw" else adapted // 2,
+        activation_bytes=max(activation_bytes(sizes, batch, layers) for batch in batches),
+        passing_bytes=max(passing_bytes(sizes, batch) for batch in batches),
+        layers=layers,
+        layers_in_all=sizes.layers,
+        card_bytes=card,
+        minutes=(forward * tokens + step * len(steps)) / 60,
     )
     print(result)
     return result
 
 
-def seconds_per_token(model: PreTrainedModel, batches: list[Batch], layers: int) -> float:
-    """Forward and backward time of a few micro-batches, spread over the epoch; gradients are dropped."""
+def probe(model: PreTrainedModel, batches: list[Batch], layers: int, run: Run) -> tuple[float, float]:
+    """Seconds a token of forward and backward, and seconds of an optimizer step; nothing is left changed."""
     import torch
 
     chosen = batches[:: max(1, len(batches) // PROBES)][:PROBES]
-    times = []
+    times, start = [], time.perf_counter()
     with torch.random.fork_rng(), training_mode(model, layers):
-        for batch in [chosen[0], *chosen]:
-            start = time.perf_counter()
+        for batch in [chosen[0], *chosen]:  # the first one warms up and is not counted
+            begun = time.perf_counter()
             with autocast(model):
                 loss = loss_sum(model, batch)
             loss.backward()
             if model.device.type == "cuda":
                 torch.cuda.synchronize()
-            times.append((time.perf_counter() - start) / batch.tokens)
+            times.append((time.perf_counter() - begun, batch.tokens))
+            if len(times) > 2 and time.perf_counter() - start > PROBE_SECONDS:
+                break
+        step = _step_seconds(model, run)
     for parameter in trainable(model).values():
         parameter.grad = None
-    return sum(times[1:]) / len(times[1:])
+    return sum(took for took, _ in times[1:]) / sum(tokens for _, tokens in times[1:]), step
+
+
+def _step_seconds(model: PreTrainedModel, run: Run) -> float:
+    """An optimizer step on copies of the adapter."""
+    import torch
+
+    copies = [torch.nn.Parameter(weight.detach().clone()) for weight in trainable(model).values()]
+    optimizer = make_optimizer(copies, run.profile.training)
+    for copy in copies:
+        copy.grad = torch.zeros_like(copy)
+    optimizer.step()
+    start = time.perf_counter()
+    torch.nn.utils.clip_grad_norm_(copies, 1.0)
+    optimizer.step()
+    return time.perf_counter() - start
 
 
 def layers_to_recompute(model: PreTrainedModel, steps: list[list[Batch]], run: Run) -> int:
-    """How many layers are computed twice: what the profile says, or none on a CPU and all on a card."""
-    most, wanted = len(model.model.layers), run.profile.training.checkpoint_layers
+    """How many layers are computed twice: what the profile says; else none on a CPU, and on a card as few as fit."""
+    most, wanted, card = len(model.model.layers), run.profile.training.checkpoint_layers, card_bytes(model)
     if isinstance(wanted, int):
         return min(wanted, most)
-    return 0 if model.device.type == "cpu" else most
+    if card is None:
+        return 0
+    sizes, counts = sizes_of(model, run), parameter_counts(model)
+    fixed = sum(part["bytes"] for part in counts.values()) + 3 * counts["trainable"]["bytes"]  # gradients, AdamW
+    largest = sorted({(b.tokens, n) for n, b in enumerate(batch for step in steps for batch in step)})[-20:]
+    batches = [batch for step in steps for batch in step]
+    for layers in range(most):
+        need = max(activation_bytes(sizes, batches[n], layers) + passing_bytes(sizes, batches[n]) for _, n in largest)
+        if fixed + need <= USABLE * card:
+            return layers
+    return most
+
+
+def sizes_of(model: PreTrainedModel, run: Run) -> Sizes:
+    """What the formula of the activations needs."""
+    return Sizes.of(model, run.profile.lora, compute_dtype_of(model).itemsize)
+
+
+def card_bytes(model: PreTrainedModel) -> int | None:
+    """Memory that the model and its training may fill on its card; None on a CPU."""
+    import torch
+
+    if model.device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return int(free + torch.cuda.memory_reserved(model.device))

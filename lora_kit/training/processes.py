@@ -36,6 +36,13 @@ class World:
         """This process's micro-batches of a step; it may have none."""
         return batches[self.rank :: self.size]
 
+    def wait(self) -> None:
+        """Go on when every process is here."""
+        from torch.distributed import barrier
+
+        if self.size > 1:
+            barrier()
+
     def add_up(self, parameters: Iterable[torch.nn.Parameter], loss: float, stop: bool) -> tuple[float, bool]:
         """Sum gradients and loss over all processes, in place; `stop` is true where any process wants it."""
         import torch
@@ -80,13 +87,8 @@ def world() -> World:
 @contextmanager
 def first_goes_first(here: World) -> Iterator[None]:
     """The first process does the block alone; the others wait and do it afterwards, finding what is done."""
-    if here.size == 1:
-        yield
-        return
-    from torch.distributed import barrier
-
     if not here.first:
-        barrier()
+        here.wait()
     yield
     if here.first:
-        barrier()
+        here.wait()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import attach_lora, detach_lora, is_fresh, load_adapter, read_adapter, save_adapter, take_adapter
 from ..base import load_tokenizer
 from ..data import Prepared, data_inputs, encode_batch
+from ..errors import KitError
 from ..manifests import file_hash, fingerprint, shown
 from ..profiles import settings
 from ..progress import Progress
-from .batches import Batch, Row, all_steps, for_measuring
+from .batches import Batch, Row, all_steps, for_measuring, rows_of
 from .checkpoints import Checkpoints, LogRow, State
 from .guards import check_learned, loss_ends, stop_asked
 from .loop import Around, fit
@@ -23,7 +25,7 @@ from .processes import world
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..runs import Run
+    from ..runs import Run, Stage
 
 HELD_OUT = 64  # rows whose loss is measured during training
 
@@ -57,30 +59,44 @@ def train(
         log = read_log(folder)
         print(f"training: done before, {len(log)} steps, last loss {log[-1]['loss']:.3f}. In {shown(folder)}")
         return log
+    here = world()
+    if run.profile.processes > here.size:
+        raise KitError(
+            f"{run.profile.name} shares the work between {run.profile.processes} processes: start it with accelerate "
+            f"launch --num_processes {run.profile.processes} -m lora_kit train --profile {run.profile.name}"
+        )
     _attach(model, run)
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs)
-    _tell_others(checkpoints.folder)
-    steps = all_steps(_rows(data), run.profile.training)
+    if here.first:
+        _tell_others(checkpoints.folder)
+    steps = all_steps(rows_of(data.train), run.profile.training)
     state = State()
     try:
-        with run.writing(stage, inputs) as work, stop_asked(max_minutes) as stop:
+        with run.writing(stage, inputs) if here.first else nullcontext() as work, stop_asked(max_minutes) as stop:
             state = _fit_and_show(model, steps, data, run, checkpoints, stop, force)
             if not _finished(state, steps, run):
                 raise _Left
             check_learned(model, state.log)
-            save_adapter(model, work.folder / "adapter", run)
-            (work.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in state.log))
-            work.figures |= {"steps": state.step, "last_loss": state.log[-1]["loss"], "seconds": state.seconds}
+            if work:
+                _write(model, state, run, work)
     except _Left:
         print(
             f"training: stopped after step {state.step} of {len(steps)} and kept in {shown(checkpoints.folder)}; "
             "call lk.train again to go on"
         )
         return state.log
-    checkpoints.discard()
     model.requires_grad_(False)
-    _say(state, work.target, run)
+    if work:
+        checkpoints.discard()
+        _say(state, work.target, run)
+    here.wait()
     return state.log
+
+
+def _write(model: PreTrainedModel, state: State, run: Run, work: Stage) -> None:
+    save_adapter(model, work.folder / "adapter", run)
+    (work.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in state.log))
+    work.figures |= {"steps": state.step, "last_loss": state.log[-1]["loss"], "seconds": state.seconds}
 
 
 def _attach(model: PreTrainedModel, run: Run) -> None:
@@ -140,10 +156,6 @@ def _tell_others(folder: Path) -> None:
     if others and not folder.exists():
         names = ", ".join(shown(other) for other in sorted(others))
         print(f"an unfinished training with other settings or data is left as it is: {names}. Starting anew")
-
-
-def _rows(data: Prepared) -> list[Row]:
-    return [Row(row["input_ids"], row["labels"], number) for number, row in enumerate(data.train)]
 
 
 def _held_out(data: Prepared, run: Run) -> list[Batch]:

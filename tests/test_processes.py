@@ -1,0 +1,71 @@
+"""Two processes with the same total batch give the losses and the adapter of one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import lora_kit as lk
+from lora_kit.adapters import read_adapter
+from lora_kit.training import read_log
+from lora_kit.training.processes import World, world
+
+from .test_checkpoints import ROWS, SMALL
+from .test_files import write
+
+DETERMINED = SMALL | {"lora__lora_dropout": "0.0", "training__tokens_per_micro_batch": 64, "training__epochs": 2}
+
+
+def trained_in(place: Path, name: str, launcher: list[str]) -> Path:
+    """Train by the command line; the folder of the training stage."""
+    told = [f"--set={key}={value}" for key, value in DETERMINED.items()]
+    command = [*launcher, "-m", "lora_kit", "train", "--profile", "tiny-cpu", "--data", str(place / "faq.jsonl")]
+    command += ["--root", str(place), "--name", name, *told]
+    environment = os.environ | {"LORA_KIT_PROGRESS": "off", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("training: ") == 1  # one of them speaks
+    return place / name / "training" / "faq"
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    write(tmp_path / "faq.jsonl", ROWS)
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        "2",
+        "--cpu",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    one, two = trained_in(tmp_path, "one", [sys.executable]), trained_in(tmp_path, "two", launch)
+    for row, other in zip(read_log(one), read_log(two), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    ours, theirs = read_adapter(one / "adapter"), read_adapter(two / "adapter")
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-5)
+
+
+def test_alone_nothing_is_shared_and_nobody_is_waited_for() -> None:
+    assert world() == World(0, 1) and world().first
+    assert list(World(1, 2).share([1, 2, 3])) == [2]  # type: ignore[list-item]
+    assert World().add_up([], 1.5, True) == (1.5, True) and World().least(3.0) == 3.0
+    World().wait()
+
+
+def test_a_profile_for_two_cards_says_how_to_start_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    write(tmp_path / "faq.jsonl", ROWS)
+    run = lk.Run("tiny-cpu", data=tmp_path / "faq.jsonl", root=tmp_path, **SMALL)
+    run.profile = replace(run.profile, processes=2)
+    with pytest.raises(lk.KitError, match=r"accelerate launch --num_processes 2 -m lora_kit train --profile tiny-cpu"):
+        lk.train(lk.load_base(run), lk.prepare(run), run)
