@@ -5,8 +5,8 @@ BIN := .venv/bin
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
 SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg
 
-.PHONY: help demo test lint types unit notebooks format scrub bench-demo bench-targets bench-data bench-phrasings model handbook \
-  test-gpu clean
+.PHONY: help demo test lint types unit notebooks format scrub bench-demo bench-targets bench-data bench-train bench-phrasings model handbook \
+  test-kills test-gpu clean
 
 help:  ## this list
 	@echo "make TARGET   (with another Python: make PYTHON=/path/to/python3.12 TARGET)"
@@ -56,6 +56,11 @@ bench-data: .venv/ready  ## preparing data against TRL, and a million rows; writ
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python tools/update_readme.py
 
+bench-train: .venv/ready  ## training against TRL, transformers' Trainer and a bare loop; writes benchmarks/results/train.json
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python benchmarks/train.py
+	$(BIN)/python tools/update_readme.py
+
 bench-phrasings: .venv/ready  ## how many wordings a fact needs; writes benchmarks/results/phrasings.json
 	$(BIN)/python benchmarks/phrasings.py
 	$(BIN)/python tools/update_readme.py
@@ -69,6 +74,9 @@ model: .venv/ready  ## build the embedded model anew (about an hour and a half o
 
 handbook: .venv/ready  ## write the embedded datasets anew
 	$(BIN)/python tools/build_handbook.py
+
+test-kills: .venv/ready  ## 20 trainings killed at random moments, each resumed to the same adapter
+	$(BIN)/python -m pytest tests/test_checkpoints.py -m slow -s
 
 test-gpu: .venv/ready  ## tests that need a CUDA card
 	$(BIN)/python -m pytest -m gpu

@@ -268,7 +268,7 @@ def main() -> None:
                     flush=True,
                 )
     figures = {case: {kit: summary(results) for kit, results in kits.items()} for case, kits in found.items()}
-    store("train", commit, ("trl",), figures=figures, ratios=ratios(figures))
+    store("train", commit, ("trl",), rows=options.rows, figures=figures, ratios=ratios(figures))
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:

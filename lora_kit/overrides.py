@@ -33,6 +33,20 @@ CHOICES = {
     "training__optimizer": ("adamw", "adamw_8bit", "paged_adamw_8bit"),
     "training__schedule": ("cosine", "linear", "constant"),
 }
+NOT_HERE = {  # what people look for, and what the kit has instead
+    "dora": "DoRA is not done here: plain LoRA, and rsLoRA by lora__use_rslora=True",
+    "neftune": "NEFTune is not done here: lora__lora_dropout works against learning by heart",
+    "packing": "packing is not done here: rows of like length share a batch, with little padding",
+    "pissa": "PiSSA is not done here: A starts Gaussian and B at zero",
+    "loftq": "LoftQ is not done here: A starts Gaussian and B at zero",
+    "modules_to_save": "whole modules are not trained here: only the adapter is",
+    "bf16": "the dtype is chosen for the machine, or by quantization__compute_dtype",
+    "fp16": "the dtype is chosen for the machine, or by quantization__compute_dtype",
+    "max_steps": "the length of a training is training__epochs, or lk.train(..., max_minutes=...)",
+    "batch_size": "batches have a number of tokens: training__tokens_per_step, training__tokens_per_micro_batch",
+    "gradient_accumulation": "training__tokens_per_step is made of as many micro-batches as it needs",
+    "gradient_checkpointing": "layers are computed twice by training__checkpoint_layers, by itself where needed",
+}
 SHARES = ("lora__lora_dropout", "training__warmup")
 NOT_NEGATIVE = ("training__weight_decay", "training__evaluations", "data__declines", "data__general")
 
@@ -53,6 +67,14 @@ def convert(key: str, value: Any, wanted: str) -> Any:
             except ValueError:
                 continue
     raise KitError(f"{key}={value!r} does not fit: it must be {wanted.replace('<class ', '').strip('>')}")
+
+
+def unknown(key: str, right: Mapping[str, Any]) -> KitError:
+    """What to say of a setting that does not exist."""
+    for word, text in NOT_HERE.items():
+        if word in key.lower() and not key.startswith("evaluation__"):
+            return KitError(f"there is no setting {key!r}: {text}")
+    return KitError(f"there is no setting {key!r}{nearest(key, right)}; the settings are {', '.join(sorted(right))}")
 
 
 def nearest(name: str, right: Iterable[str]) -> str:

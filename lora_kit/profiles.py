@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from .errors import KitError
-from .overrides import convert, nearest, problems
+from .overrides import convert, problems, unknown
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Lora:
     r: int = 16  # rank: more holds more facts and costs memory in proportion
     lora_alpha: int = 32  # scale of the update
     lora_dropout: float = 0.05  # against learning rows by heart
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")  # query and value: the paper's choice
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")  # the paper's choice; "all-linear" learns more facts
     use_rslora: bool = False  # scale by lora_alpha / sqrt(r) instead: steadier at high ranks
 
 
@@ -202,8 +202,10 @@ def _other_base(source: str) -> Base:
 def _override(chosen: Profile, key: str, value: Any) -> Profile:
     valid = settings(chosen)
     if key not in valid:
-        raise KitError(f"there is no setting {key!r}{nearest(key, valid)}; the settings are {', '.join(sorted(valid))}")
+        raise unknown(key, valid)
     section, _, field = key.partition("__")
     part = getattr(chosen, section)
-    wanted = str(get_type_hints(type(part))[field])
-    return replace(chosen, **{section: replace(part, **{field: convert(key, value, wanted)})})
+    new = convert(key, value, str(get_type_hints(type(part))[field]))
+    if key == "lora__target_modules" and new == ("all-linear",):
+        new = ALL_LINEAR
+    return replace(chosen, **{section: replace(part, **{field: new})})

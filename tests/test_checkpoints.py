@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 import lora_kit as lk
 from lora_kit.manifests import file_hash
@@ -307,3 +308,31 @@ def test_twenty_kills_change_nothing(place: Path, whole: str) -> None:
         same += sha(run_in(place, f"kill {number}")) == whole
     print(f"killed {killed} times in 20 trainings; the final adapter is the same in {same} of 20")
     assert same == 20 and killed >= 15
+
+
+def test_a_tracker_is_sent_every_step_or_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[int, dict[str, Any]]] = []
+
+    class Fake:
+        requires_logging_directory = True
+
+        def __init__(self, title: str, logging_dir: str) -> None:
+            assert title == "tracked" and logging_dir.endswith("tracked/tracking")
+
+        def start(self) -> None: ...
+
+        def store_init_configuration(self, values: dict[str, Any]) -> None:
+            assert values["lora__r"] == 4
+
+        def log(self, values: dict[str, Any], step: int) -> None:
+            sent.append((step, values))
+
+        def finish(self) -> None:
+            sent.append((0, {}))
+
+    with pytest.raises(lk.KitError, match="no tracker 'excel'; the trackers are tensorboard, wandb, trackio"):
+        train(run_in(place, "tracked"), track="excel")
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "tensorboard", Fake)
+    log = train(run_in(place, "tracked"), track="tensorboard")
+    assert [step for step, _ in sent] == [*(row["step"] for row in log), 0]
+    assert sent[-2][1]["evaluation_loss"] == log[-1]["evaluation_loss"]

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lora_kit.errors import KitError
-from lora_kit.profiles import LLAMA2_MIRROR, PROFILES, Profile, profile, settings
+from lora_kit.profiles import ALL_LINEAR, LLAMA2_MIRROR, PROFILES, Profile, profile, settings
 
 POSITIVE = st.integers(min_value=1, max_value=10**9)
 SHARES = st.floats(min_value=0, max_value=1, exclude_max=True)
@@ -172,3 +172,13 @@ def test_a_wrong_setting_hints_at_the_right_one(wrong: str, right: str | None) -
         profile("tiny-cpu", **{wrong: 3})
     hint = f" (did you mean {right!r}?)" if right else ""
     assert str(caught.value).startswith(f"there is no setting {wrong!r}{hint}; the settings are ")
+
+
+@pytest.mark.parametrize("key", ["lora__use_dora", "training__neftune_noise_alpha", "packing", "training__bf16"])
+def test_what_the_kit_does_not_do_is_refused_by_name_with_what_it_has_instead(key: str) -> None:
+    with pytest.raises(KitError, match=f"there is no setting '{key}': .*(not done here|dtype)"):
+        profile("tiny-cpu", **{key: True})
+
+
+def test_all_linear_is_every_linear_layer() -> None:
+    assert profile("llama2-7b-t4", lora__target_modules="all-linear").lora.target_modules == ALL_LINEAR

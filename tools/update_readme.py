@@ -69,11 +69,35 @@ def phrasings(record: dict[str, Any]) -> str:
     )
 
 
+def train(record: dict[str, Any]) -> str:
+    figures = record["figures"]
+    cases, kits, first = list(figures), list(next(iter(figures.values()))), next(iter(figures.values()))
+    lines = [f"| useful tokens a second | {' | '.join(cases)} |", "|---|" + "--:|" * len(cases)]
+    for kit in kits:
+        cells = (spread(figures[case][kit]["tokens_per_second"], ",.0f") for case in cases)
+        lines.append(f"| {kit} | {' | '.join(cells)} |")
+    memory = ", ".join(f"{kit} {first[kit]['peak_mib']['median']:,.0f}" for kit in kits)
+    losses = ", ".join(f"{kit} {spread(first[kit]['loss'], '.2f')}" for kit in kits)
+    ratios = "; ".join(f"{value:.2f} {name}" for name, value in record["ratios"].items())
+    return (
+        "\n".join(lines)
+        + f"\n\n{first['lora_kit']['outside']['median']:.1%} of lora_kit's time is outside of forward, "
+        f"backward and optimizer. Without a prefix in NF4, peak MiB above the start: {memory}; loss on held-out rows: "
+        f"{losses}. Ratios: {ratios}. The embedded model, one epoch over {record['rows']} rows; `make bench-train` on "
+        f"{record['date']}, {record['machine']}."
+    )
+
+
+def spread(figure: dict[str, float], form: str) -> str:
+    return f"{figure['median']:{form}} ({figure['least']:{form}} to {figure['most']:{form}})"
+
+
 BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": table,
     "targets": targets,
     "data": data,
     "phrasings": phrasings,
+    "train": train,
 }
 
 

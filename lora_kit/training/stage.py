@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from .guards import check_learned, loss_ends, stop_asked
 from .loop import Around, fit
 from .planning import layers_to_recompute
 from .processes import world
+from .trackers import tracker
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +35,13 @@ class _Left(Exception):
 
 
 def train(
-    model: PreTrainedModel, data: Prepared, run: Run, *, max_minutes: float | None = None, force: bool = False
+    model: PreTrainedModel,
+    data: Prepared,
+    run: Run,
+    *,
+    max_minutes: float | None = None,
+    track: str | None = None,
+    force: bool = False,
 ) -> list[LogRow]:
     """Train the adapter and return the log; what was stopped goes on, and the same inputs are not trained twice.
 
@@ -47,6 +53,7 @@ def train(
         data: from `prepare`.
         run: its profile holds every setting.
         max_minutes: stop and keep after so long, for sessions that end.
+        track: send the figures to "tensorboard" (files in the run folder), "wandb" or "trackio" besides.
         force: go on from a checkpoint that other versions of the libraries wrote.
 
     Raises:
@@ -72,8 +79,13 @@ def train(
     steps = all_steps(rows_of(data.train), run.profile.training)
     state = State()
     try:
-        with run.writing(stage, inputs) if here.first else nullcontext() as work, stop_asked(max_minutes) as stop:
-            state = _fit_and_show(model, steps, data, run, checkpoints, stop, force)
+        with (
+            run.writing(stage, inputs) if here.first else nullcontext() as work,
+            stop_asked(max_minutes) as stop,
+            tracker(track if here.first else None, run.path.name, run.path / "tracking", settings(run.profile)) as send,
+        ):
+            around = Around(checkpoints=checkpoints, force=force, world=here, stop=stop, seen=send)
+            state = _fit_and_show(model, steps, data, run, around)
             if not _finished(state, steps, run):
                 raise _Left
             check_learned(model, state.log)
@@ -108,15 +120,9 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
         take_adapter(model, Path(run.profile.training.start_from).expanduser())
 
 
-def _fit_and_show(
-    model: PreTrainedModel,
-    steps: list[list[Batch]],
-    data: Prepared,
-    run: Run,
-    checkpoints: Checkpoints,
-    stop: Callable[[], bool],
-    force: bool,
-) -> State:
+def _fit_and_show(model: PreTrainedModel, steps: list[list[Batch]], data: Prepared, run: Run, around: Around) -> State:
+    around.held_out, around.layers = _held_out(data, run), layers_to_recompute(model, steps, run)
+    send = around.seen
     with Progress("training", len(steps)) as progress:
 
         def seen(row: LogRow) -> None:
@@ -124,16 +130,9 @@ def _fit_and_show(
             if "evaluation_loss" in row:
                 shown["evaluation_loss"] = row["evaluation_loss"]
             progress.update(row["step"], **shown)
+            send(row)
 
-        around = Around(
-            held_out=_held_out(data, run),
-            checkpoints=checkpoints,
-            force=force,
-            layers=layers_to_recompute(model, steps, run),
-            world=world(),
-            stop=stop,
-            seen=seen,
-        )
+        around.seen = seen
         return fit(model, steps, run.profile.training, around)
 
 
