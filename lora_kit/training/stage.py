@@ -19,7 +19,7 @@ from .checkpoints import Checkpoints, LogRow, State
 from .guards import check_learned, loss_ends, stop_asked
 from .loop import Around, fit
 from .planning import layers_to_recompute
-from .processes import world
+from .processes import World, world
 from .trackers import tracker
 
 if TYPE_CHECKING:
@@ -60,18 +60,9 @@ def train(
         KitError: no memory, a full disk, a loss that is not finite, a loss that does not fall.
     """
     stage, inputs = adapter_stage(run), train_inputs(run)
-    folder = run.find(stage, inputs)
-    if folder is not None:
-        load_adapter(model, trained_adapter(run))
-        log = read_log(folder)
-        print(f"training: done before, {len(log)} steps, last loss {log[-1]['loss']:.3f}. In {shown(folder)}")
-        return log
-    here = world()
-    if run.profile.processes > here.size:
-        raise KitError(
-            f"{run.profile.name} shares the work between {run.profile.processes} processes: start it with accelerate "
-            f"launch --num_processes {run.profile.processes} -m lora_kit train --profile {run.profile.name}"
-        )
+    if folder := run.find(stage, inputs):
+        return _load(model, folder, run)
+    here = _processes(run)
     _attach(model, run)
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs)
     if here.first:
@@ -103,6 +94,25 @@ def train(
         _say(state, work.target, run)
     here.wait()
     return state.log
+
+
+def _load(model: PreTrainedModel, folder: Path, run: Run) -> list[LogRow]:
+    """What was trained before from the same inputs."""
+    load_adapter(model, trained_adapter(run))
+    log = read_log(folder)
+    print(f"training: done before, {len(log)} steps, last loss {log[-1]['loss']:.3f}. In {shown(folder)}")
+    return log
+
+
+def _processes(run: Run) -> World:
+    """The processes that are there; as many as the profile is made for."""
+    here, wanted = world(), run.profile.processes
+    if wanted > here.size:
+        raise KitError(
+            f"{run.profile.name} shares the work between {wanted} processes: start it with accelerate launch "
+            f"--num_processes {wanted} -m lora_kit train --profile {run.profile.name}"
+        )
+    return here
 
 
 def _write(model: PreTrainedModel, state: State, run: Run, work: Stage) -> None:
