@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
-from lora_kit.data import IGNORE
-from lora_kit.training.batches import Batch, Row, common_prefix, steps
+from lora_kit.base import ASSETS
+from lora_kit.data import IGNORE, encode_batch
+from lora_kit.profiles import profile
+from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, steps
 
 SYSTEM = list(range(100, 120))
 
@@ -78,3 +85,30 @@ def test_padding_is_small_on_rows_like_the_handbook_s() -> None:
     batches = [batch for step in make(rows, tokens_per_micro_batch=2048) for batch in step]
     used = sum(len(row.input_ids) for batch in batches for row in batch.rows)
     assert used / sum(batch.width * len(batch.rows) for batch in batches) > 0.90
+
+
+def padding(rows: list[Row], name: str) -> float:
+    batches = [batch for step in epoch_steps(rows, profile(name).training, 0) for batch in step]
+    own = sum(len(batch.prefix) + sum(len(row.input_ids) for row in batch.rows) for batch in batches)
+    return 1 - own / sum(batch.tokens for batch in batches)
+
+
+def alpaca_like(count: int, longest: int) -> list[Row]:
+    """Lengths as in instruction data: log-normal, prompts of about 50 tokens, answers from a word to hundreds."""
+    rng = random.Random(0)
+    rows = []
+    for _ in range(count):
+        asked, answered = int(rng.lognormvariate(3.9, 0.5)) + 5, max(2, int(rng.lognormvariate(3.9, 0.9)))
+        prompt = [1, *(rng.randrange(3, 32000) for _ in range(asked))][: longest // 2]
+        rows.append(row(prompt, [5] * min(answered, longest // 2)))
+    return rows
+
+
+@pytest.mark.parametrize(("name", "longest"), [("tiny-cpu", 256), ("llama2-7b-t4", 1024)])
+def test_padding_is_under_5_per_cent_on_the_handbook_and_on_alpaca_like_lengths(name: str, longest: int) -> None:
+    lines = (ASSETS / "handbook" / "train.jsonl").read_text().splitlines()
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny-chat")
+    handbook = [Row(*ids) for ids in encode_batch([json.loads(line)["messages"] for line in lines], tokenizer)]
+    found = {"handbook": padding(handbook, name), "Alpaca-like": padding(alpaca_like(2000, longest), name)}
+    print({data: f"{share:.1%}" for data, share in found.items()})
+    assert max(found.values()) < 0.05

@@ -123,8 +123,8 @@ def _groups(rows: Sequence[Row]) -> dict[tuple[int, ...], list[Row]]:
 
 
 def _cut(rows: list[Row], budget: int, share: bool, rng: random.Random) -> list[Batch]:
-    """Rows of like length together; a little noise on the length makes other neighbours every epoch."""
-    ordered = sorted(rows, key=lambda row: len(row.input_ids) + rng.uniform(-2, 2))
+    """Rows of like length together; chance orders those of one length, so that neighbours change every epoch."""
+    ordered = sorted(rows, key=lambda row: len(row.input_ids) + rng.random())
     shared = len(common_prefix(rows)) if share and len(rows) > 1 else 0
     batches: list[list[Row]] = []
     widest = 0
