@@ -59,6 +59,7 @@ bench-data: .venv/ready  ## preparing data against TRL, and a million rows; writ
 bench-train: .venv/ready  ## training against TRL, transformers' Trainer and a bare loop; writes benchmarks/results/train.json
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python tools/update_readme.py
 
 bench-phrasings: .venv/ready  ## how many wordings a fact needs; writes benchmarks/results/phrasings.json

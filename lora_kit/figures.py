@@ -42,10 +42,10 @@ STYLE = {
 
 
 def loss_curve(log: Sequence[dict[str, Any]]) -> Figure:
-    """The training loss by step, smoothed, with validation where it was measured, over the learning rate.
+    """The training loss by step, smoothed, with that of held-out rows where it was measured, over the learning rate.
 
     Args:
-        log: rows with "step", "loss" (nats a learned token), "learning_rate", and in some rows "validation_loss".
+        log: rows with "step", "loss" (nats a learned token), "learning_rate", and in some rows "evaluation_loss".
     """
     with _paper(height=4.2) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
@@ -82,6 +82,25 @@ def before_after(figures: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
+def growth_curves(figures: dict[str, dict[Any, dict[str, float]]]) -> Figure:
+    """Tokens a second of training, as one thing grows at a time.
+
+    Args:
+        figures: what grows -> its values -> {"tokens_per_second": ...}.
+    """
+    with _paper(height=3.0) as figure:
+        plots = figure.subplots(1, len(figures), sharey=True, squeeze=False)[0]
+        for axes, (name, measured) in zip(plots, figures.items(), strict=True):
+            speeds = [row["tokens_per_second"] for row in measured.values()]
+            axes.plot(range(len(speeds)), speeds, "o-", color=MODELS["adapter"], lw=2, ms=5)
+            axes.set_xticks(range(len(speeds)), [str(value) for value in measured])
+            axes.set(xlabel=name, ylim=(0, None))
+            axes.grid(axis="y")
+        plots[0].set_ylabel("tokens a second")
+        _title(plots[0], "Training speed")
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file on white, the same bytes for the same figure."""
     buffer = BytesIO()
@@ -109,10 +128,10 @@ def _draw_loss(axes: Axes, log: Sequence[dict[str, Any]]) -> None:
     if long:
         axes.plot(steps, losses, color=blue, lw=0.8, alpha=0.35, label="each step")
     axes.plot(steps, smooth(losses) if long else losses, color=blue, lw=2, label="smoothed" if long else "training")
-    checked = [row for row in log if row.get("validation_loss") is not None]
+    checked = [row for row in log if row.get("evaluation_loss") is not None]
     if checked:
-        pairs = [row["step"] for row in checked], [row["validation_loss"] for row in checked]
-        axes.plot(*pairs, "o--", color=MODELS["merged"], lw=1.2, ms=5, label="validation")
+        pairs = [row["step"] for row in checked], [row["evaluation_loss"] for row in checked]
+        axes.plot(*pairs, "o--", color=MODELS["merged"], lw=1.2, ms=5, label="held-out rows")
     axes.set_ylabel("loss (nats a learned token)")
     axes.grid(axis="y")
     _title(axes, "Training loss")

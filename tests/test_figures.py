@@ -22,7 +22,7 @@ def make_log(steps, validate_every=0):
         for s in range(1, steps + 1)
     ]
     for row in log[validate_every - 1 :: validate_every] if validate_every else []:
-        row["validation_loss"] = row["loss"] + 0.1
+        row["evaluation_loss"] = row["loss"] + 0.1
     return log
 
 
@@ -51,7 +51,7 @@ def test_long_curve_is_smoothed_over_the_raw_steps():
 
 def test_validation_is_shown_where_it_was_measured():
     figure = figures.loss_curve(make_log(12, validate_every=4))
-    assert list(lines(figure.axes[0])["validation"].get_xdata()) == [4, 8, 12]
+    assert list(lines(figure.axes[0])["held-out rows"].get_xdata()) == [4, 8, 12]
 
 
 def test_learning_rate_is_below_the_loss():
@@ -143,3 +143,11 @@ def contrast_with_white(colour):
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 1.05 / (sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) + 0.05)
+
+
+def test_growth_has_a_plot_for_everything_that_grows() -> None:
+    measured = {"rank": {4: {"tokens_per_second": 900.0}, 8: {"tokens_per_second": 880.0}}}
+    figure = growth_curves(measured | {"layers": measured["rank"]})
+    assert [axes.get_xlabel() for axes in figure.axes] == ["rank", "layers"]
+    assert list(figure.axes[0].get_lines()[0].get_ydata()) == [900.0, 880.0]
+    assert png(figure).startswith(b"\x89PNG")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_kit.evaluation.report import MEANINGS
-from lora_kit.figures import before_after, loss_curve, png
+from lora_kit.figures import before_after, growth_curves, loss_curve, png
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -110,10 +110,13 @@ def write_block(readme: str, name: str, text: str) -> str:
 def main() -> None:
     readme = (ROOT / "README.md").read_text()
     records = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
-    for name, record in records.items():
-        readme = write_block(readme, name, BLOCKS[name](record))
+    for name, block in BLOCKS.items():
+        if name in records:
+            readme = write_block(readme, name, block(records[name]))
     (ROOT / "README.md").write_text(readme)
     (ROOT / "docs").mkdir(exist_ok=True)
+    if "growth" in records:
+        (ROOT / "docs" / "training_growth.png").write_bytes(png(growth_curves(records["growth"]["figures"])))
     first = records["demo"]["seeds"][0]
     (ROOT / "docs" / "before_after.png").write_bytes(png(before_after(first["figures"])))
     (ROOT / "docs" / "loss_curve.png").write_bytes(png(loss_curve(first["log"])))
