@@ -147,7 +147,7 @@ def contrast_with_white(colour):
 
 def test_growth_has_a_plot_for_everything_that_grows() -> None:
     measured = {"rank": {4: {"tokens_per_second": 900.0}, 8: {"tokens_per_second": 880.0}}}
-    figure = growth_curves(measured | {"layers": measured["rank"]})
+    figure = figures.growth_curves(measured | {"layers": measured["rank"]})
     assert [axes.get_xlabel() for axes in figure.axes] == ["rank", "layers"]
     assert list(figure.axes[0].get_lines()[0].get_ydata()) == [900.0, 880.0]
-    assert png(figure).startswith(b"\x89PNG")
+    assert figures.png(figure).startswith(b"\x89PNG")
