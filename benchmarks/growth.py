@@ -1,6 +1,6 @@
 """How training grows with rows, length, rank and layers: python benchmarks/growth.py   (the end of make bench-train)
 
-One thing is changed at a time, all else stays as in BASIS; NF4 on the embedded model, an epoch each, in its own process.
+One thing is changed at a time, all else stays as in BASIS; NF4 on the embedded model, an epoch each, each in a process.
 Writes benchmarks/results/growth.json; tools/update_readme.py draws docs/training_growth.png of it.
 """
 

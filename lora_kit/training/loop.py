@@ -58,6 +58,8 @@ def fit(model: PreTrainedModel, plan: Sequence[list[Batch]], settings: Training,
         if not state.step:
             probe_scale(model, plan[0][0], scaler, world)
         for number, batches in enumerate(plan[state.step :], start=state.step + 1):
+            if settings.patience is not None and state.worse >= settings.patience:
+                break
             torch.manual_seed(settings.seed * 1_000_003 + number * world.size + world.rank)  # dropout, also on resume
             rate = settings.learning_rate * schedule(number, len(plan), settings)
             for group in optimizer.param_groups:
@@ -74,7 +76,6 @@ def fit(model: PreTrainedModel, plan: Sequence[list[Batch]], settings: Training,
             if number in measured and around.held_out:
                 state.measure(mean_loss(model, around.held_out), moving)
             around.seen(row)
-            leave = leave or (settings.patience is not None and state.worse >= settings.patience)
             if around.checkpoints and world.first and (leave or around.checkpoints.due):
                 around.checkpoints.save(state, *moving.parts())
             if leave:
