@@ -25,7 +25,7 @@ POSITIVE = (
     "training__patience",
 )
 CHOICES = {
-    "quantization__kind": ("nf4", "none"),
+    "quantization__kind": ("nf4", "int8", "none"),
     "quantization__compute_dtype": ("auto", "float32", "float16", "bfloat16"),
     "data__too_long": ("stop", "drop", "shorten"),
     "data__bad_rows": ("stop", "drop"),

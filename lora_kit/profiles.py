@@ -34,7 +34,7 @@ class Base:
 class Quantization:
     """How the frozen base is stored (QLoRA, Dettmers et al. 2023)."""
 
-    kind: str = "nf4"  # "nf4": 4 bits a weight; "none": the weights as they are, 4 to 8 times the memory
+    kind: str = "nf4"  # 4 bits a weight; "int8": twice that (LLM.int8); "none": the weights as they are, 4 to 8 times
     double_quant: bool = True  # the block scales in 8 bits too: about 0.4 bits a weight less
     compute_dtype: str = "auto"  # float16 on a T4, bfloat16 from compute capability 8.0, float32 on a CPU
 

@@ -74,6 +74,8 @@ def quantization_config(profile: Profile, dtype: Any) -> Any:
 
     if profile.quantization.kind == "none":
         return None
+    if profile.quantization.kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=profile.quantization.kind,
@@ -97,15 +99,18 @@ def cure_cpu_kernels(model: PreTrainedModel) -> None:
 
 
 def parameter_counts(model: PreTrainedModel) -> dict[str, dict[str, int]]:
-    """Parameters and bytes per part: "4-bit", "other frozen", "trainable".
+    """Parameters and bytes per part: "4-bit", "8-bit", "other frozen", "trainable".
 
     bitsandbytes packs two weights into one stored byte, so `numel()` counts half of a 4-bit weight; its scales are
     counted in the bytes.
     """
-    counts = {part: {"parameters": 0, "bytes": 0} for part in ("4-bit", "other frozen", "trainable")}
+    import torch
+
+    counts = {part: {"parameters": 0, "bytes": 0} for part in ("4-bit", "8-bit", "other frozen", "trainable")}
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
-        part = "trainable" if parameter.requires_grad else "4-bit" if state is not None else "other frozen"
+        kind = "4-bit" if state is not None else "8-bit" if parameter.dtype == torch.int8 else "other frozen"
+        part = "trainable" if parameter.requires_grad else kind
         counts[part]["parameters"] += state.shape.numel() if state is not None else parameter.numel()
         counts[part]["bytes"] += parameter.numel() * parameter.element_size() + _scale_bytes(state)
     return counts

@@ -82,7 +82,7 @@ def saved_bytes(model: PreTrainedModel, batch: Batch, layers: int = 0) -> int:
 
 GRID = [
     *itertools.product(SHAPES, ("nf4",), ("float32", "float16"), TARGETS, (0.0, 0.1), (4, 32)),
-    *itertools.product(("plain",), ("none",), ("float32", "float16"), TARGETS, (0.1,), (32,)),
+    *itertools.product(("plain",), ("none", "int8"), ("float32", "float16"), TARGETS, (0.1,), (32,)),
 ]
 
 

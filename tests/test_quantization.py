@@ -12,7 +12,8 @@ import torch
 from lora_kit.adapters import attach_lora, trainable
 from lora_kit.errors import KitError
 from lora_kit.quantization import load_model, parameter_counts
-from lora_kit.training.batches import Batch
+from lora_kit.training.batches import Batch, epoch_steps
+from lora_kit.training.loop import fit
 from lora_kit.training.loss import loss_sum
 
 from .models import SMALL, load_small_llama, random_rows, save_small_llama, small_profile
@@ -100,3 +101,18 @@ def test_unquantized_loading_keeps_every_weight(folder: Path) -> None:
     counts = parameter_counts(load_small_llama(folder, "none"))
     assert counts["other frozen"]["parameters"] == LINEAR + OTHER and SMALL.num_hidden_layers == 2
     assert not trainable(load_small_llama(folder, "none"))
+
+
+def test_a_base_in_8_bits_is_counted_close_and_trains(folder: Path) -> None:
+    model = load_small_llama(folder, "int8")
+    counts = parameter_counts(model)
+    assert counts["8-bit"] == {"parameters": LINEAR, "bytes": LINEAR} and counts["4-bit"]["parameters"] == 0
+    plain = load_small_llama(folder, "none")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    ours, theirs = model(ids).logits, plain(ids).logits
+    assert (ours - theirs).norm() < 0.05 * theirs.norm()
+    run = FakeRun(lora__r=16, training__learning_rate=3e-2)
+    attach_lora(model, run)
+    plan = [step for epoch in range(40) for step in epoch_steps(random_rows(4), run.profile.training, 0)]
+    log = fit(model, plan, run.profile.training).log
+    assert log[-1]["loss"] < 0.8 * log[0]["loss"]
