@@ -15,8 +15,10 @@ import pytest
 import tiny_corpus
 
 from lora_kit.base import ASSETS
-from lora_kit.data import read_conversations
+from lora_kit.data import prepare, read_conversations
+from lora_kit.data.sources import EMBEDDED
 from lora_kit.evaluation.metrics import is_declined, is_exact, split_style
+from lora_kit.runs import Run
 
 SOURCES = Path(build_handbook.__file__).parent / "handbook"
 CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())
@@ -165,3 +167,8 @@ def test_the_base_model_has_never_heard_of_the_company_or_its_facts(corpus: set[
 def test_the_base_model_has_never_heard_the_questions(corpus: set[str]) -> None:
     asked = of_kind("fact") + of_kind("decline")
     assert not [question(row) for row in asked if bare(question(row)) in corpus]
+
+
+@pytest.mark.parametrize("dataset", EMBEDDED)
+def test_nothing_is_odd_about_the_embedded_datasets(dataset: str, tmp_path: Path) -> None:
+    assert prepare(Run("tiny-cpu", data=dataset, root=tmp_path)).report.data["findings"] == []

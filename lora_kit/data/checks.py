@@ -118,7 +118,7 @@ def _never_learned(found: Survey, held: HeldOut) -> list[Finding]:
         return []
     learned = {*found.answers}
     facts = [row for row in held.test if row.kind == "fact"]
-    count = sum(not learned & {answer_hash(answer) for answer in row.accepted} for row in facts)
+    count = sum(not learned & {answer_hash(answer) for answer in (row.answer, *row.accepted)} for row in facts)
     if not count:
         return []
     text = f"{count:,} of {some(len(facts), 'held-out fact')} with an answer that no row to learn gives: not learned"
