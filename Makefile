@@ -5,12 +5,12 @@ BIN := .venv/bin
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
 SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg
 
-.PHONY: help demo test lint types unit notebooks format scrub bench-demo bench-targets bench-data bench-train bench-phrasings model handbook \
-  test-kills test-gpu clean
+.PHONY: help demo test lint types unit notebooks format scrub model handbook test-kills test-gpu clean \
+  bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings
 
 help:  ## this list
 	@echo "make TARGET   (with another Python: make PYTHON=/path/to/python3.12 TARGET)"
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv/ready: requirements.txt setup.py
 	@$(PYTHON) -c '$(NEEDS)' || { echo "lora_kit needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
@@ -61,6 +61,9 @@ bench-train: .venv/ready  ## training against TRL, transformers' Trainer and a b
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python tools/update_readme.py
+
+bench-plan: .venv/ready  ## what lk.plan says against what training takes; writes benchmarks/results/plan.json
+	$(BIN)/python benchmarks/plan.py
 
 bench-phrasings: .venv/ready  ## how many wordings a fact needs; writes benchmarks/results/phrasings.json
 	$(BIN)/python benchmarks/phrasings.py

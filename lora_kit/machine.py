@@ -129,3 +129,12 @@ def gpu_problem(profile: Profile, count: int) -> str | None:
 @functools.cache
 def _say_once(text: str) -> None:
     print(text)
+
+
+def memory_gib() -> float:
+    """Memory in use, in GiB: the most that tensors took on the card, or what the process holds on a CPU."""
+    import psutil
+    import torch
+
+    used = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else psutil.Process().memory_info().rss
+    return float(used) / 2**30

@@ -196,6 +196,8 @@ def test_a_loss_that_is_not_a_number_stops_with_the_step_and_its_rows() -> None:
     with pytest.raises(KitError, match=r"step 7: the loss is nan.*learning_rate.*rows 12, 40 of the prepared data"):
         check_finite(7, float("nan"), 1.0, batches, scaled=False)
     check_finite(7, 1.0, float("inf"), batches, scaled=True)  # the scaler skips this step
+    with pytest.raises(KitError, match="step 7: the gradient is zero"):
+        check_finite(7, 1.0, 0.0, batches, scaled=False)
 
 
 @pytest.mark.parametrize("kind", ["adamw_8bit", "paged_adamw_8bit"])

@@ -22,11 +22,13 @@ ROWS_SHOWN = 8
 
 
 def check_finite(step: int, loss: float, norm: float, batches: Sequence[Batch], *, scaled: bool) -> None:
-    """Stop on a loss that is not a number; under a loss scaler a gradient overflow only skips the step.
+    """Stop on a loss that is not a number or a gradient of zero; under a loss scaler an overflow only skips the step.
 
     Raises:
         KitError: with the step, the rows in it and what to try.
     """
+    if norm == 0:
+        raise KitError(f"step {step}: the gradient is zero, nothing is learned; the last checkpoint is kept")
     if math.isfinite(loss) and (math.isfinite(norm) or scaled):
         return
     rows = [row.number for batch in batches for row in batch.rows]

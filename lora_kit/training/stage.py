@@ -11,6 +11,7 @@ from ..adapters import attach_lora, detach_lora, is_fresh, load_adapter, read_ad
 from ..base import load_tokenizer
 from ..data import Prepared, data_inputs, encode_batch
 from ..errors import KitError
+from ..machine import memory_gib
 from ..manifests import file_hash, fingerprint, shown
 from ..profiles import settings
 from ..progress import Progress
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from ..runs import Run, Stage
 
+SHOWN = ("loss", "evaluation_loss", "learning_rate")  # of a log row, while training
 HELD_OUT = 64  # rows whose loss is measured during training
 
 
@@ -136,9 +138,8 @@ def _fit_and_show(model: PreTrainedModel, steps: list[list[Batch]], data: Prepar
     with Progress("training", len(steps)) as progress:
 
         def seen(row: LogRow) -> None:
-            shown = {"loss": row["loss"], "tokens_per_s": row["tokens"] / max(row["seconds"], 0.01)}
-            if "evaluation_loss" in row:
-                shown["evaluation_loss"] = row["evaluation_loss"]
+            shown: dict[str, float] = {name: row[name] for name in SHOWN if name in row}
+            shown |= {"tokens_per_s": row["tokens"] / max(row["seconds"], 0.01), "memory_gib": memory_gib()}
             progress.update(row["step"], **shown)
             send(row)
 
