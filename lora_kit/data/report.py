@@ -113,9 +113,8 @@ def _lines(data: dict[str, Any]) -> list[str]:
         f"  learned    {_learned(data)}",
         f"  held out   {_held_out(data)}, {HOW[data['held_out']]}{_from(data['test_files'])}",
     ]
-    lines += [
-        f"  added      {some(count, f'{name} row')} of the kit's own" for name, count in data["added"].items() if count
-    ]
+    added = {name.removesuffix("s"): count for name, count in data["added"].items() if count}
+    lines += [f"  added      {some(count, f'{name} row')} of the kit's own" for name, count in added.items()]
     lines += [f"  look at    {f['text']}{': ' + f['rows'] if f['rows'] else ''}" for f in data["findings"]]
     lines += [f"  the card   {name}: {text}" for name, text in data["measures"].items()]
     lines += [f"  advice     {text}" for text in data["advice"]]
