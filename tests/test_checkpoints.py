@@ -117,20 +117,21 @@ def test_the_time_limit_stops_and_keeps(place: Path, whole: str) -> None:
     assert sha(run) == whole
 
 
-def test_ctrl_c_finishes_the_step_and_keeps(
-    place: Path, whole: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "terminated"])
+def test_asked_to_stop_it_finishes_the_step_and_keeps(
+    place: Path, whole: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
-    run, original = run_in(place, "interrupted"), stage.fit
+    run, original = run_in(place, f"interrupted {number}"), stage.fit
 
     def interrupted(model: Any, plan: Any, settings: Any, around: Any) -> Any:
-        around.seen = lambda row: os.kill(os.getpid(), signal.SIGINT) if row["step"] == 5 else None
+        around.seen = lambda row: os.kill(os.getpid(), number) if row["step"] == 5 else None
         return original(model, plan, settings, around)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(stage, "fit", interrupted)
         assert len(train(run)) in (5, 6)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
     assert "stopping after this step and keeping what there is" in capsys.readouterr().out
     train(run)
     assert sha(run) == whole

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
-from lora_kit.data import IGNORE, Conversation, Prepared, prepare
+from lora_kit.data import IGNORE, Conversation, Prepared, holding, prepare
 from lora_kit.data.advice import MEASURED
 from lora_kit.data.leaks import NEAR, near_duplicates
 from lora_kit.data.splitting import HOW, MOST, split
@@ -183,7 +183,7 @@ def test_a_row_longer_than_the_models_context_is_told(tmp_path: Path) -> None:
     assert named(data)["context"]["text"].startswith("max_length=100000 is more than the model's context of ")
 
 
-def test_rows_nearly_held_out_are_told_and_others_are_not(tmp_path: Path) -> None:
+def test_rows_nearly_held_out_are_told_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = "What is kept in the large cellar of the old house?"
     folder = write(tmp_path / "shop" / "test.jsonl", [{"question": asked, "answer": "Apples and pears."}]).parent
     near = [
@@ -197,6 +197,9 @@ def test_rows_nearly_held_out_are_told_and_others_are_not(tmp_path: Path) -> Non
     assert data.report.data["train_rows"] == 63
     assert named(data)["near duplicates"]["count"] == 1
     assert named(data)["near duplicates"]["rows"] == "train.jsonl row 61"
+    monkeypatch.setattr(holding, "COMPARED", 1)
+    few = prepare(open_run(folder, data__max_length=200))
+    assert "near duplicates" not in named(few) or "at least" in named(few)["near duplicates"]["text"]
     assert near_duplicates([row("a", "b")], []) == near_duplicates([], [row("a", "b")]) == []
 
 

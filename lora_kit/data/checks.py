@@ -45,7 +45,7 @@ def findings(
         *_dropped(found, encoder.fitter),
         *_left_out(files, reader, held),
         *_repeated(found, reader, files),
-        *_leaked(held.leaks),
+        *_leaked(held),
         *_never_learned(found, held),
         *_common(found),
         *_characters(found, reader),
@@ -103,13 +103,12 @@ def _places(rows: np.ndarray, found: Survey, reader: Reader, files: Files) -> st
     return str(Rows(len(rows), [row.row for row in read]))
 
 
-def _leaked(leaks: Rows) -> list[Finding]:
-    if not leaks.count:
+def _leaked(held: HeldOut) -> list[Finding]:
+    if not held.leaks.count:
         return []
-    text = (
-        f"{some(leaks.count)} to learn, nearly the same as a held-out one: the report card will look better than it is"
-    )
-    return [Finding("near duplicates", text, leaks.count, str(leaks))]
+    least = "" if held.all_compared else "at least "
+    text = f"{least}{some(held.leaks.count)} to learn nearly equal to a held-out one: the report card will flatter"
+    return [Finding("near duplicates", text, held.leaks.count, str(held.leaks))]
 
 
 def _never_learned(found: Survey, held: HeldOut) -> list[Finding]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ..profiles import Data
 
 
+COMPARED = 10_000  # rows at most that are held against the held-out ones: made by a template, all of them may be close
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """The rows that will be asked, and what that leaves to learn."""
@@ -28,6 +31,7 @@ class HeldOut:
     kept: np.ndarray  # of the encoder's rows: which are learned
     lost: int  # rows neither asked nor learned: the dataset's own test split asks their question, or a shortened row's
     leaks: Rows  # rows to learn that are nearly held-out ones
+    all_compared: bool  # whether every row that could be one was compared
 
 
 def hold_out(
@@ -60,15 +64,16 @@ def hold_out(
     letters = Letters() if files.test else encoder.letters.of(out)
     letters.add([*own, *extra])
     close = {place for near, _ in encoder.letters.pairs(letters) for place in encoder.places_of(near[~out[near]])}
-    again = _again(reader, files, close if files.test else close | held)
+    compared = set(sorted(close)[:COMPARED])
+    again = _again(reader, files, compared if files.test else compared | held)
     fitter = Fitter(data, encoder.tokenizer)  # its counts are not kept: rows of ours were counted when written
     ours = [] if files.test else fitter.fitting(_each_once([row for row in again if row.index in held]))
     test = [parts.mark(row) for row in [*ours, *encoder.fitter.fitting(_each_once(own))]]
     test += encoder.fitter.fitting(extra)
     left = out | encoder.asking(parts.questions | {row.asked for row in test})
-    leaks = near_duplicates([*(row for row in again if row.index in close), *added], test)
+    leaks = near_duplicates([*(row for row in again if row.index in compared), *added], test)
     lost = left if files.test else left & ~out
-    return HeldOut(parts.how, test, ~left, int(lost.sum()), Rows.of(leaks))
+    return HeldOut(parts.how, test, ~left, int(lost.sum()), Rows.of(leaks), compared == close)
 
 
 def _own(files: Files, data: Data) -> list[Conversation]:

@@ -97,6 +97,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
             found.add(row)
             if not found.refused or data.bad_rows == "drop":  # else only more that is wrong is looked for
                 add(row)
+        progress.total = int(progress.done)  # lines that were no rows are behind too
         added = list(extra_rows(data, card, "train", reader.system))
         for row in added:
             add(row)

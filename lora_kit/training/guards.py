@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROWS_SHOWN = 8
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def check_finite(step: int, loss: float, norm: float, batches: Sequence[Batch], *, scaled: bool) -> None:
@@ -89,9 +90,10 @@ def mean(values: Sequence[float]) -> float:
 
 @contextmanager
 def stop_asked(max_minutes: float | None) -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether to stop after the step: the time is over, or Ctrl-C or the stop button came.
+    """Give a function that says whether to stop after the step: the time is over, or somebody asked for it.
 
-    A second Ctrl-C stops at once; what the last checkpoint holds is kept.
+    Ctrl-C, the notebook's stop button (SIGINT) and a machine that is taken away (SIGTERM) ask; a second Ctrl-C stops at
+    once, and what the last checkpoint holds is kept.
     """
     start, asked = time.monotonic(), threading.Event()
 
@@ -102,9 +104,9 @@ def stop_asked(max_minutes: float | None) -> Iterator[Callable[[], bool]]:
         print("stopping after this step and keeping what there is; again to stop at once", flush=True)
 
     catches = threading.current_thread() is threading.main_thread()  # only there may signals be caught
-    before = signal.signal(signal.SIGINT, note) if catches else None
+    before = {number: signal.signal(number, note) for number in SIGNALS} if catches else {}
     try:
         yield lambda: asked.is_set() or (max_minutes is not None and time.monotonic() - start > 60 * max_minutes)
     finally:
-        if catches:
-            signal.signal(signal.SIGINT, before or signal.default_int_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
