@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from .environment import default_root, doctor, report
 from .errors import KitError
-from .manifests import shown
+from .manifests import check_files, shown
 from .profiles import PROFILES
 from .runs import Run
 
@@ -74,12 +74,14 @@ def open_run(options: argparse.Namespace) -> Run:
 
 
 def _stage(options: argparse.Namespace) -> int:
-    from .pipeline import is_done, make
+    from .pipeline import is_done, make, stage_folder
 
     run, stage = open_run(options), STAGE_OF[options.command]
     done = is_done(run, stage)
     make(run, stage)
-    if done:
+    folder = stage_folder(run, stage)
+    if done and folder:
+        check_files(folder)
         print(f"{options.command}: done before with these settings, in {shown(run.path)}")
     return 0
 

@@ -193,6 +193,21 @@ def take_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "defaul
         parameter.data = parameter.data.float()
 
 
+def check_same_scale(folder: Path, lora: Lora) -> None:
+    """Refuse to go on with an adapter under another scale: it would start as another function.
+
+    Raises:
+        KitError: lora_alpha, r or use_rslora differ from what the adapter was trained with.
+    """
+    then = json.loads((folder / "adapter_config.json").read_text())
+    now = {"r": lora.r, "lora_alpha": lora.lora_alpha, "use_rslora": lora.use_rslora}
+    other = [
+        f"lora__{name}={then[name]}, here {value}" for name, value in now.items() if then.get(name, value) != value
+    ]
+    if other:
+        raise KitError(f"the adapter in {folder} was trained with {'; '.join(other)}: set the same")
+
+
 def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of a saved adapter.
 

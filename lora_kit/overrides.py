@@ -98,7 +98,10 @@ def _rules(values: Mapping[str, Any]) -> list[tuple[bool, str]]:
         *((values[n] in c, f"{n}={values[n]!r} must be one of {', '.join(c)}") for n, c in CHOICES.items()),
         *((0 <= values[n] < 1, f"{n}={values[n]} must be from 0 to below 1") for n in SHARES),
         *((0 <= values[n] < inf, f"{n}={values[n]} must be 0 or above") for n in NOT_NEGATIVE),
-        (0 <= values["training__seed"] < 2**32, f"training__seed={values['training__seed']} must be below 2**32"),
+        (
+            0 <= values["training__seed"] < 2**32,
+            f"training__seed={values['training__seed']} must be from 0 to below 2**32",
+        ),
         (bool(values["lora__target_modules"]), "lora__target_modules is empty: name one, as in ('q_proj', 'v_proj')"),
         (_layers(values["training__checkpoint_layers"]), "training__checkpoint_layers must be 'auto', or 0 or above"),
         (values["device"] in ("cpu", "cuda"), f"device={values['device']!r} must be 'cpu' or 'cuda'"),

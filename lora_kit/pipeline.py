@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .adapters import load_adapter, set_adapter
@@ -33,6 +34,7 @@ def make(run: Run, until: str = "evaluation") -> None:
 
     Raises:
         KitError: an unknown stage, or what the stages raise.
+        KeyboardInterrupt: the training was stopped.
     """
     if until not in STAGES:
         raise KitError(f"there is no stage {until!r}; the stages are {', '.join(STAGES)}")
@@ -43,16 +45,23 @@ def make(run: Run, until: str = "evaluation") -> None:
     for stage in missing:
         with first_goes_first(world()) if stage != "training" else nullcontext():  # all of them train
             _MAKERS[stage](run)
+        if stage == "training" and not is_done(run, stage):
+            raise KeyboardInterrupt  # somebody stopped it: what comes after cannot be made
 
 
 def is_done(run: Run, stage: str) -> bool:
     """Whether a stage is finished for the run's settings, without loading any library."""
+    return stage_folder(run, stage) is not None
+
+
+def stage_folder(run: Run, stage: str) -> Path | None:
+    """The finished folder of a stage, or None; nothing is loaded or checked."""
     if stage == "data":
-        return run.find("data", data_inputs(run)) is not None
-    if run.find(adapter_stage(run), train_inputs(run)) is None:
-        return False
-    inputs = {"merged": merge_inputs, "evaluation": evaluation_inputs}
-    return stage == "training" or run.find(stage, inputs[stage](run)) is not None
+        return run.find("data", data_inputs(run))
+    adapter = run.find(adapter_stage(run), train_inputs(run))
+    if adapter is None or stage == "training":
+        return adapter
+    return run.find(stage, {"merged": merge_inputs, "evaluation": evaluation_inputs}[stage](run))
 
 
 def release(model: PreTrainedModel) -> None:

@@ -255,9 +255,11 @@ def test_a_training_starts_from_another_adapter(place: Path, whole: str) -> None
     assert log[0]["loss"] < 0.7 * lk.training.read_log(start.parent)[0]["loss"]
     again = run_in(place, "further", training__start_from=str(start))
     assert again.find("training/faq", lk.training.train_inputs(again)) is not None
-    with pytest.raises(lk.KitError, match="made for another model or rank"):
+    with pytest.raises(lk.KitError, match="was trained with lora__r=4, here 8: set the same"):
         train(run_in(place, "rank", training__start_from=str(start), lora__r=8))
-    with pytest.raises(lk.KitError, match="there is no whole adapter in"):
+    with pytest.raises(lk.KitError, match="was trained with lora__lora_alpha=64, here 8"):
+        train(run_in(place, "scale", training__start_from=str(start), lora__lora_alpha=8))
+    with pytest.raises(lk.KitError, match=r"training__start_from=.* is no adapter's folder"):
         train(run_in(place, "gone", training__start_from=str(place / "gone")))
 
 
@@ -337,3 +339,37 @@ def test_a_tracker_is_sent_every_step_or_refused(place: Path, monkeypatch: pytes
     log = train(run_in(place, "tracked"), track="tensorboard")
     assert [step for step, _ in sent] == [*(row["step"] for row in log), 0]
     assert sent[-2][1]["evaluation_loss"] == log[-1]["evaluation_loss"]
+
+
+def test_what_train_and_plan_are_given_is_checked(place: Path, tmp_path: Path) -> None:
+    run = run_in(place, "given")
+    other = lk.Run("tiny-cpu", data=write(tmp_path / "other.jsonl", ROWS[:30]), root=tmp_path, **SMALL)
+    model, data, wrong = lk.load_base(run), lk.prepare(run), lk.prepare(other)
+    for call in (lk.train, lk.plan):
+        with pytest.raises(lk.KitError, match=r"was prepared from other files or settings.*data = lk\.prepare\(run\)"):
+            call(model, wrong, run)
+        with pytest.raises(lk.KitError, match=r"\(model, data, run\) are wanted, in this order.*NoneType"):
+            call(None, data, run)
+    with pytest.raises(lk.KitError, match=r"a plan needs the base with a fresh adapter.*lk\.attach_lora\(model, run\)"):
+        lk.plan(model, data, run)
+    for minutes in ("1", -1, float("nan")):
+        with pytest.raises(lk.KitError, match=r"max_minutes=.* must be a number of minutes"):
+            lk.train(model, data, run, max_minutes=minutes)  # type: ignore[arg-type]
+    lk.release(model)
+    with pytest.raises(lk.KitError, match=r"the model was released: load it again with lk\.load_base\(run\)"):
+        lk.train(model, data, run)
+
+
+def test_going_on_and_starting_anew_are_said(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_in(place, "said")
+    with monkeypatch.context() as patch:
+        Stopper(patch, 3)
+        train(run)
+        train(run)
+        assert "training: goes on after step 3, kept in" in capsys.readouterr().out
+        for kept in unfinished(run).glob("step-*"):
+            spoil(kept, "missing")
+        train(run)
+    assert "no whole checkpoint is left in" in capsys.readouterr().out

@@ -201,3 +201,12 @@ def test_a_damaged_arrow_file_is_an_error_and_never_a_crash_of_python(tmp_path: 
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 1  # not a signal's
     assert "KitError: faq.arrow is not a readable .arrow file" in done.stderr
+
+
+def test_a_list_called_jsonl_and_lines_called_json_say_the_right_ending(tmp_path: Path) -> None:
+    (tmp_path / "faq.jsonl").write_bytes(b"[" + GOOD + b",\n" + GOOD + b"]")
+    (tmp_path / "faq.json").write_bytes(GOOD + b"\n" + GOOD)
+    with pytest.raises(KitError, match=r"begins as one JSON list, not as a row a line: give it the ending \.json"):
+        list(raw_rows(tmp_path / "faq.jsonl"))
+    with pytest.raises(KitError, match=r"Extra data.*With a row a line its ending must be \.jsonl"):
+        list(raw_rows(tmp_path / "faq.json"))

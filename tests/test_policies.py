@@ -138,7 +138,7 @@ def test_general_rows_are_added_and_some_held_out(faq: Path, count: int, held_ou
     assert not [row for row in data.test if row["messages"][-2]["content"] in text]
     assert data.report.data["added"] == {"declines": 0, "general": count}
     assert f"{count} general row{'s' * (count > 1)} of the kit's own" in str(data.report)
-    assert data.report.data["measures"]["kept"] == f"measured on {held_out} held-out questions"
+    assert data.report.data["measures"]["kept"] == f"measured on {held_out} held-out question{'s' * (held_out > 1)}"
     assert "decline" not in data.card
 
 
@@ -205,7 +205,7 @@ def test_held_out_questions_in_the_training_file_are_left_out_and_told(tmp_path:
     (folder / "prices.xlsx").write_text("x")
     (folder / "older").mkdir()
     report = str(prepare(open_run(folder)).report)
-    assert "look at    3 rows to learn ask a held-out question: left out" in report
+    assert "look at    3 rows with a held-out question: not learned: train.jsonl row 1, train.jsonl row 2, " in report
     assert "look at    not read, no rows in this form or a folder: older, prices.xlsx" in report
 
 
@@ -233,3 +233,41 @@ def test_a_question_is_held_out_once_and_each_of_its_answers_is_right(tmp_path: 
     write(folder / "test.jsonl", [{"question": "New?", "answer": a} for a in ("No.", "Never.", "No.")])
     (row,) = prepare(open_run(folder)).test
     assert row["accepted"] == ["No.", "Never."]
+
+
+def test_what_happens_to_the_rows_of_a_test_split_is_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
+    asked = [
+        {"question": "New?", "answer": "No.", "notes": "old"},
+        {"question": "Empty?", "answer": ""},
+        {"question": "New?", "answer": "Yes."},
+        {"question": "What does [INST] mean?", "answer": "A turn, and sk-ant-" + "a1-_" * 10},
+    ]
+    write(folder / "test.jsonl", asked)
+    report = str(prepare(open_run(folder, data__bad_rows="drop", data__tags="keep")).report)
+    for said in (
+        "1 row to ask left out: test.jsonl row 2: answer is empty",
+        "columns of the test rows that are not read: notes",
+        "1 row to ask with another answer than before: each of the answers will count as right: test.jsonl row 3",
+        "1 row with tags of the prompt format: kept as plain text, spaced apart: test.jsonl row 4",
+        "1 row that may hold a secret (OpenAI or Anthropic key): a model may repeat it to anyone: test.jsonl row 4",
+    ):
+        assert f"look at    {said}" in report
+
+
+@pytest.mark.parametrize(
+    ("rows", "overrides", "said"),
+    [
+        ([LONG, LONG], {"data__max_length": 20, "data__too_long": "drop"}, "2 rows of more than max_length tokens"),
+        ([{"question": "q", "answer": ""}] * 2, {"data__bad_rows": "drop"}, "2 rows cannot be used: .*answer is empty"),
+    ],
+)
+def test_why_no_row_is_left_is_said(tmp_path: Path, rows: list[Any], overrides: dict[str, Any], said: str) -> None:
+    with pytest.raises(KitError, match=f"leaves no row to learn from: {said}"):
+        prepare(open_run(write(tmp_path / "faq.jsonl", rows), **overrides))
+
+
+def test_fields_of_a_turn_and_a_column_kind_of_the_users_are_told(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Wren.", "reasoning": "hm"}]
+    report = str(prepare(open_run(write(tmp_path / "faq.jsonl", [{"messages": turns, "kind": "xyz"}]))).report)
+    assert "look at    columns that are not read: kind, messages.reasoning" in report

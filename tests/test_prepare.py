@@ -177,7 +177,10 @@ def test_a_folder_brings_its_own_test_split_and_card(tmp_path: Path) -> None:
     assert data.report.data["held_out"] == "own" and "the dataset's own test split" in str(data.report)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "3", '{"decline": []}', '{"decline": {"patterns": [3]}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", "[]", "3", '{"style": "x"}', '{"decline": []}', '{"decline": {"patterns": [3]}}', "[" * 100_000],
+)
 def test_a_card_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
     (folder / "dataset.json").write_text(text)

@@ -33,6 +33,8 @@ KEYS = {
     "Google key": "AIza" + "a-1_B" * 7,
     "Slack token": "xoxb-" + "123456-abc",
     "private key": "-----BEGIN RSA PRIVATE KEY-----",
+    "GitLab token": "glpat-" + "aB3_" * 5,
+    "API key": "api_key = 1234567890abcdef1234",
     "token of a web session (JWT)": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.abc",
     "password in an address": "postgres://wren:geheim7@db.example/shop",
     "password": "Passwort: geheim7",
@@ -210,7 +212,7 @@ def test_a_secret_is_told_by_its_row_and_never_repeated(tmp_path: Path, name: st
     data = prepared(tmp_path, [*[found | {"system": "Be brief."} for found in ROWS], secret])
     found = named(data)["secret"]
     assert (found["count"], found["rows"]) == (1, "faq.jsonl row 61")
-    assert found["text"].startswith(f"1 row with what looks like a {name}: ")
+    assert found["text"].startswith(f"1 row that may hold a secret ({name}): ")
     assert KEYS[name] not in str(data.report) and KEYS[name] not in json.dumps(data.report.data)
 
 

@@ -5,6 +5,7 @@ from .proof import INVARIANTS, verify
 from .reading import Conversation, read_conversations
 from .report import Report
 from .stage import Prepared, data_inputs, load_prepared, prepare
+from .survey import some
 
 __all__ = [
     "IGNORE",
@@ -20,5 +21,6 @@ __all__ = [
     "load_prepared",
     "prepare",
     "read_conversations",
+    "some",
     "verify",
 ]

@@ -37,7 +37,7 @@ def measurable(test: list[Conversation], card: dict[str, Any]) -> dict[str, str]
 
 
 def _measured(count: int, otherwise: str) -> str:
-    return f"measured on {count:,} held-out questions" if count else f"not measured: {otherwise}"
+    return f"measured on {some(count, 'held-out question')}" if count else f"not measured: {otherwise}"
 
 
 def advice(profile: Profile, found: Survey, encoder: Encoder) -> list[str]:

@@ -12,6 +12,8 @@ from .sources import Files
 from .survey import SHOWN, Rows, Survey, answer_hash, good_rows, phrasings, repeats, some
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from ..profiles import Profile
@@ -44,7 +46,8 @@ def findings(
     return [
         *_dropped(found, encoder.fitter),
         *_left_out(files, reader, held),
-        *_repeated(found, reader, files),
+        *_in_test_rows(files, held),
+        *_repeated(found, reader, files.train),
         *_leaked(held),
         *_never_learned(found, held),
         *_common(found),
@@ -64,13 +67,26 @@ def _left_out(files: Files, reader: Reader, held: HeldOut) -> list[Finding]:
     if reader.unused:
         text = f"columns that are not read: {', '.join(reader.unused)}"
         said.append(Finding("columns", text, len(reader.unused)))
-    if held.lost:
-        text = f"{some(held.lost)} to learn ask a held-out question: left out"
-        said.append(Finding("held out", text, held.lost))
-    if files.test and not held.test:
+    if held.lost.count:
+        text = f"{some(held.lost.count)} with a held-out question: not learned"
+        said.append(Finding("held out", text, held.lost.count, str(held.lost)))
+    if files.test and not held.test and not held.own.refused:
         names = ", ".join(path.name for path in files.test)
         said.append(Finding("held out", f"no row in {names}: nothing is held out, nothing will be measured"))
     return said
+
+
+def _in_test_rows(files: Files, held: HeldOut) -> list[Finding]:
+    """The same for the dataset's own test split, which is asked and not learned."""
+    said = [Finding("bad test rows", f"{some(r.count)} to ask left out: {r}", r.count) for r in held.own.bad.values()]
+    if held.own_reader.unused:
+        text = f"columns of the test rows that are not read: {', '.join(held.own_reader.unused)}"
+        said.append(Finding("test columns", text, len(held.own_reader.unused)))
+    _, torn = repeats(held.own)
+    if len(torn):
+        text = f"{some(len(torn))} to ask with another answer than before: each of the answers will count as right"
+        said.append(Finding("test answers", text, len(torn), _places(torn, held.own, held.own_reader, files.test)))
+    return [*said, *_characters(held.own, held.own_reader), *_secret(held.own)]
 
 
 def _dropped(found: Survey, fitter: Fitter) -> list[Finding]:
@@ -83,7 +99,7 @@ def _dropped(found: Survey, fitter: Fitter) -> list[Finding]:
     return bad
 
 
-def _repeated(found: Survey, reader: Reader, files: Files) -> list[Finding]:
+def _repeated(found: Survey, reader: Reader, files: list[Path]) -> list[Finding]:
     again, torn = repeats(found)
     said = []
     if len(again):
@@ -96,10 +112,10 @@ def _repeated(found: Survey, reader: Reader, files: Files) -> list[Finding]:
     return said
 
 
-def _places(rows: np.ndarray, found: Survey, reader: Reader, files: Files) -> str:
+def _places(rows: np.ndarray, found: Survey, reader: Reader, files: list[Path]) -> str:
     """Where some rows of the survey stand; the first ones are read again for it."""
     wanted = {found.places[row] for row in rows[:SHOWN]}
-    read = islice(good_rows(reader.rows(files.train, only=wanted)), len(wanted))
+    read = islice(good_rows(reader.rows(files, only=wanted)), len(wanted))
     return str(Rows(len(rows), [row.row for row in read]))
 
 
@@ -163,7 +179,7 @@ def _secret(found: Survey) -> list[Finding]:
     return [
         Finding(
             "secret",
-            f"{some(rows.count)} with what looks like a {name}: a model may repeat it to anyone",
+            f"{some(rows.count)} that may hold a secret ({name}): a model may repeat it to anyone",
             rows.count,
             str(rows),
         )

@@ -104,6 +104,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
             line = line.removeprefix(BOM).strip() if number == 1 else line.strip()
+            if number == 1 and line.startswith(b"["):
+                raise KitError(f"{path.name} begins as one JSON list, not as a row a line: give it the ending .json")
             if line:
                 yield number, _parsed(line)
 
@@ -123,7 +125,8 @@ def _json_list(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise KitError(f"{path.name} is not JSON: {error}") from error
+        hint = ". With a row a line its ending must be .jsonl" if "Extra data" in str(error) else ""
+        raise KitError(f"{path.name} is not JSON: {error}{hint}") from error
     if not isinstance(rows, list):
         raise KitError(f"{path.name} must hold a list of rows; it holds a {type(rows).__name__}")
     yield from enumerate(rows, start=1)

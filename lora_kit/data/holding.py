@@ -10,7 +10,7 @@ from .leaks import Letters, near_duplicates
 from .reading import Conversation, Reader
 from .sources import Files
 from .splitting import Split, split
-from .survey import Rows, Survey, good_rows
+from .survey import SHOWN, Rows, Survey, good_rows
 from .writing import Encoder, Fitter
 
 if TYPE_CHECKING:
@@ -29,9 +29,11 @@ class HeldOut:
     how: str  # a name in splitting.HOW
     test: list[Conversation]
     kept: np.ndarray  # of the encoder's rows: which are learned
-    lost: int  # rows neither asked nor learned: the dataset's own test split asks their question, or a shortened row's
+    lost: Rows  # rows neither asked nor learned: the dataset's own test split asks their question, or a shortened row's
     leaks: Rows  # rows to learn that are nearly held-out ones
     all_compared: bool  # whether every row that could be one was compared
+    own: Survey  # what stands in the dataset's own test split
+    own_reader: Reader
 
 
 def hold_out(
@@ -57,7 +59,8 @@ def hold_out(
     Raises:
         KitError: rows of the dataset's own test split cannot be used.
     """
-    own = _own(files, data)
+    own_reader, own_found = Reader(data.columns, keep_tags=data.tags == "keep"), Survey()
+    own = _own(files, data, own_reader, own_found)
     parts = Split("own", frozenset(row.asked for row in own)) if files.test else split(found)
     held = {place for place, asked in zip(found.places, found.questions, strict=True) if asked in parts.questions}
     out = encoder.at(held)
@@ -65,21 +68,24 @@ def hold_out(
     letters.add([*own, *extra])
     close = {place for near, _ in encoder.letters.pairs(letters) for place in encoder.places_of(near[~out[near]])}
     compared = set(sorted(close)[:COMPARED])
-    again = _again(reader, files, compared if files.test else compared | held)
+    lost = {*sorted(held)[:SHOWN]} if files.test else set()
+    again = _again(reader, files, compared | (lost if files.test else held))
     fitter = Fitter(data, encoder.tokenizer)  # its counts are not kept: rows of ours were counted when written
     ours = [] if files.test else fitter.fitting(_each_once([row for row in again if row.index in held]))
     test = [parts.mark(row) for row in [*ours, *encoder.fitter.fitting(_each_once(own))]]
     test += encoder.fitter.fitting(extra)
     left = out | encoder.asking(parts.questions | {row.asked for row in test})
     leaks = near_duplicates([*(row for row in again if row.index in compared), *added], test)
-    lost = left if files.test else left & ~out
-    return HeldOut(parts.how, test, ~left, int(lost.sum()), Rows.of(leaks), compared == close)
+    count = int((left if files.test else left & ~out).sum())
+    named = Rows(count, [row.row for row in again if row.index in lost])
+    return HeldOut(parts.how, test, ~left, named, Rows.of(leaks), compared == close, own_found, own_reader)
 
 
-def _own(files: Files, data: Data) -> list[Conversation]:
-    """The rows of the dataset's own test split, if it has one."""
-    reader, found = Reader(data.columns, keep_tags=data.tags == "keep"), Survey()
+def _own(files: Files, data: Data, reader: Reader, found: Survey) -> list[Conversation]:
+    """The rows of the dataset's own test split, if it has one; what stands in them goes into `found`."""
     rows = list(good_rows(reader.rows(files.test), found))
+    for row in rows:
+        found.add(row)
     stop_at_bad_rows(found, len(rows), data, "the test rows")
     return rows
 

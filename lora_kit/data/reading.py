@@ -16,6 +16,7 @@ from .shapes import Shape, recognise
 from .sources import dataset_files
 
 OURS = ("id", "kind", "accepted", "about")  # columns that say something of the row, and no part of the conversation
+READ = ("role", "content", "from", "value", "weight")  # fields of a turn
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 KINDS = ("fact", "decline", "general", "unseen")
 
@@ -90,6 +91,9 @@ class Reader:
             if not row.keys() <= self.known:
                 self.unused |= dict.fromkeys(str(n) for n in row if n not in self.known and row[n] not in EMPTY)
             messages = self.shape.messages(row)
+            for turn in row[self.shape.columns[0]] if self.shape.name in ("messages", "ShareGPT") else ():
+                if len(turn) > 2:
+                    self.unused |= dict.fromkeys(f"{self.shape.columns[0]}.{n}" for n in turn if n not in READ)
             if self.keep_tags and any(tags_in(message["content"]) for message in messages):
                 messages = [message | {"content": plain_tags(message["content"])} for message in messages]
                 self.spaced[index] = place
@@ -105,9 +109,9 @@ class Reader:
             self.shape = recognise(row, self.columns)
         except KitError as error:
             raise KitError(f"{place}: {error}") from error
-        self.known = frozenset({*self.shape.columns, *OURS, "system"})
         kind, accepted = row.get("kind"), row.get("accepted")
         self.judged = kind in KINDS if isinstance(kind, str) else isinstance(accepted, list) and bool(accepted)
+        self.known = frozenset({*self.shape.columns, "system", "id", *(OURS if self.judged else ())})
 
     def _judged(self, conversation: Conversation, row: dict[str, Any]) -> Conversation:
         if not self.judged:

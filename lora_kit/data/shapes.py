@@ -50,8 +50,12 @@ class Shape:
                 f"has the columns {', '.join(map(str, row)) or 'none'}; the first row has {', '.join(self.columns)}"
             )
         messages, system = self.convert(row, self.columns), row.get("system")
-        if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
+        if not isinstance(system, str) or not system.strip() or "system" in self.columns:
+            return messages
+        if messages[0]["role"] != "system":
             return [{"role": "system", "content": system}, *messages]
+        if messages[0]["content"].strip() != system.strip():
+            raise KitError("has a column called system and another system text among its messages: delete one of them")
         return messages
 
 
@@ -74,11 +78,25 @@ def recognise(row: Row, columns: tuple[str, ...] = ()) -> Shape:
         return (found + pairs)[0]
     example = ", ".join(f"{name}: {_short(value)}" for name, value in row.items())
     if not found + pairs:
-        problem = "none of the known shapes (messages, conversations, Alpaca, question and answer, rendered text) fits"
-    else:
-        problem = "more than one shape fits: " + "; ".join("+".join(shape.columns) for shape in found + pairs)
-    two = ",".join(map(str, [*row][:2]))
-    raise KitError(f"{problem} its columns ({example}). Say which hold the conversation, as in data__columns={two}")
+        raise KitError(
+            "none of the known shapes (messages, conversations, Alpaca, question and answer, rendered text) fits its "
+            f"columns ({example}). {_way_out(row)}"
+        )
+    fitting = ["+".join(map(str, shape.columns)) for shape in found + pairs]
+    raise KitError(
+        f"more than one shape fits its columns ({example}): {'; '.join(fitting)}. Say which holds the conversation, as "
+        f"in data__columns={fitting[0].replace('+', ',')}"
+    )
+
+
+def _way_out(row: Row) -> str:
+    """What a person can do about a first row that nothing fits."""
+    names = [str(name) for name in row]
+    if len(names) == 1 and re.search(r"[,;\t|]", names[0]):
+        return "It seems to be a table with another separator than its ending says"
+    if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in names):
+        return "Its first line looks like a row: give the table a line with the names of the columns, question,answer"
+    return "Say which columns hold question and answer: data__columns=QUESTION,ANSWER, with their names for the two"
 
 
 def _named(row: Row, columns: tuple[str, ...]) -> Shape:
@@ -144,6 +162,8 @@ def _turns(value: Any, column: str, who: str, what: str, roles: dict[str, str]) 
     for turn in value:
         if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in (who, what)):
             raise KitError(f"{column} must hold turns with the texts {who!r} and {what!r}; one is {_short(turn)}")
+        if turn.get("tool_calls") or turn.get("function_call"):
+            raise KitError(f"{column} holds a call of a tool; tools are not learned here: leave that row out")
         if turn.get("weight", 1) in (0, "0", False):
             raise KitError(f"{column} holds a turn of weight 0; every answer is learned here: leave that turn out")
     return [{"role": roles.get(turn[who], turn[who]), "content": turn[what]} for turn in value]

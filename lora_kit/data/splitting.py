@@ -13,7 +13,7 @@ MOST = 500  # questions: the report card asks each of them three times
 HOW = {
     "phrasings": "by phrasing: facts are learned in other words than they are asked",
     "facts": "by fact: their answers are never learned, so they measure form and loss, not knowledge",
-    "none": "nothing: of ten rows or more, each question with one answer, some can be held out and asked",
+    "none": "too few rows, or no question with only one answer: nothing can be measured",
     "own": "the dataset's own test split",
 }
 

@@ -20,7 +20,7 @@ from ..progress import Progress
 from .encoding import Encoded
 from .extra import extra_rows
 from .files import row_count
-from .holding import hold_out, stop_at_bad_rows
+from .holding import HeldOut, hold_out, stop_at_bad_rows
 from .proof import require
 from .reading import Reader
 from .report import Report, make_report
@@ -108,14 +108,27 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     encoder.keep(held.kept, [row.asked for row in held.test], whole, folder / "train.arrow")
     require(encoder.proofs)
     if not encoder.rows:
-        used = f"leaves no row to learn from after {some(len(held.test))} held out" if found.count else "holds no rows"
-        raise KitError(f"{data.source} {used}: add rows")
+        raise KitError(f"{data.source} {_why_nothing(found, encoder, held)}")
     report = make_report(run.profile, reader, files, found, held, encoder, card, _first(folder / "train.arrow"))
     rows = [{"kind": c.kind, "messages": c.messages, "accepted": c.accepted} for c in held.test]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "dataset.json").write_text(json.dumps(card, indent=2) + "\n")
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     return {name: report[name] for name in FIGURES}
+
+
+def _why_nothing(found: Survey, encoder: Encoder, held: HeldOut) -> str:
+    """Why no row is left to learn from."""
+    long = encoder.fitter.too_long.count
+    if long:
+        return f"leaves no row to learn from: {some(long)} of more than max_length tokens. Raise data__max_length"
+    if found.refused:
+        return f"leaves no row to learn from: {some(found.refused)} cannot be used: {next(iter(found.bad.values()))}"
+    return (
+        f"leaves no row to learn from after {some(len(held.test))} held out: add rows"
+        if found.count
+        else ("holds no rows: add rows")
+    )
 
 
 def _first(path: Path) -> list[Encoded]:
@@ -142,7 +155,9 @@ def read_card(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        card = dict(json.loads(path.read_text(encoding="utf-8")))
+        card = json.loads(path.read_text(encoding="utf-8"))
+        for part in (card, card.get("decline", {}), card.get("style", {})):
+            part.keys()
         for pattern in card.get("decline", {}).get("patterns", []):
             re.compile(pattern)
         return card

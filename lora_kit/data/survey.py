@@ -24,10 +24,15 @@ SECRETS = {  # forms that the issuers document; a text that matches is suspected
     "Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
     "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "token of a web session (JWT)": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.",
+    "GitLab token": r"\bglpat-[A-Za-z0-9_-]{16,}",
+    "API key": r"\b(?i:api|access|secret)[_ -]?(?i:key|token)\s{0,3}[:=]\s{0,3}[\"']?[A-Za-z0-9_./+-]{16,}",
     "password in an address": r"\b[a-z][a-z0-9+]*://[^\s/:@]{1,40}:[^\s/:@]{1,60}@",
     "password": r"\b(?i:password|passwd|kennwort|passwort)\s*(?:is|ist|[:=])\s{0,3}\S{0,40}\d",
 }
-SIGNS = "_ sk- eyj :// akia asia aiza xox private passw kennwort".split()  # what a secret holds, in small letters
+SIGNS = (  # what a secret holds, in small letters
+    *"_ sk- glpat key= key: token= token: eyj :// akia asia aiza xox private passw kennwort".split(),
+    *("key =", "token ="),
+)
 SECRET = re.compile("|".join(f"(?P<s{number}>{form})" for number, form in enumerate(SECRETS.values())))
 
 

@@ -174,10 +174,13 @@ class Checkpoints:
                 rest = torch.load(place / "optimizer.pt", weights_only=True, map_location="cpu")
                 tensors = {path.stem: load_file(path) for path in sorted(place.glob("*.safetensors"))}
             except Exception as error:  # whatever is wrong with it, the one before may be whole
-                print(f"the checkpoint {shown(place)} is damaged and passed over ({type(error).__name__})")
+                print(f"the checkpoint {shown(place)} is damaged and passed over: {error}")
                 continue
             _same_libraries(place, force)
+            print(f"training: goes on after step {state.step}, kept in {shown(place)}")
             return state, tensors, rest
+        if self.folder.exists():
+            print(f"no whole checkpoint is left in {shown(self.folder)}: training starts anew")
         return None
 
     def discard(self) -> None:

@@ -11,15 +11,39 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import trainable
+from ..data import Prepared, data_inputs
 from ..errors import KitError
+from ..manifests import fingerprint, read_manifest, shown
 from .batches import Batch
 from .checkpoints import LogRow, State
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..runs import Run
+
 ROWS_SHOWN = 8
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def check_given(model: object, data: object, run: Run) -> None:
+    """Refuse a released model, things in the wrong order, and data that was prepared for something else.
+
+    Raises:
+        KitError: with the call that mends it.
+    """
+    import torch
+
+    if not isinstance(model, torch.nn.Module) or not isinstance(data, Prepared):
+        kinds = f"{type(model).__name__}, {type(data).__name__}"
+        raise KitError(f"(model, data, run) are wanted, in this order; the first two are {kinds}")
+    if not any(True for _ in model.parameters()):
+        raise KitError("the model was released: load it again with lk.load_base(run)")
+    if read_manifest(data.folder)["fingerprint"] != fingerprint(data_inputs(run)):
+        raise KitError(
+            f"the data in {shown(data.folder)} was prepared from other files or settings than this run has: "
+            "call data = lk.prepare(run)"
+        )
 
 
 def check_finite(step: int, loss: float, norm: float, batches: Sequence[Batch], *, scaled: bool) -> None:
@@ -29,14 +53,14 @@ def check_finite(step: int, loss: float, norm: float, batches: Sequence[Batch], 
         KitError: with the step, the rows in it and what to try.
     """
     if norm == 0:
-        raise KitError(f"step {step}: the gradient is zero, nothing is learned; the last checkpoint is kept")
+        raise KitError(f"step {step}: the gradient is zero, nothing is learned; what was kept before stays")
     if math.isfinite(loss) and (math.isfinite(norm) or scaled):
         return
     rows = [row.number for batch in batches for row in batch.rows]
-    shown = ", ".join(map(str, rows[:ROWS_SHOWN])) + (" …" if len(rows) > ROWS_SHOWN else "")
+    listed = ", ".join(map(str, rows[:ROWS_SHOWN])) + (" …" if len(rows) > ROWS_SHOWN else "")
     raise KitError(
         f"step {step}: the loss is {loss} and the gradient norm {norm}. Lower training__learning_rate, or look at "
-        f"rows {shown} of the prepared data for broken text; the last checkpoint is kept"
+        f"rows {listed} of the prepared data (from 0, data.train[n]) for broken text; what was kept before stays"
     )
 
 
@@ -95,6 +119,8 @@ def stop_asked(max_minutes: float | None) -> Iterator[Callable[[], bool]]:
     Ctrl-C, the notebook's stop button (SIGINT) and a machine that is taken away (SIGTERM) ask; a second Ctrl-C stops at
     once, and what the last checkpoint holds is kept.
     """
+    if max_minutes is not None and not (isinstance(max_minutes, int | float) and 0 <= max_minutes < math.inf):
+        raise KitError(f"max_minutes={max_minutes!r} must be a number of minutes, 0 or above, or None")
     start, asked = time.monotonic(), threading.Event()
 
     def note(number: int, frame: Any) -> None:

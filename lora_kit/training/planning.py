@@ -6,10 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..adapters import trainable
+from ..adapters import is_fresh, trainable
 from ..data import Prepared
+from ..errors import KitError
 from ..quantization import parameter_counts
 from .batches import Batch, all_steps, rows_of
+from .guards import check_given
 from .loss import autocast, compute_dtype_of, loss_sum, training_mode
 from .memory import Sizes, activation_bytes, passing_bytes
 from .optimizers import make_optimizer
@@ -80,7 +82,16 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
         model: the base with an attached adapter; a probe of a few micro-batches leaves weights and random state alone.
         data: from `prepare`.
         run: its profile holds every setting.
+
+    Raises:
+        KitError: the model has no adapter of these settings, or a trained one; the data was prepared for another run.
     """
+    check_given(model, data, run)
+    if not is_fresh(model, run.profile.lora):
+        raise KitError(
+            "a plan needs the base with a fresh adapter of the run's settings: model = lk.load_base(run), then "
+            "lk.attach_lora(model, run)"
+        )
     settings, steps = run.profile.training, all_steps(rows_of(data.train), run.profile.training)
     batches = [batch for step in steps for batch in step]
     layers, card = layers_to_recompute(model, steps, run), card_bytes(model)

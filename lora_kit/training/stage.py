@@ -7,9 +7,18 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import attach_lora, detach_lora, is_fresh, load_adapter, read_adapter, save_adapter, take_adapter
+from ..adapters import (
+    attach_lora,
+    check_same_scale,
+    detach_lora,
+    is_fresh,
+    load_adapter,
+    read_adapter,
+    save_adapter,
+    take_adapter,
+)
 from ..base import load_tokenizer
-from ..data import Prepared, data_inputs, encode_batch
+from ..data import Prepared, data_inputs, encode_batch, some
 from ..errors import KitError
 from ..machine import memory_gib
 from ..manifests import file_hash, fingerprint, shown
@@ -17,7 +26,7 @@ from ..profiles import settings
 from ..progress import Progress
 from .batches import Batch, Row, all_steps, for_measuring, rows_of
 from .checkpoints import Checkpoints, LogRow, State
-from .guards import check_learned, loss_ends, stop_asked
+from .guards import check_given, check_learned, loss_ends, stop_asked
 from .loop import Around, fit
 from .planning import layers_to_recompute
 from .processes import World, world
@@ -61,6 +70,7 @@ def train(
     Raises:
         KitError: no memory, a full disk, a loss that is not finite, a loss that does not fall.
     """
+    check_given(model, data, run)
     stage, inputs = adapter_stage(run), train_inputs(run)
     if folder := run.find(stage, inputs):
         return _load(model, folder, run)
@@ -69,8 +79,7 @@ def train(
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs)
     if here.first:
         _tell_others(checkpoints.folder)
-    steps = all_steps(rows_of(data.train), run.profile.training)
-    state = State()
+    steps, state = all_steps(rows_of(data.train), run.profile.training), State()
     try:
         with (
             run.writing(stage, inputs) if here.first else nullcontext() as work,
@@ -128,8 +137,10 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
     if not is_fresh(model, run.profile.lora):  # a training that was stopped leaves its adapter half trained
         detach_lora(model)
         attach_lora(model, run)
-    if run.profile.training.start_from is not None:
-        take_adapter(model, Path(run.profile.training.start_from).expanduser())
+    start = run.profile.training.start_from
+    if start is not None:
+        check_same_scale(Path(start).expanduser(), run.profile.lora)
+        take_adapter(model, Path(start).expanduser())
 
 
 def _fit_and_show(model: PreTrainedModel, steps: list[list[Batch]], data: Prepared, run: Run, around: Around) -> State:
@@ -156,8 +167,8 @@ def _say(state: State, target: Path, run: Run) -> None:
     first, last = loss_ends(state.log)
     kept = f", kept from step {state.best_step}, where the evaluation loss is lowest"
     ended = kept if run.profile.training.patience else ""
-    skipped = f", {state.skipped} steps skipped by float16 overflow" if state.skipped else ""
-    print(f"training: {state.step} steps, loss {first:.3f} to {last:.3f}{skipped}{ended}. In {shown(target)}")
+    skipped = f", {some(state.skipped, 'step')} skipped by float16 overflow" if state.skipped else ""
+    print(f"training: {some(state.step, 'step')}, loss {first:.3f} to {last:.3f}{skipped}{ended}. In {shown(target)}")
 
 
 def _tell_others(folder: Path) -> None:
@@ -182,7 +193,12 @@ def train_inputs(run: Run) -> dict[str, Any]:
     chosen = {key: value for key, value in settings(run.profile).items() if key.startswith(wanted)}
     start = run.profile.training.start_from
     if start is not None:
-        read_adapter(Path(start).expanduser())  # says so where there is none
+        try:
+            read_adapter(Path(start).expanduser())
+        except KitError as error:
+            raise KitError(
+                f"training__start_from={start!r} is no adapter's folder, as runs/NAME/training/DATASET/adapter: {error}"
+            ) from error
         chosen["training__start_from"] = file_hash(Path(start).expanduser() / "adapter_model.safetensors")
     return {"settings": chosen, "data": data_inputs(run)}
 

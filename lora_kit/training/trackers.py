@@ -40,8 +40,8 @@ def tracker(name: str | None, title: str, folder: Path, settings: dict[str, Any]
     try:
         found = kind(title, logging_dir=str(folder)) if kind.requires_logging_directory else kind(title)
         found.start()
-    except ModuleNotFoundError as error:
-        raise KitError(f"the tracker {name} is not installed: pip install {name}") from error
+    except ModuleNotFoundError:
+        raise KitError(f"the tracker {name} is not installed: pip install {name}") from None
     found.store_init_configuration(
         {key: value for key, value in settings.items() if isinstance(value, str | int | float)}
     )
