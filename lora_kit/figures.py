@@ -89,12 +89,13 @@ def growth_curves(figures: dict[str, dict[Any, dict[str, float]]]) -> Figure:
         figures: what grows -> its values -> {"tokens_per_second": ...}.
     """
     with _paper(height=3.0) as figure:
-        plots = figure.subplots(1, len(figures), sharey=True, squeeze=False)[0]
+        plots = figure.subplots(1, len(figures), squeeze=False)[0]
         for axes, (name, measured) in zip(plots, figures.items(), strict=True):
             speeds = [row["tokens_per_second"] for row in measured.values()]
             axes.plot(range(len(speeds)), speeds, "o-", color=MODELS["adapter"], lw=2, ms=5)
             axes.set_xticks(range(len(speeds)), [str(value) for value in measured])
-            axes.set(xlabel=name, ylim=(0, None))
+            axes.set(xlabel=name, ylim=(0, 1.1 * max(speeds)))
+            axes.yaxis.set_major_formatter("{x:,.0f}")
             axes.grid(axis="y")
         plots[0].set_ylabel("tokens a second")
         _title(plots[0], "Training speed")

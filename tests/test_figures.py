@@ -150,4 +150,5 @@ def test_growth_has_a_plot_for_everything_that_grows() -> None:
     figure = figures.growth_curves(measured | {"layers": measured["rank"]})
     assert [axes.get_xlabel() for axes in figure.axes] == ["rank", "layers"]
     assert list(figure.axes[0].get_lines()[0].get_ydata()) == [900.0, 880.0]
+    assert all(axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 900 for axes in figure.axes)
     assert figures.png(figure).startswith(b"\x89PNG")
