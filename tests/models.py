@@ -12,22 +12,35 @@ from lora_kit.profiles import Profile, profile
 from lora_kit.quantization import load_model
 from lora_kit.training.batches import Row
 
-SMALL = LlamaConfig(
-    vocab_size=256,
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    max_position_embeddings=128,
-    initializer_range=0.1,  # large enough that an adapter can move the logits of a frozen random head
-    pad_token_id=0,
-)
+
+def llama(vocab_size: int, hidden: int, mlp: int, layers: int, heads: int, kv_heads: int) -> LlamaConfig:
+    """A Llama's shape; weights large enough that an adapter can move the logits of a frozen random head."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=128,
+        initializer_range=0.1,
+        pad_token_id=0,
+    )
 
 
-def save_small_llama(folder: Path, seed: int = 0) -> Path:
+SMALL = llama(256, 64, 128, 2, 4, 4)
+
+
+class FakeRun:
+    """What a function needs of a run: its profile."""
+
+    def __init__(self, profile: Profile | None = None, **overrides: object) -> None:
+        self.profile = profile or small_profile(**overrides)
+
+
+def save_small_llama(folder: Path, seed: int = 0, config: LlamaConfig = SMALL) -> Path:
     torch.manual_seed(seed)
-    LlamaForCausalLM(SMALL).half().save_pretrained(folder)
+    LlamaForCausalLM(config).half().save_pretrained(folder)
     return folder
 
 

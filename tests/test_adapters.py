@@ -20,8 +20,8 @@ from lora_kit.adapters import (
 )
 from lora_kit.errors import KitError
 
-from .models import load_small_llama, save_small_llama
-from .test_training import FakeRun, adapted
+from .models import FakeRun, load_small_llama, save_small_llama
+from .test_training import adapted
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 

@@ -19,15 +19,10 @@ from lora_kit.training.guards import check_learned
 from lora_kit.training.loop import Around, fit
 from lora_kit.training.loss import compute_dtype_of
 
-from .models import random_rows, save_small_llama
+from .models import FakeRun, random_rows, save_small_llama
 
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")]
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
-
-
-class FakeRun:
-    def __init__(self, profile: Profile) -> None:
-        self.profile = profile
 
 
 def t4_profile(folder: Path, device: str) -> Profile:

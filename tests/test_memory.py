@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lora_kit.adapters import attach_lora
 from lora_kit.quantization import load_model
@@ -16,43 +15,16 @@ from lora_kit.training.batches import Batch, Row
 from lora_kit.training.loss import autocast, loss_sum, training_mode
 from lora_kit.training.memory import ATTENTION, MLP, Sizes, activation_bytes
 
-from .models import small_profile
+from .models import FakeRun, llama, save_small_llama, small_profile
 
-SHAPES = {
-    "plain": LlamaConfig(
-        vocab_size=256,
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-    ),
-    "grouped heads": LlamaConfig(
-        vocab_size=512,
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-    ),
-}
+SHAPES = {"plain": llama(256, 64, 160, 4, 4, 4), "grouped heads": llama(512, 96, 256, 3, 6, 2)}
 TARGETS = {"q and v": ("q_proj", "v_proj"), "all linear": (*ATTENTION, *MLP), "v and down": ("v_proj", "down_proj")}
 BATCHES = [(1, 16), (3, 40), (8, 24)]
 
 
-class FakeRun:
-    def __init__(self, profile: Any) -> None:
-        self.profile = profile
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    found = {}
-    for name, config in SHAPES.items():
-        found[name] = tmp_path_factory.mktemp("llama")
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).half().save_pretrained(found[name])
-    return found
+    return {name: save_small_llama(tmp_path_factory.mktemp("llama"), config=SHAPES[name]) for name in SHAPES}
 
 
 def batch_of(rows: int, width: int, prefix: int = 0) -> Batch:

@@ -17,8 +17,8 @@ from lora_kit.errors import KitError
 from lora_kit.merging import merge, merge_folder
 from lora_kit.merging.stage import check_room
 
-from .models import save_small_llama
-from .test_training import FakeRun, adapted
+from .models import FakeRun, save_small_llama
+from .test_training import adapted
 
 
 @pytest.fixture(scope="module")

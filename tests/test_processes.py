@@ -11,10 +11,13 @@ import pytest
 import torch
 
 import lora_kit as lk
-from lora_kit.adapters import read_adapter
+from lora_kit.adapters import attach_lora, read_adapter, trainable
+from lora_kit.quantization import load_model
 from lora_kit.training import read_log
+from lora_kit.training.optimizers import make_optimizer, make_scaler
 from lora_kit.training.processes import World, world
 
+from .models import FakeRun, save_small_llama, small_profile
 from .test_checkpoints import ROWS, SMALL
 from .test_files import write
 
@@ -69,3 +72,17 @@ def test_a_profile_for_two_cards_says_how_to_start_it(tmp_path: Path, monkeypatc
     run.profile = replace(run.profile, processes=2)
     with pytest.raises(lk.KitError, match=r"accelerate launch --num_processes 2 -m lora_kit train --profile tiny-cpu"):
         lk.train(lk.load_base(run), lk.prepare(run), run)
+
+
+def test_a_process_without_rows_in_the_first_step_steps_in_float16(tmp_path: Path) -> None:
+    profile = small_profile(quantization__compute_dtype="float16")
+    model = attach_lora(load_model(profile, save_small_llama(tmp_path)), FakeRun(profile))
+    weights = list(trainable(model).values())
+    optimizer, scaler = make_optimizer(weights, profile.training), make_scaler(model)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight) * scaler.get_scale()  # as the other processes' sum
+    before = weights[0].detach().clone()
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    assert not torch.equal(before, weights[0])

@@ -21,17 +21,12 @@ from lora_kit.training.optimizers import make_scaler, probe_scale, schedule
 from lora_kit.training.planning import probe
 from lora_kit.training.processes import World
 
-from .models import load_small_llama, random_rows, save_small_llama, small_profile
+from .models import FakeRun, load_small_llama, random_rows, save_small_llama, small_profile
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_small_llama(tmp_path_factory.mktemp("llama"))
-
-
-class FakeRun:
-    def __init__(self, **overrides: object) -> None:
-        self.profile = small_profile(**overrides)
 
 
 def adapted(folder: Path, kind: str = "nf4", **overrides: object) -> PreTrainedModel:

@@ -60,9 +60,11 @@ def make_scaler(model: PreTrainedModel) -> torch.amp.GradScaler:
     """The scaler of float16 losses (Micikevicius et al. 2018); it does nothing in other types."""
     import torch
 
-    return torch.amp.GradScaler(
+    scaler = torch.amp.GradScaler(
         model.device.type, enabled=compute_dtype_of(model) == torch.float16, init_scale=HIGHEST_SCALE
     )
+    scaler.scale(torch.zeros((), device=model.device))  # of several processes one may have no rows in the first step
+    return scaler
 
 
 def probe_scale(model: PreTrainedModel, batch: Batch, scaler: torch.amp.GradScaler, world: World) -> None:
