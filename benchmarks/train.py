@@ -247,7 +247,7 @@ def in_a_process(kit: str, case: str, seed: int, count: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=384)
     parser.add_argument("--kit", choices=KITS, help=argparse.SUPPRESS)
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
@@ -268,7 +268,7 @@ def main() -> None:
                     flush=True,
                 )
     figures = {case: {kit: summary(results) for kit, results in kits.items()} for case, kits in found.items()}
-    store("train", commit, ("trl",), rows=options.rows, figures=figures, ratios=ratios(figures))
+    store("train", commit, ("trl",), rows=options.rows, rounds=options.rounds, figures=figures, ratios=ratios(figures))
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -142,6 +142,8 @@ def _writes(pid: str, left: Path) -> bool:
 
     try:
         return psutil.Process(int(pid)).create_time() <= left.stat().st_ctime
+    except psutil.AccessDenied:  # another user's
+        return True
     except (ValueError, OSError, psutil.Error):
         return False
 

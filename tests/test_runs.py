@@ -259,6 +259,8 @@ def test_a_later_process_with_the_number_of_a_dead_one_is_no_writer(run: Run) ->
     with patch.object(Path, "stat", lambda path, **_: SimpleNamespace(st_ctime=long_ago)):
         assert not runs._writes(str(os.getppid()), left)
     assert runs._writes(str(os.getppid()), left)
+    with patch.object(psutil, "Process", side_effect=psutil.AccessDenied):  # another user's process
+        assert runs._writes(str(os.getppid()), left)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")

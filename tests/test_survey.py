@@ -18,7 +18,7 @@ from lora_kit.data import IGNORE, Conversation, Prepared, holding, prepare
 from lora_kit.data.advice import MEASURED
 from lora_kit.data.leaks import NEAR, near_duplicates
 from lora_kit.data.splitting import HOW, MOST, split
-from lora_kit.data.survey import SECRETS, survey
+from lora_kit.data.survey import SECRETS, Survey
 
 from .test_files import write
 from .test_prepare import ROWS, learned, named, open_run
@@ -49,6 +49,13 @@ def row(question: str, answer: str, kind: str = "fact", system: str = "") -> Con
 
 def prepared(tmp_path: Path, rows: list[dict[str, Any]], **overrides: object) -> Prepared:
     return prepare(open_run(write(tmp_path / "faq.jsonl", rows), **overrides))
+
+
+def survey(rows: list[Conversation]) -> Survey:
+    found = Survey()
+    for one in rows:
+        found.add(one)
+    return found
 
 
 def hashed(questions: list[str]) -> set[int]:

@@ -78,13 +78,21 @@ def train(record: dict[str, Any]) -> str:
         lines.append(f"| {kit} | {' | '.join(cells)} |")
     memory = ", ".join(f"{kit} {first[kit]['peak_mib']['median']:,.0f}" for kit in kits)
     losses = ", ".join(f"{kit} {spread(first[kit]['loss'], '.2f')}" for kit in kits)
-    ratios = "; ".join(f"{value:.2f} {name}" for name, value in record["ratios"].items())
+    ratios = [f"| lora_kit against | {' | '.join(cases)} |", "|---|" + "--:|" * len(cases)]
+    for kit in kits[1:]:
+        ratios.append(
+            f"| {kit} | {' | '.join(format(record['ratios'][f'{case}, against {kit}'], '.2f') for case in cases)} |"
+        )
+    ideal = ", ".join(
+        f"{v:.2f} ({name.split(', share')[0]})" for name, v in record["ratios"].items() if "ideal" in name
+    )
     return (
-        "\n".join(lines)
-        + f"\n\n{first['lora_kit']['outside']['median']:.1%} of lora_kit's time is outside of forward, "
-        f"backward and optimizer. Without a prefix in NF4, peak MiB above the start: {memory}; loss on held-out rows: "
-        f"{losses}. Ratios: {ratios}. The embedded model, one epoch over {record['rows']} rows; `make bench-train` on "
-        f"{record['date']}, {record['machine']}."
+        "\n".join([*lines, "", *ratios])
+        + f"\n\nShare of the ideal gain of a shared prefix, (prefix + row) / row, over the bare loop: {ideal}. "
+        f"{first['lora_kit']['outside']['median']:.1%} of lora_kit's time is outside of forward, backward and optimizer. "
+        f"Without a prefix in NF4, peak MiB above the start: {memory}; loss on held-out rows: {losses}. The embedded "
+        f"model, one epoch over {record['rows']} rows, median of {record['rounds']} rounds and seeds (least to most); "
+        f"`make bench-train` on {record['date']}, {record['machine']}."
     )
 
 

@@ -57,8 +57,8 @@ def _on_phrasings(counts: list[int]) -> list[str]:
     if typical < FEW_PHRASINGS:
         measured = ", ".join(f"{share:.0%} with {some_wordings(wordings)}" for wordings, share in MEASURED.items())
         said.append(
-            "few wordings an answer: facts are learned by being asked in many ways"
-            + (f" (measured on tiny-cpu, held-out wordings answered exactly: {measured})" if measured else "")
+            "few wordings an answer: facts are learned by being asked in many ways (measured on tiny-cpu, held-out "
+            f"wordings answered exactly: {measured})"
         )
     if len(counts) > MANY_ANSWERS and typical < FEW_PHRASINGS:
         said.append(

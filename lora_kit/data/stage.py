@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from ..runs import Run
 
 
+PREVIEW = 3  # rows that the report shows token by token
+FIGURES = ("train_rows", "tokens", "learned_tokens", "longest", "test_rows", "test_kinds")
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What training and evaluation need: encoded rows, held-out questions, how answers are judged, and the report."""
@@ -124,11 +128,9 @@ def _why_nothing(found: Survey, encoder: Encoder, held: HeldOut) -> str:
         return f"leaves no row to learn from: {some(long)} of more than max_length tokens. Raise data__max_length"
     if found.refused:
         return f"leaves no row to learn from: {some(found.refused)} cannot be used: {next(iter(found.bad.values()))}"
-    return (
-        f"leaves no row to learn from after {some(len(held.test))} held out: add rows"
-        if found.count
-        else ("holds no rows: add rows")
-    )
+    if found.count:
+        return f"leaves no row to learn from after {some(len(held.test))} held out: add rows"
+    return "holds no rows: add rows"
 
 
 def _first(path: Path) -> list[Encoded]:
@@ -138,10 +140,6 @@ def _first(path: Path) -> list[Encoded]:
     with pa.memory_map(str(path)) as file:
         batches = (batch.slice(0, PREVIEW).to_pylist() for batch in pa.ipc.open_stream(file))
         return [Encoded(**row) for row in itertools.islice(itertools.chain.from_iterable(batches), PREVIEW)]
-
-
-PREVIEW = 3  # rows
-FIGURES = ("train_rows", "tokens", "learned_tokens", "longest", "test_rows", "test_kinds")
 
 
 def read_card(path: Path | None) -> dict[str, Any]:

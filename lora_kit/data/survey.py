@@ -44,6 +44,7 @@ class Rows:
     first: list[str] = field(default_factory=list)
 
     def add(self, place: str) -> None:
+        """Count one more row."""
         self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(place)
@@ -58,7 +59,7 @@ class Rows:
 
     def __str__(self) -> str:
         more = self.count - len(self.first)
-        return ", ".join(self.first) + (f" and {more:,} more" if more else "")
+        return ", ".join(self.first) + (f" and {more:,} more" if more and self.first else "")
 
 
 @dataclass
@@ -74,7 +75,6 @@ class Survey:
     odd: Rows = field(default_factory=Rows)  # rows with NUL or the sign that stands for a lost character
     system_characters: int = 0
     characters: int = 0
-    answer_characters: int = 0
 
     def add(self, row: Conversation) -> None:
         """Take note of a good row."""
@@ -84,7 +84,6 @@ class Survey:
         self.kinds.append(KINDS.index(row.kind))
         sizes = [len(message["content"]) for message in row.messages]
         self.characters += sum(sizes)
-        self.answer_characters += sizes[-1]
         self.system_characters += sizes[0] if row.messages[0]["role"] == "system" else 0
         small = "\n".join([message["content"] for message in row.messages]).lower()
         if "\0" in small or "\ufffd" in small:
@@ -122,14 +121,6 @@ def some(count: int, noun: str = "row") -> str:
 def answer_hash(text: str) -> int:
     """What makes two answers the same: small letters and single spaces."""
     return text_hash(" ".join(text.lower().split()))
-
-
-def survey(rows: Iterable[Conversation | BadRow]) -> Survey:
-    """Read every row once."""
-    found = Survey()
-    for row in good_rows(rows, found):
-        found.add(row)
-    return found
 
 
 def good_rows(rows: Iterable[Conversation | BadRow], found: Survey | None = None) -> Iterator[Conversation]:

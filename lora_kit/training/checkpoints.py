@@ -2,8 +2,7 @@
 
     training/handbook-unfinished-3f2a91/
         step-00000120/   adapter.safetensors  optimizer.pt  state.json  manifest.json (hashes)
-        step-00000180/
-        log.jsonl
+        step-00000180/   state.json holds the log so far
 
 A checkpoint is written under another name, flushed to the disk, hashed and renamed; the last two are kept. Random
 numbers need no place in it: every step seeds them from (seed, step).

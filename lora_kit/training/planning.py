@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PROBES, PROBE_SECONDS = 12, 6.0  # micro-batches that are timed, spread over the training
 USABLE = 0.92  # of a card's memory: the rest is CUDA's own and what lies between the tensors
+LARGEST = 20  # micro-batches whose activations are looked at
+SMALLER = "training__tokens_per_micro_batch or data__max_length; else every micro-batch is split when memory runs out"
 GIB, MIB = 2**30, 2**20
 
 
@@ -72,9 +74,6 @@ class Plan:
         return "\n".join(lines)
 
 
-SMALLER = "training__tokens_per_micro_batch or data__max_length; else every micro-batch is split when memory runs out"
-
-
 def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
     """Print and return what training this adapter on this data will take.
 
@@ -96,17 +95,17 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
     batches = [batch for step in steps for batch in step]
     layers, card = layers_to_recompute(model, steps, run), card_bytes(model)
     forward, step = probe(model, batches, layers, run)
-    tokens, counts = sum(batch.tokens for batch in batches), parameter_counts(model)
-    adapted, sizes = counts["trainable"]["bytes"], sizes_of(model, run)
+    tokens, sizes = sum(batch.tokens for batch in batches), sizes_of(model, run)
+    weights, adapter, optimizer = fixed_bytes(model, run)
     own = sum(len(batch.prefix) + sum(len(row.input_ids) for row in batch.rows) for batch in batches)
     result = Plan(
         steps=len(steps),
         tokens=tokens,
         tokens_unshared=data.figures["tokens"] * settings.epochs,
         padding=1 - own / tokens,
-        weight_bytes=sum(part["bytes"] for part in counts.values()) - adapted,
-        adapter_bytes=2 * adapted,
-        optimizer_bytes=2 * adapted if settings.optimizer == "adamw" else adapted // 2,
+        weight_bytes=weights,
+        adapter_bytes=adapter,
+        optimizer_bytes=optimizer,
         activation_bytes=max(activation_bytes(sizes, batch, layers) for batch in batches),
         passing_bytes=max(passing_bytes(sizes, batch) for batch in batches),
         layers=layers,
@@ -158,20 +157,28 @@ def _step_seconds(model: PreTrainedModel, run: Run) -> float:
 
 def layers_to_recompute(model: PreTrainedModel, steps: list[list[Batch]], run: Run) -> int:
     """How many layers are computed twice: what the profile says; else none on a CPU, and on a card as few as fit."""
-    most, wanted, card = len(model.model.layers), run.profile.training.checkpoint_layers, card_bytes(model)
+    most, wanted, card = len(model.model.layers) - 1, run.profile.training.checkpoint_layers, card_bytes(model)
     if isinstance(wanted, int):
         return min(wanted, most)
     if card is None:
         return 0
-    sizes, counts = sizes_of(model, run), parameter_counts(model)
-    fixed = sum(part["bytes"] for part in counts.values()) + 3 * counts["trainable"]["bytes"]  # gradients, AdamW
-    largest = sorted({(b.tokens, n) for n, b in enumerate(batch for step in steps for batch in step)})[-20:]
+    sizes, room = sizes_of(model, run), USABLE * card - sum(fixed_bytes(model, run))
     batches = [batch for step in steps for batch in step]
-    for layers in range(most):
-        need = max(activation_bytes(sizes, batches[n], layers) + passing_bytes(sizes, batches[n]) for _, n in largest)
-        if fixed + need <= USABLE * card:
-            return layers
-    return most
+    largest = sorted(batches, key=lambda batch: batch.tokens)[-LARGEST:]
+    fitting = (
+        layers
+        for layers in range(most)
+        if max(activation_bytes(sizes, batch, layers) + passing_bytes(sizes, batch) for batch in largest) <= room
+    )
+    return next(fitting, most)
+
+
+def fixed_bytes(model: PreTrainedModel, run: Run) -> tuple[int, int, int]:
+    """What is there all the time: the frozen weights; the adapter and its gradients; the optimizer's numbers."""
+    counts = parameter_counts(model)
+    adapted = counts["trainable"]["bytes"]
+    optimizer = 2 * adapted if run.profile.training.optimizer == "adamw" else adapted // 2
+    return sum(part["bytes"] for part in counts.values()) - adapted, 2 * adapted, optimizer
 
 
 def sizes_of(model: PreTrainedModel, run: Run) -> Sizes:
