@@ -85,12 +85,17 @@ def lora() -> Any:
 
 
 def settings(seed: int, rows: Rows) -> Any:
-    """As many tokens a step as the peers' batches have without padding: the number of steps is about the same."""
+    """The fewest tokens a step that give no more steps than the peers take: the loss after as many is compared."""
     from lora_kit.profiles import profile
+    from lora_kit.training.batches import Row, all_steps
 
-    own = ROWS * sum(len(ids) - shared_tokens(rows) for ids, _ in rows) // len(rows)
-    chosen = {"epochs": 1, "tokens_per_step": own, "tokens_per_micro_batch": own, "learning_rate": RATE, "seed": seed}
-    return profile("tiny-cpu", **{f"training__{name}": value for name, value in chosen.items()}).training
+    own, steps = ROWS * sum(len(ids) - shared_tokens(rows) for ids, _ in rows) // len(rows), -(-len(rows) // ROWS)
+    while True:
+        told = {"epochs": 1, "tokens_per_step": own, "tokens_per_micro_batch": own, "learning_rate": RATE, "seed": seed}
+        chosen = profile("tiny-cpu", **{f"training__{name}": value for name, value in told.items()}).training
+        if len(all_steps([Row(*row) for row in rows], chosen)) <= steps:
+            return chosen
+        own += 8
 
 
 def lora_kit(rows: Rows, kind: str, seed: int, scratch: Path) -> tuple[Any, float, dict[str, float]]:
