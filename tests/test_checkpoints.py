@@ -101,9 +101,13 @@ def test_a_stopped_training_goes_on_to_the_same_adapter(
     assert "stopped after step 7 of" in capsys.readouterr().out
     assert run.find("training/faq", lk.training.train_inputs(run)) is None
     assert [path.name for path in unfinished(run).glob("step-*")] == ["step-00000007"]
+    live = unfinished(run) / "log.jsonl"
+    with live.open("a") as file:  # what a killed process had written beyond its last checkpoint, the last line cut
+        file.write('{"step": 8, "loss": 1.0}\n{"step": 9')
     with monkeypatch.context() as patch:
         Stopper(patch, 5)
-        assert len(train(run)) == 12
+        kept = train(run)
+    assert len(kept) == 12 and [json.loads(line) for line in live.read_text().splitlines()] == kept
     log = train(run)
     assert [row["step"] for row in log] == list(range(1, len(log) + 1))
     assert sha(run) == whole
@@ -204,7 +208,7 @@ def test_a_full_disk_stops_and_leaves_the_last_checkpoint_whole(
         patch.setattr(safetensors.torch, "save_file", full)
         train(run)
     names = sorted(path.name for path in unfinished(run).iterdir())
-    assert len(names) == 2 and all(name.startswith("step-") for name in names)
+    assert len(names) == 3 and names[0] == "log.jsonl" and all(name.startswith("step-") for name in names[1:])
     train(run)
     assert sha(run) == whole
 

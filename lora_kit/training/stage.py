@@ -30,7 +30,7 @@ from .guards import check_given, check_learned, loss_ends, stop_asked
 from .loop import Around, fit
 from .planning import layers_to_recompute
 from .processes import World, world
-from .trackers import tracker
+from .trackers import LiveLog, tracker
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -145,13 +145,15 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
 
 def _fit_and_show(model: PreTrainedModel, steps: list[list[Batch]], data: Prepared, run: Run, around: Around) -> State:
     around.held_out, around.layers = _held_out(data, run), layers_to_recompute(model, steps, run)
-    send = around.seen
+    send, written = around.seen, LiveLog(around.checkpoints.folder / "log.jsonl") if around.checkpoints else None
     with Progress("training", len(steps)) as progress:
 
         def seen(row: LogRow) -> None:
             shown: dict[str, float] = {name: row[name] for name in SHOWN if name in row}
             shown |= {"tokens_per_s": row["tokens"] / max(row["seconds"], 0.01), "memory_gib": memory_gib()}
             progress.update(row["step"], **shown)
+            if written and around.world.first:
+                written.add(row)
             send(row)
 
         around.seen = seen

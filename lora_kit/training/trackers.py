@@ -1,8 +1,9 @@
-"""Figures of a training in TensorBoard, Weights & Biases or trackio, through accelerate's trackers."""
+"""Figures of a training while it runs: always in log.jsonl, and through accelerate's trackers when asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,27 @@ from ..errors import KitError
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 LEFT_OUT = ("step", "seconds")  # of a log row: the tracker has both
+
+
+class LiveLog:
+    """A log file that is read while the training runs, one JSON row a step; after a resume no step is there twice."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.begun = path, False
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row; the first one takes the place of what an earlier call wrote from that step on."""
+        if not self.begun:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("".join(self._before(row["step"])))
+            self.begun = True
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _before(self, step: int) -> list[str]:
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # the last one may have been cut by a kill
+        return [line for line in whole if json.loads(line)["step"] < step]
 
 
 @contextmanager
