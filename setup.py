@@ -37,6 +37,7 @@ setup(
         "psutil",  # whether the process that left a half-written stage still lives
     ],
     extras_require={
+        "gguf": ["gguf"],  # lk.export(run, "gguf"), and Ollama
         "bench": ["trl"],  # the peer of `make bench-data`
         "test": ["pytest", "nbval", "nbclient", "ipykernel", "hypothesis", "ruff", "mypy", "nbstripout"],
     },

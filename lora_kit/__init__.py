@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from .extras import export, push
     from .generation import answers
     from .merging import merge
-    from .pipeline import chat, make, release
+    from .pipeline import chat, make
     from .profiles import PROFILES
-    from .quantization import load_base
+    from .quantization import load_base, release
     from .runs import Run
     from .training import plan, train, trained_adapter
 
@@ -45,7 +45,7 @@ _ROOMS = {
     "plan": "training",
     "prepare": "data",
     "push": "extras",
-    "release": "pipeline",
+    "release": "quantization",
     "save_adapter": "adapters",
     "set_adapter": "adapters",
     "train": "training",

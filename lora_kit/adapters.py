@@ -36,29 +36,29 @@ def attach_lora(model: PreTrainedModel, run: Run, *, adapter: str = "default") -
         KitError: a target name that the model does not have; the message lists those it has.
     """
     import torch
-    from peft import inject_adapter_in_model
 
     if adapter in adapter_names(model):
         print(f"adapter {adapter!r} is attached already")
         return model
     check_targets(model, run.profile.lora.target_modules)
     torch.manual_seed(run.profile.training.seed)
-    inject_adapter_in_model(lora_config(run.profile.lora), model, adapter_name=adapter)
+    _add(model, lora_config(run.profile.lora), adapter)
     for parameter in trainable(model).values():
         parameter.data = parameter.data.float()  # adapters in float32: half precision would lose small updates
     print(f"adapter: r={run.profile.lora.r} on {', '.join(run.profile.lora.target_modules)}; {describe(model)}")
     return model
 
 
+def _add(model: PreTrainedModel, config: Any, adapter: str) -> None:
+    """Add a fresh adapter by transformers' own way, so that its `model.set_adapter(name)` works too."""
+    model.add_adapter(config, adapter)
+    model.train(model.training)  # PEFT's new layers are in training mode, with dropout, whatever the model is in
+
+
 def detach_lora(model: PreTrainedModel, *, adapter: str = "default") -> None:
     """Remove an adapter, so that the next one of this name starts fresh; nothing happens where there is none."""
-    for layer in lora_layers(model):
-        if adapter in layer.lora_A:
-            layer.delete_adapter(adapter)
-    configs = getattr(model, "peft_config", {})
-    configs.pop(adapter, None)
-    if hasattr(model, "peft_config") and not configs:
-        del model.peft_config  # PEFT warns of several adapters wherever it finds one
+    if adapter in adapter_names(model):
+        model.delete_adapter(adapter)
 
 
 def is_fresh(model: PreTrainedModel, lora: Lora, *, adapter: str = "default") -> bool:
@@ -162,13 +162,13 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "defaul
     Raises:
         KitError: no adapter in the folder, a damaged file, or tensors that do not fit this model.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig
 
     read_adapter(folder)  # before anything is changed
     config = LoraConfig.from_pretrained(str(folder))
     detach_lora(model, adapter=adapter)  # another rank or scale may be attached under this name
     check_targets(model, tuple(config.target_modules))
-    inject_adapter_in_model(config, model, adapter_name=adapter)
+    _add(model, config, adapter)
     take_adapter(model, folder, adapter=adapter)
     return model.requires_grad_(False)
 

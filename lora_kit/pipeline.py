@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,10 @@ from .errors import KitError
 from .evaluation import evaluate, evaluation_inputs
 from .generation import answers
 from .merging import merge, merge_inputs
-from .quantization import load_base
+from .quantization import load_base, release
 from .training import adapter_stage, first_goes_first, train, train_inputs, trained_adapter, world
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from .runs import Run
 
 STAGES = ("data", "training", "merged", "evaluation")
@@ -64,18 +62,6 @@ def stage_folder(run: Run, stage: str) -> Path | None:
     return run.find(stage, {"merged": merge_inputs, "evaluation": evaluation_inputs}[stage](run))
 
 
-def release(model: PreTrainedModel) -> None:
-    """Free the model's memory, so that the next one fits on the card; the object is empty afterwards."""
-    import torch
-
-    for module in model.modules():
-        module._parameters.clear()
-        module._buffers.clear()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def chat(run: Run, question: str | None = None) -> None:
     """Ask base and tuned model side by side: one question, or a prompt in a terminal until an empty line.
 
@@ -108,4 +94,9 @@ def _train(run: Run) -> None:
     release(model)
 
 
-_MAKERS = {"data": prepare, "training": _train, "merged": merge, "evaluation": evaluate}
+_MAKERS: dict[str, Callable[[Run], Any]] = {
+    "data": prepare,
+    "training": _train,
+    "merged": merge,
+    "evaluation": evaluate,
+}

@@ -6,8 +6,10 @@ W  ~  dequantize(NF4(W)):  16 levels, one float scale per 64 weights, the scales
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,14 @@ from .errors import KitError
 from .profiles import Profile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
     from transformers import PreTrainedModel
 
     from .runs import Run
+
+LINEAR = re.compile(r"\.layers\.\d+\..*_proj\.weight$")  # the tensors that transformers quantizes in a Llama
 
 
 def load_base(run: Run, *, folder: Path | None = None) -> PreTrainedModel:
@@ -82,6 +89,46 @@ def quantization_config(profile: Profile, dtype: Any) -> Any:
         bnb_4bit_use_double_quant=profile.quantization.double_quant,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def round_trip(profile: Profile) -> Callable[[str, torch.Tensor], torch.Tensor] | None:
+    """What the base's tensors become by the profile's quantization: (name, weight) to dequantize(quantize(weight)).
+
+    Only linear layers of the decoder are quantized; other tensors come back as they are. None where nothing is.
+    """
+    import torch
+
+    kind = profile.quantization.kind
+    if kind == "none":
+        return None
+    from bitsandbytes import functional
+
+    dtype, device = getattr(torch, compute_dtype(profile)[0]), profile.device
+
+    def there_and_back(name: str, weight: torch.Tensor) -> torch.Tensor:
+        if not LINEAR.search(name):
+            return weight
+        if kind == "int8":
+            values, scales, _ = functional.int8_vectorwise_quant(weight.to(device, torch.float16))
+            return functional.int8_vectorwise_dequant(values, scales).to(dtype)
+        packed, state = functional.quantize_4bit(
+            weight.to(device, dtype), quant_type=kind, compress_statistics=profile.quantization.double_quant
+        )
+        return functional.dequantize_4bit(packed, state)
+
+    return there_and_back
+
+
+def release(model: PreTrainedModel) -> None:
+    """Free the model's memory, so that the next one fits on the card; the object is empty afterwards."""
+    import torch
+
+    for module in model.modules():
+        module._parameters.clear()
+        module._buffers.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def cure_cpu_kernels(model: PreTrainedModel) -> None:

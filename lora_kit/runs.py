@@ -28,7 +28,7 @@ from .environment import choose_profile, default_root, prepare_process
 from .errors import KitError
 from .manifests import check_files, file_hash, fingerprint, read_manifest, shown, write_manifest
 
-WEIGHTS = ("merged",)  # what a packed run leaves out: it can be made again from the rest
+WEIGHTS = ("merged", "refused-merge", "exports")  # what a packed run leaves out: it can be made again from the rest
 
 
 class Run:
@@ -100,9 +100,12 @@ class Run:
             _clear_left_overs(target)
             partial.mkdir(parents=True)
             work = Stage(partial, target)
-            yield work
-            write_manifest(partial, inputs, work.figures, time.time() - start)
-            partial.rename(target)
+            try:
+                yield work
+                write_manifest(partial, inputs, work.figures, time.time() - start)
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)  # what broke off may be large, and nobody can use it
 
     def pack(self, target: str | os.PathLike[str] | None = None) -> Path:
         """Zip what cannot be made again in seconds (data, adapters, manifests, answers), not the merged weights."""

@@ -14,6 +14,18 @@ os.environ["MPLBACKEND"] = "agg"
 for name in ("LORA_KIT_PROFILE", "LORA_KIT_RUNS"):
     os.environ.pop(name, None)
 
+import lora_kit as lk  # noqa: E402
+
+from .models import SHORT  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> lk.Run:
+    """A short run on the embedded model with every stage made; tests add to it and take nothing away."""
+    run = lk.Run("tiny-cpu", root=tmp_path_factory.mktemp("runs"), name="short", **SHORT)
+    lk.make(run)
+    return run
+
 
 @pytest.fixture
 def tmp_run_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

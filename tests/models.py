@@ -28,6 +28,7 @@ def llama(vocab_size: int, hidden: int, mlp: int, layers: int, heads: int, kv_he
     )
 
 
+SHORT = {"training__epochs": 1, "evaluation__limit": 3, "evaluation__max_new_tokens": 4}  # a whole run in seconds
 SMALL = llama(256, 64, 128, 2, 4, 4)
 
 

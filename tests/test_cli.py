@@ -28,7 +28,7 @@ MISTAKES = {
         ["export", *TINY],
         "is not made yet for these settings: run lk.train(model, data, run) first",
     ),
-    "unknown export": (["export", *TINY, "--to", "gguf"], "there is no export 'gguf'; lora_kit exports adapter-zip"),
+    "unknown export": (["export", *TINY, "--to", "onnx"], "there is no export 'onnx'; lora_kit exports adapter-zip"),
     "nobody to chat with": (["chat", *TINY, "hi"], "is not made yet for these settings: run lk.train"),
     "unknown profile for the doctor": (["doctor", "--profile", "huge"], "there is no profile 'huge'"),
 }

@@ -14,10 +14,9 @@ from transformers import LlamaForCausalLM
 
 from lora_kit.adapters import save_adapter
 from lora_kit.errors import KitError
-from lora_kit.merging import merge, merge_folder
-from lora_kit.merging.stage import check_room
+from lora_kit.merging import adapter_deltas, check_room, merge, merge_folder, size
 
-from .models import FakeRun, save_small_llama
+from .models import FakeRun, llama, save_small_llama
 from .test_training import adapted
 
 
@@ -62,15 +61,86 @@ def test_tensors_without_an_adapter_keep_their_bytes_and_sharded_bases_stay_shar
     assert torch.isfinite(loaded(torch.tensor([[5, 6]])).logits).all()
 
 
-def test_a_merge_that_cannot_be_right_is_refused(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_base_s_own_type_is_kept_and_rounded_to_once(tmp_path: Path, stored: torch.dtype) -> None:
+    base = save_small_llama(tmp_path / "base")
+    LlamaForCausalLM.from_pretrained(base, dtype=stored).save_pretrained(base)
+    saved = adapter(base, tmp_path / "adapter", lora__target_modules="all-linear")
+    (tmp_path / "merged").mkdir()
+    merge_folder(base, saved, tmp_path / "merged")
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    theirs = PeftModel.from_pretrained(model, saved).merge_and_unload().state_dict()
+    for name, value in load_file(tmp_path / "merged" / "model.safetensors").items():
+        assert value.dtype == stored
+        torch.testing.assert_close(value, theirs[name].to(stored), rtol=0, atol=0, msg=name)
+
+
+def test_ranks_and_alphas_by_pattern_are_merged_as_peft_does(folder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(3)
+    patterns = {"rank_pattern": {"layers.1.self_attn.v_proj": 8}, "alpha_pattern": {"q_proj": 5}}
+    config = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"], init_lora_weights=False, **patterns)
+    theirs = get_peft_model(LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32), config)
+    theirs.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "merged").mkdir()
+    merge_folder(folder, tmp_path / "adapter", tmp_path / "merged")
+    assert sorted({delta.scale for delta in adapter_deltas(tmp_path / "adapter").values()}) == [5 / 4, 16 / 8, 16 / 4]
+    for name, value in theirs.merge_and_unload().state_dict().items():
+        torch.testing.assert_close(load_file(tmp_path / "merged/model.safetensors")[name], value.half(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"peft_type": "LOHA"}, "a LOHA adapter"),
+        ({"use_dora": True}, "DoRA"),
+        ({"bias": "all"}, "trains biases"),
+        ({"modules_to_save": ["lm_head"]}, "whole modules"),
+        ({"init_lora_weights": "pissa_niter_4"}, "began as pissa_niter_4"),
+        ({"lora_bias": True}, "with bias"),
+        ({"trainable_token_indices": [3]}, "trained tokens"),
+    ],
+)
+def test_adapters_of_another_kind_are_refused_by_name(folder: Path, tmp_path: Path, told: dict, said: str) -> None:
     saved = adapter(folder, tmp_path / "adapter")
     config = json.loads((saved / "adapter_config.json").read_text())
-    (saved / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(KitError, match="only plain LoRA"):
+    (saved / "adapter_config.json").write_text(json.dumps(config | told))
+    with pytest.raises(KitError, match=f"is .*{said}.*plain LoRA and rsLoRA"):
         merge_folder(folder, saved, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_an_update_that_is_not_finite_is_refused(folder: Path, tmp_path: Path) -> None:
+    saved = adapter(folder, tmp_path / "adapter")
+    config = json.loads((saved / "adapter_config.json").read_text())
     (saved / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": float("nan")}))
     with pytest.raises(KitError, match="not finite"):
         merge_folder(folder, saved, tmp_path)
+    assert not (tmp_path / "config.json").exists()  # without it nothing takes the folder for a model
+
+
+def test_a_truncated_shard_of_the_base_is_said(folder: Path, tmp_path: Path) -> None:
+    saved, base = adapter(folder, tmp_path / "adapter"), tmp_path / "base"
+    shutil.copytree(folder, base)
+    whole = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(KitError, match=r"model\.safetensors is damaged"):
+        merge_folder(base, saved, tmp_path)
+
+
+def test_no_more_than_a_tensor_is_in_memory(tmp_path: Path) -> None:
+    """Python's own allocations and torch's largest tensor: far below the model's bytes."""
+    import tracemalloc
+
+    base = save_small_llama(tmp_path / "base", config=llama(2048, 128, 256, 12, 4, 4))
+    saved = adapter(base, tmp_path / "adapter")
+    (tmp_path / "merged").mkdir()
+    tracemalloc.start()
+    merge_folder(base, saved, tmp_path / "merged")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < size(base) / 3
 
 
 def test_an_adapter_of_a_deeper_model_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -89,7 +159,7 @@ def test_a_full_disk_is_said_before_the_first_byte(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(KitError, match="GiB free"):
-        check_room(tmp_path, folder)
+        check_room(tmp_path, 10)
 
 
 def test_merging_before_training_says_what_to_run(tmp_path: Path) -> None:

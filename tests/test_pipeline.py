@@ -10,17 +10,9 @@ import pytest
 import lora_kit as lk
 from lora_kit import pipeline
 from lora_kit.__main__ import main
-from lora_kit.base import ASSETS
 from lora_kit.evaluation import evaluation_inputs
 
-SHORT = {"training__epochs": 1, "evaluation__limit": 3, "evaluation__max_new_tokens": 4}
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> lk.Run:
-    run = lk.Run("tiny-cpu", root=tmp_path_factory.mktemp("runs"), name="short", **SHORT)
-    lk.make(run)
-    return run
+from .models import SHORT
 
 
 def test_every_stage_leaves_a_folder_with_a_manifest(done: lk.Run) -> None:
@@ -62,21 +54,6 @@ def test_chat_shows_both_models(done: lk.Run, capsys: pytest.CaptureFixture[str]
     lk.chat(done, "When does the canteen open?")
     out = capsys.readouterr().out
     assert "  base: " in out and " tuned: " in out
-
-
-def test_an_exported_adapter_loads_in_plain_peft(done: lk.Run, tmp_path: Path) -> None:
-    import zipfile
-
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with zipfile.ZipFile(lk.export(done)) as archive:
-        archive.extractall(tmp_path)
-    base = AutoModelForCausalLM.from_pretrained(ASSETS / "tiny-chat")
-    assert PeftModel.from_pretrained(base, tmp_path).peft_config["default"].r == done.profile.lora.r
-    assert AutoTokenizer.from_pretrained(tmp_path).bos_token == "<s>"
-    with pytest.raises(lk.KitError, match="lora_kit exports adapter-zip"):
-        lk.export(done, "gguf")
 
 
 def test_release_empties_the_model(done: lk.Run) -> None:

@@ -1,6 +1,6 @@
 """Notebook 02: any dataset -> conversations -> ids and labels -> Arrow, with a report and a proof."""
 
-from .encoding import IGNORE, Encoded, encode, encode_batch, encode_prompt
+from .encoding import IGNORE, Encoded, encode, encode_batch, encode_prompt, speaks_llama2
 from .proof import INVARIANTS, verify
 from .reading import Conversation, read_conversations
 from .report import Report
@@ -22,5 +22,6 @@ __all__ = [
     "prepare",
     "read_conversations",
     "some",
+    "speaks_llama2",
     "verify",
 ]

@@ -17,7 +17,7 @@ from ..generation import answers
 from ..manifests import shown
 from ..merging import merge_inputs
 from ..progress import Progress
-from ..quantization import load_base, load_model
+from ..quantization import load_base, load_model, release
 from ..training import adapter_stage, read_log, train_inputs, trained_adapter
 from .metrics import interval, is_declined, is_exact, share, split_style
 from .report import terminal_table, write_html
@@ -87,7 +87,7 @@ def three_answers(run: Run, questions: list[dict[str, Any]], merged: Path) -> di
         progress.update(1)
         given["adapter"] = ask(run, load_adapter(model, trained_adapter(run)), questions)
         progress.update(2)
-        del model
+        release(model)
         given["merged"] = ask(run, load_model(run.profile, merged), questions)
         progress.update(3)
     return given

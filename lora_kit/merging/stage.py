@@ -1,4 +1,4 @@
-"""Notebook 04 in one call: W + scale * B A, shard by shard, without ever holding the model."""
+"""Notebook 04 in one call: stream base + adapter into a plain model folder, and certify it or refuse it."""
 
 from __future__ import annotations
 
@@ -7,133 +7,128 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import PREFIX, read_adapter
 from ..base import locate
 from ..errors import KitError
-from ..manifests import file_hash, shown
-from ..progress import Progress
+from ..manifests import file_hash, read_manifest, shown
+from ..quantization import round_trip
 from ..training import train_inputs, trained_adapter
+from .asked import answered, say_minutes
+from .cards import NOTICE, model_card
+from .certificate import ONTO, Certificate, certify, table
+from .comparing import Rows
+from .shards import Weights
+from .streaming import merge_folder
 
 if TYPE_CHECKING:
-    import torch
+    from ..runs import Run, Stage
 
-    from ..runs import Run
-
-NOTICE = (
-    "Llama 2 is licensed under the LLAMA 2 Community License, "
-    "Copyright (c) Meta Platforms, Inc. All Rights Reserved.\n"
-)  # section 1.b.iii asks for exactly this line beside every copy
+REFUSED = "refused-merge"  # the folder of a merge that failed its certificate
+KAGGLE_WORKING = Path("/kaggle/working")
+KAGGLE_KEEPS = 20 * 10**9  # bytes of that folder; beyond them a session's output is lost
 
 
-def merge(run: Run) -> Path:
-    """Write base + adapter as a plain model folder and return it; the same inputs are not merged twice.
+def merge(run: Run, *, onto: str = "original", compare: int = 64) -> Path:
+    """Write base + adapter as a plain model folder with its certificate, and return it.
 
-    Reads one tensor at a time and one shard into memory; adds in float32, stores in the base's own dtype.
+    Reads one tensor at a time, adds in float32, rounds once to the base's own type. The same inputs are merged once.
+
+    Args:
+        run: its adapter is trained.
+        onto: "original" adds to the base as it is published, which is what people share; "dequantized" adds to what
+            the adapter was trained on, the base after its trip through 4 bits: nearer to the trained model, and no
+            longer the published weights elsewhere.
+        compare: answers on which merge and adapter are compared; 0 checks the tensors alone. Time grows with it.
 
     Raises:
-        KitError: no trained adapter, a damaged shard, no room on the disk, or a merge that fails its check.
+        KitError: no trained adapter, an adapter that is not plain LoRA, a damaged shard, no room on the disk, or a
+            merge that fails its certificate.
     """
-    inputs = merge_inputs(run)
-    folder = run.find("merged", inputs)
+    if onto not in ONTO:
+        raise KitError(f"onto={onto!r} is no base to merge onto; there are {', '.join(map(repr, ONTO))}")
+    inputs, name = merge_inputs(run, onto), "merged" if onto == "original" else f"merged-{onto}"
+    folder = run.find(name, inputs)
     if folder is None:
         adapter, base = trained_adapter(run), locate(run.profile.base)
-        check_room(run.path, base)
-        with run.writing("merged", inputs) as stage:
-            stage.figures |= merge_folder(base, adapter, stage.folder)
-            if run.profile.base.licence == "llama2":
-                (stage.folder / "NOTICE").write_text(NOTICE)
+        check_room(run.path, size(base))
+        with run.writing(name, inputs) as stage:
+            change = round_trip(run.profile)
+            if onto == "dequantized" and change is None:
+                raise KitError("this base is not quantized: there is nothing to dequantize, merge onto='original'")
+            stage.figures |= merge_folder(base, adapter, stage.folder, change if onto == "dequantized" else None)
+            certificate = _certified(run, base, adapter, stage, onto, compare)
+            _finish(run, certificate, stage.folder)
             folder = stage.target
+    print(table(json.loads((folder / "certificate.json").read_text())))
     print(f"merged: {size(folder) / 2**20:,.1f} MiB in {shown(folder)}")
     return folder
 
 
-def merge_inputs(run: Run) -> dict[str, Any]:
+def merge_inputs(run: Run, onto: str = "original") -> dict[str, Any]:
     """What the merged model is made from."""
-    return {"training": train_inputs(run), "adapter": file_hash(trained_adapter(run) / "adapter_model.safetensors")}
+    adapter = file_hash(trained_adapter(run) / "adapter_model.safetensors")
+    return {"training": train_inputs(run), "adapter": adapter, "onto": onto}
 
 
-def merge_folder(base: Path, adapter: Path, target: Path) -> dict[str, Any]:
-    """Merge a PEFT adapter folder into a base folder; every adapted tensor must be found, finite and changed.
-
-    Raises:
-        KitError: the adapter has tensors that the base has not, or a merged tensor is not finite.
-    """
-    deltas = adapter_deltas(adapter)
-    shards = sorted(base.glob("*.safetensors"))
-    done: set[str] = set()
-    with Progress("merging", len(shards)) as progress:
-        for number, shard in enumerate(shards, start=1):
-            done |= _merge_shard(shard, deltas, target / shard.name)
-            progress.update(number)
-    missing = sorted(set(deltas) - done)
-    if missing:
-        raise KitError(
-            f"the adapter in {shown(adapter)} changes {len(missing)} tensors that the base has not, as {missing[0]}"
-        )
-    for file in base.iterdir():
-        if file.suffix in (".json", ".model", ".jinja") and file.name != "corpus.json":
-            shutil.copy2(file, target / file.name)
-    return {"tensors_changed": len(done), "shards": len(shards)}
-
-
-def adapter_deltas(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
-    """Per adapted base tensor: B (out, r), A (r, in) and the scale, as PEFT computes it.
-
-    Raises:
-        KitError: an adapter that is not plain LoRA.
-    """
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    if config.get("peft_type") != "LORA" or config.get("use_dora"):
-        raise KitError(f"{shown(adapter)} is a {config.get('peft_type')} adapter; only plain LoRA is merged")
-    root = config["r"] ** 0.5 if config.get("use_rslora") else config["r"]
-    tensors = read_adapter(adapter)
-    names = {name.rsplit(".lora_", 1)[0] for name in tensors}
-    return {
-        f"{name.removeprefix(PREFIX)}.weight": (
-            tensors[f"{name}.lora_B.weight"].float(),
-            tensors[f"{name}.lora_A.weight"].float(),
-            config["lora_alpha"] / root,
-        )
-        for name in names
-    }
+def _certified(run: Run, base: Path, adapter: Path, stage: Stage, onto: str, compare: int) -> Certificate:
+    """The certificate of what was just written; a merge that fails is set apart."""
+    rows, change = Rows([], []), round_trip(run.profile)
+    if compare:
+        rows = answered(run, base, adapter, compare)
+        models = 3 + (change is not None and onto == "original")
+        say_minutes(rows, size(base) // _bytes_each(base), models, run.profile.device)
+    certificate = certify(
+        base,
+        adapter,
+        stage.folder,
+        rows,
+        round_trip=change,
+        onto=onto,
+        device=run.profile.device,
+        expected=_hashes(run, adapter),
+    )
+    (stage.folder / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n")
+    if certificate["problems"]:
+        apart = run.path / REFUSED
+        shutil.rmtree(apart, ignore_errors=True)
+        stage.folder.rename(apart)
+        raise KitError(f"{table(certificate)}\nthe merge is refused and lies in {shown(apart)}: delete it, merge again")
+    return certificate
 
 
-def _merge_shard(shard: Path, deltas: dict[str, tuple[torch.Tensor, torch.Tensor, float]], target: Path) -> set[str]:
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save_file
-
-    try:
-        with safe_open(shard, framework="pt") as file:
-            names, metadata = list(file.keys()), file.metadata()
-            tensors = {name: _merged(name, file.get_tensor(name), deltas.get(name)) for name in names}
-    except SafetensorError as error:
-        raise KitError(f"{shown(shard)} is damaged ({error}): fetch the base model again") from error
-    save_file(tensors, target, metadata=metadata)
-    return set(names) & set(deltas)
+def _finish(run: Run, certificate: Certificate, folder: Path) -> None:
+    """Licence notice and model card."""
+    if run.profile.base.licence == "llama2":
+        (folder / "NOTICE").write_text(NOTICE)
+    (folder / "README.md").write_text(model_card(run, "merged", certificate))
 
 
-def _merged(name: str, weight: torch.Tensor, delta: tuple[torch.Tensor, torch.Tensor, float] | None) -> torch.Tensor:
-    if delta is None:
-        return weight
-    b, a, scale = delta
-    if (b.shape[0], a.shape[1]) != tuple(weight.shape):
-        raise KitError(f"the adapter does not fit {name}: {(b.shape[0], a.shape[1])} against {tuple(weight.shape)}")
-    merged = (weight.float() + scale * (b @ a)).to(weight.dtype)
-    if not merged.isfinite().all():
-        raise KitError(f"{name} is not finite after the merge: the adapter is broken, train it again")
-    return merged
+def _hashes(run: Run, adapter: Path) -> dict[str, str]:
+    """What the training's manifest says of the adapter's and the base's files."""
+    manifest = read_manifest(adapter.parent)
+    known = dict(manifest["inputs"]["data"]["base"]["files"])
+    known["adapter_model.safetensors"] = manifest["files"]["adapter/adapter_model.safetensors"]["sha256"]
+    return known
 
 
-def check_room(folder: Path, base: Path) -> None:
-    """Raise KitError when the disk cannot take another copy of the base."""
-    needed, free = size(base), shutil.disk_usage(folder).free
+def check_room(folder: Path, needed: int) -> None:
+    """Raise KitError when the disk cannot take `needed` bytes, with the little that lies beside weights."""
+    free = shutil.disk_usage(folder).free
+    if folder.is_relative_to(KAGGLE_WORKING):
+        used = sum(file.stat().st_size for file in KAGGLE_WORKING.rglob("*") if file.is_file())
+        free = min(free, KAGGLE_KEEPS - used)
     if free < needed * 1.05:
         raise KitError(
-            f"the merged model needs {needed / 2**30:.1f} GiB and {shown(folder)} has {free / 2**30:.1f} GiB free: "
-            "free some space, or choose another place with lk.Run(root=...)"
+            f"the model needs {needed / 2**30:.1f} GiB and {shown(folder)} has {free / 2**30:.1f} GiB free: "
+            "free some space, or choose another place with lk.Run(root=...), on Kaggle /kaggle/temp"
         )
 
 
 def size(folder: Path) -> int:
     """Bytes of the weights in a model folder."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _bytes_each(base: Path) -> int:
+    """Bytes of one stored weight."""
+    _, place = next(iter(Weights(base).found.values()))
+    return 4 if place.dtype == "F32" else 2

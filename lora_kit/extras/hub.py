@@ -1,0 +1,65 @@
+"""The Hub: the adapter alone unless told otherwise, with its card and notice."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import KitError
+from ..merging import merge_inputs
+from ..training import trained_adapter
+from .stage import adapter_files, merged_texts
+
+if TYPE_CHECKING:
+    from ..runs import Run
+
+NAME = re.compile(r"[\w.-]+/[\w.-]+")
+WHATS = ("adapter", "merged")
+
+
+def push(run: Run, repository: str, *, what: str = "adapter", private: bool = True) -> str:
+    """Push to the Hub and return the page's address; needs a token that may write, and never shows it.
+
+    Args:
+        run: its adapter is trained.
+        repository: "owner/name".
+        what: "adapter", a few MiB; or "merged", the whole model with its certificate.
+        private: a new repository is seen by its owner alone.
+
+    Raises:
+        KitError: a wrong name, a stage that is missing, or the Hub refuses.
+    """
+    if not NAME.fullmatch(repository):
+        raise KitError(f"{repository!r} is no name of a repository: give owner/name")
+    if what not in WHATS:
+        raise KitError(f"what={what!r} cannot be pushed; there are {', '.join(WHATS)}")
+    adapter = trained_adapter(run)
+    if what == "adapter":
+        files, texts = adapter_files(run, adapter)
+    else:
+        merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
+        files = sorted(path for path in merged.iterdir() if path.name != "manifest.json")
+        texts = merged_texts(run, merged)
+    page = _upload(repository, [file for file in files if file.name not in texts], texts, private=private)
+    print(f"pushed: {page}")
+    return page
+
+
+def _upload(repository: str, files: list[Path], texts: dict[str, str], *, private: bool) -> str:
+    """One commit with all files."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    operations = [CommitOperationAdd(file.name, file) for file in files]
+    operations += [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
+    try:
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.create_commit(repository, operations, commit_message="lora_kit").commit_url)
+    except (HfHubHTTPError, LocalTokenNotFoundError, ValueError, OSError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        raise KitError(
+            f"the Hub did not take {repository!r} ({type(error).__name__}{f', {status}' if status else ''}): "
+            "set HF_TOKEN to a token that may write there, and check the network"
+        ) from None  # the library's own error may quote the request

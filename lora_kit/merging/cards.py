@@ -1,0 +1,87 @@
+"""The model card of an adapter or a merged model: where it comes from, what was measured, how to load it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..data import data_inputs, load_prepared
+from ..training import adapter_stage
+from .certificate import Certificate, table
+
+if TYPE_CHECKING:
+    from ..runs import Run
+
+    Lines = list[str]
+
+NOTICE = (
+    "Llama 2 is licensed under the LLAMA 2 Community License, "
+    "Copyright (c) Meta Platforms, Inc. All Rights Reserved.\n"
+)  # section 1.b.iii asks for exactly this line beside every copy
+PROJECT = "https://github.com/wambugu71/Fine-tuning-meta-llma2-7b-chat-using-LoRa"
+LICENCES = {  # of the base, and of what is made from it
+    "llama2": "The base is under the [LLAMA 2 Community License](https://ai.meta.com/llama/license/), and so is what "
+    "is made from it: pass the licence on, keep the file NOTICE, follow the Acceptable Use Policy.",
+    "apache-2.0": "The base is under the Apache License 2.0, and so is what is made from it.",
+    "mit": "The base is under the MIT License, and so is what is made from it.",
+}
+USE = {
+    "adapter": """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "FOLDER OR HUB ID OF THIS ADAPTER")
+```""",
+    "merged": """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER OR HUB ID OF THIS MODEL")
+```""",
+}
+
+
+def model_card(run: Run, kind: str, certificate: Certificate | None = None, report: str | None = None) -> str:
+    """README.md of an "adapter" or a "merged" model, in the Hub's form.
+
+    Args:
+        run: its stages supply the figures; what is not measured yet is left out.
+        kind: "adapter" or "merged".
+        certificate: of the merge.
+        report: the report card in Markdown.
+    """
+    base, name = run.profile.base, adapter_stage(run).rpartition("/")[2]
+    lines = [*_front(run, kind), f"# {base.title}, {name}", "", _what(run, kind), ""]
+    lines += ["## Data", "", *_data(run), ""]
+    if report:
+        lines += ["## Report card", "", report, ""]
+    if certificate:
+        lines += ["## Certificate of the merge", "", "```", table(certificate), "```", ""]
+    lines += ["## Use", "", USE[kind].format(base=base.source), "", "## Licence", ""]
+    return "\n".join([*lines, LICENCES.get(base.licence, f"The base is under: {base.licence}."), ""])
+
+
+def _front(run: Run, kind: str) -> Lines:
+    """What the Hub reads."""
+    base = run.profile.base
+    lines = ["---", f"license: {base.licence}", f"library_name: {'peft' if kind == 'adapter' else 'transformers'}"]
+    if "/" in base.source:
+        lines += [f"base_model: {base.source}"]
+        lines += [f"base_model_relation: {'adapter' if kind == 'adapter' else 'finetune'}"]
+    return [*lines, "pipeline_tag: text-generation", "tags: [lora, lora_kit]", "---", ""]
+
+
+def _what(run: Run, kind: str) -> str:
+    lora, training = run.profile.lora, run.profile.training
+    scaled = ", rsLoRA" if lora.use_rslora else ""
+    made = "A LoRA adapter for" if kind == "adapter" else "A LoRA adapter merged into"
+    return (
+        f"{made} {run.profile.base.title}: r = {lora.r}, lora_alpha = {lora.lora_alpha}{scaled} on "
+        f"{', '.join(lora.target_modules)}; base in {run.profile.quantization.kind} while training, {training.epochs} "
+        f"epochs, learning rate {training.learning_rate:g}, seed {training.seed}. "
+        f"Made with [lora_kit]({PROJECT})."
+    )
+
+
+def _data(run: Run) -> Lines:
+    folder = run.find("data", data_inputs(run))
+    return ["```", str(load_prepared(folder).report), "```"] if folder else ["not at hand when this card was written"]

@@ -1,0 +1,89 @@
+"""The merge itself: W + scale * B A, tensor by tensor, without ever holding the model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import KitError
+from ..manifests import shown
+from ..progress import Progress
+from .deltas import Change, Delta, adapter_deltas
+from .shards import Place, Shard, Weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+BESIDE = (".json", ".model", ".jinja")  # tokenizer, configuration, chat template, index
+LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
+
+
+def merge_folder(base: Path, adapter: Path, target: Path, change: Change | None = None) -> dict[str, Any]:
+    """Merge a PEFT adapter folder into a base folder; every adapted tensor must be found and finite.
+
+    Reads one tensor at a time, adds in float32, rounds once to the base's own dtype; all other bytes are copied. The
+    weights are written first and the configuration last: a folder that broke off is no model.
+
+    Args:
+        base: a Llama folder in safetensors, sharded or not; float32, float16 or bfloat16.
+        adapter: a plain LoRA folder.
+        target: an empty folder.
+        change: what happens to a base tensor first, as a round trip through 4 bits.
+
+    Raises:
+        KitError: a damaged shard, or an adapter that does not fit.
+    """
+    deltas, shards = adapter_deltas(adapter), Weights(base).shards
+    check_fits(deltas, shards, adapter)
+    with Progress("merging", sum(len(shard.places) for shard in shards)) as progress:
+        done = 0
+
+        def merged(shard: Shard, place: Place) -> torch.Tensor | None:
+            nonlocal done
+            done += 1
+            progress.update(done)
+            return _merged(shard, place, deltas.get(place.name), change)
+
+        for shard in shards:
+            shard.rewrite(target / shard.path.name, lambda place, shard=shard: merged(shard, place))  # type: ignore[misc]
+    for file in companions(base):
+        shutil.copy2(file, target / file.name)
+    return {"tensors_changed": len(deltas), "shards": len(shards)}
+
+
+def companions(base: Path) -> list[Path]:
+    """What lies beside the weights and belongs to the model."""
+    found = [file for file in base.iterdir() if file.suffix in BESIDE and file.name != "corpus.json"]
+    return sorted({*found, *(file for pattern in LICENCES for file in base.glob(pattern))})
+
+
+def check_fits(deltas: dict[str, Delta], shards: list[Shard], adapter: Path) -> None:
+    """Raise KitError unless the base has every tensor that the adapter changes, in its shape."""
+    shapes = {place.name: place.shape for shard in shards for place in shard.places}
+    missing = sorted(set(deltas) - set(shapes))
+    if missing:
+        raise KitError(
+            f"the adapter in {shown(adapter)} changes {len(missing)} tensors that the base has not, as {missing[0]}"
+        )
+    for name, delta in deltas.items():
+        if delta.shape != shapes[name]:
+            raise KitError(f"the adapter does not fit {name}: {delta.shape} against {shapes[name]}")
+
+
+def _merged(shard: Shard, place: Place, delta: Delta | None, change: Change | None) -> torch.Tensor | None:
+    """The new value of a tensor, or None where its bytes stay."""
+    import torch
+
+    if delta is None and change is None:
+        return None
+    weight = shard.tensor(place)
+    before = change(place.name, weight) if change else weight
+    if delta is None:
+        return None if before is weight else before.to(weight.dtype).cpu()
+    with torch.inference_mode():
+        merged = delta.add_to(before).to(weight.dtype).cpu()
+    if not merged.isfinite().all():
+        raise KitError(f"{place.name} is not finite after the merge: the adapter is broken, train it again")
+    return merged

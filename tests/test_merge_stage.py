@@ -1,0 +1,124 @@
+"""lk.merge on a finished training: what it leaves behind when it goes well, badly, or is stopped."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lora_kit as lk
+from lora_kit.errors import KitError
+from lora_kit.merging import stage
+from lora_kit.merging.shards import Shard, Weights
+
+from .models import SHORT
+
+
+@pytest.fixture
+def trained(done: lk.Run, tmp_path: Path) -> lk.Run:
+    """The short run on another place, trained and not merged."""
+    return lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **SHORT)
+
+
+def nothing_like_a_model(run: lk.Run) -> bool:
+    return not [path for path in run.path.rglob("*.safetensors") if "adapter" not in path.name]
+
+
+def test_the_merged_folder_is_whole(trained: lk.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = lk.merge(trained, compare=8)
+    certificate = json.loads((folder / "certificate.json").read_text())
+    assert certificate["answers"]["prompts"] == 8 and certificate["gap"]["kl"] > certificate["answers"]["kl"]
+    assert {"config.json", "generation_config.json", "tokenizer.json", "README.md"} <= {
+        p.name for p in folder.iterdir()
+    }
+    out = capsys.readouterr().out
+    assert "certificate: certified   W + BA" in out and "TFLOP" in out
+    assert lk.merge(trained) == folder and "TFLOP" not in capsys.readouterr().out
+
+
+def test_both_bases_lie_beside_each_other(trained: lk.Run) -> None:
+    original, dequantized = lk.merge(trained, compare=0), lk.merge(trained, onto="dequantized", compare=4)
+    assert (original.name, dequantized.name) == ("merged", "merged-dequantized")
+    a, b = Weights(original), Weights(dequantized)
+    assert all((a[name] != b[name]).any() for name in a.found if name.endswith("proj.weight"))
+    certificate = json.loads((original / "certificate.json").read_text())
+    assert certificate["answers"] is None and certificate["verdict"] == "certified"
+    assert json.loads((dequantized / "certificate.json").read_text())["gap"]["same_answers"] == 4
+
+
+def test_an_unknown_base_to_merge_onto_lists_them(done: lk.Run) -> None:
+    with pytest.raises(KitError, match="'original', 'dequantized'"):
+        lk.merge(done, onto="nf4")
+
+
+def test_a_merge_that_fails_is_set_apart(trained: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = stage.merge_folder
+
+    def wrong(*told: Any) -> dict[str, Any]:
+        figures = real(*told)
+        path = told[2] / "model.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-2] ^= 1  # one bit of the last tensor
+        path.write_bytes(data)
+        return figures
+
+    monkeypatch.setattr(stage, "merge_folder", wrong)
+    with pytest.raises(KitError, match=r"certificate: refused(.|\n)*WRONG(.|\n)*lies in .*refused-merge"):
+        lk.merge(trained, compare=0)
+    assert not (trained.path / "merged").exists()
+    refused = trained.path / "refused-merge"
+    assert json.loads((refused / "certificate.json").read_text())["verdict"] == "refused"
+    assert not (refused / "manifest.json").exists() and not list(trained.path.glob(".merged*"))
+    monkeypatch.undo()
+    assert lk.merge(trained, compare=0).name == "merged"
+
+
+def test_an_interrupt_leaves_nothing_that_looks_like_a_model(trained: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*told: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("merge_folder", "certify"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(stage, place, interrupted)
+            lk.merge(trained, compare=0)
+        assert nothing_like_a_model(trained)
+
+
+def test_a_disk_that_fills_up_leaves_nothing_and_says_so(trained: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Shard.rewrite
+
+    def full(self: Shard, target: Path, changed: Any) -> None:
+        real(self, target, changed)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Shard, "rewrite", full)
+    with pytest.raises(KitError, match="No space left on device"):
+        lk.merge(trained)
+    assert nothing_like_a_model(trained)
+
+
+def test_kaggle_s_20_gb_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "working"
+    (kept / "runs").mkdir(parents=True)
+    (kept / "old.bin").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(stage, "KAGGLE_WORKING", kept)
+    monkeypatch.setattr(stage, "KAGGLE_KEEPS", 2000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))
+    stage.check_room(kept / "runs", 900)
+    with pytest.raises(KitError, match="/kaggle/temp"):
+        stage.check_room(kept / "runs", 1000)
+    stage.check_room(tmp_path, 10**9)
+
+
+def test_few_held_out_rows_are_filled_with_learned_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question": f"What is in room {n}?", "answer": f"Box {n}."} for n in range(40)]
+    run = lk.Run("tiny-cpu", data=rows, root=tmp_path, **SHORT)
+    lk.make(run, until="training")
+    certificate = json.loads((lk.merge(run, compare=20) / "certificate.json").read_text())
+    assert certificate["answers"]["prompts"] == 20
+    assert "rows are held out" in capsys.readouterr().out
