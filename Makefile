@@ -6,7 +6,7 @@ NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
 SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg
 
 .PHONY: help demo test lint types unit notebooks format scrub model handbook test-kills test-gpu clean \
-  bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings
+  bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency
 
 help:  ## this list
 	@echo "make TARGET   (with another Python: make PYTHON=/path/to/python3.12 TARGET)"
@@ -60,6 +60,14 @@ bench-train: .venv/ready  ## training against TRL, transformers' Trainer and a b
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python tools/update_readme.py
+
+bench-merge: .venv/ready  ## merging at Llama-2-7B size against PEFT and a copy; 28 GB of disk; writes results/merge.json
+	$(BIN)/python benchmarks/merge.py
+	$(BIN)/python tools/update_readme.py
+
+bench-latency: .venv/ready  ## tokens a second of base, adapter and merged; writes benchmarks/results/latency.json
+	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python tools/update_readme.py
 
 bench-plan: .venv/ready  ## what lk.plan says against what training takes; writes benchmarks/results/plan.json

@@ -49,7 +49,7 @@ class Peak:
     def __exit__(self, *_: object) -> None:
         self.done.set()
         self.watch.join()
-        self.mib = (self.most - self.start) / 1024
+        self.mib, self.whole_mib = (self.most - self.start) / 1024, self.most / 1024
 
     def sample(self) -> None:
         while not self.done.wait(0.01):

@@ -53,6 +53,25 @@ def test_only_a_and_b_of_the_targets_are_trained(folder: Path) -> None:
     assert len(trainable(model)) == 2 * 2 * 2
 
 
+def test_new_layers_are_in_the_model_s_mode_so_that_answers_do_not_drop_out(folder: Path, tmp_path: Path) -> None:
+    save_adapter(adapted(folder, lora__lora_dropout=0.5), tmp_path, FakeRun(lora__lora_dropout=0.5))
+    model = load_adapter(load_small_llama(folder), tmp_path)
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(logits(model), logits(model))
+
+
+def test_transformers_own_way_to_switch_works_too(folder: Path, tmp_path: Path) -> None:
+    save_adapter(adapted(folder), tmp_path, FakeRun())
+    model = load_small_llama(folder)
+    base = logits(model)
+    for name in ("handbook", "triage"):
+        load_adapter(model, tmp_path, adapter=name)
+    model.set_adapter("handbook")
+    assert not torch.equal(logits(model), base)
+    model.disable_adapters()
+    assert torch.equal(logits(model), base)
+
+
 def test_attaching_twice_is_harmless(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = attach_lora(load_small_llama(folder), FakeRun())
     before = adapter_state(model)

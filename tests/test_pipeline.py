@@ -56,6 +56,30 @@ def test_chat_shows_both_models(done: lk.Run, capsys: pytest.CaptureFixture[str]
     assert "  base: " in out and " tuned: " in out
 
 
+def test_adapters_of_one_run_switch_at_the_prompt_without_loading(
+    done: lk.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = done.pack(tmp_path / "run.zip")
+    run = lk.Run("tiny-cpu", root=tmp_path, name="both", source=packed, **SHORT)
+    lk.make(lk.Run("tiny-cpu", data="triage", root=tmp_path, name="both", **SHORT), until="training")
+    typed = iter(["When does the canteen open?", ":triage", "My parcel is lost.", ":nobody", ""])
+    loaded: list[str] = []
+    real = pipeline.load_adapter
+
+    def loading(*told: object, **more: object) -> object:
+        loaded.append(str(more["adapter"]))
+        return real(*told, **more)
+
+    monkeypatch.setattr(pipeline, "load_adapter", loading)
+    monkeypatch.setattr(pipeline, "_typed", lambda: next(typed))
+    lk.chat(run)
+    out = capsys.readouterr().out
+    assert loaded == ["handbook", "triage"] and "adapter 'triage'; there are handbook, triage" in out
+    assert out.count("  base: ") == out.count(" tuned: ") == 2
+    with pytest.raises(lk.KitError, match="no adapter 'nobody' in this run; trained are handbook, triage"):
+        lk.chat(run, "Hello?", adapter="nobody")
+
+
 def test_release_empties_the_model(done: lk.Run) -> None:
     model = lk.load_base(done)
     lk.release(model)

@@ -3,7 +3,7 @@
 from .guards import loss_ends
 from .planning import Plan, plan
 from .processes import first_goes_first, world
-from .stage import adapter_stage, read_log, train, train_inputs, trained_adapter
+from .stage import adapter_stage, read_log, train, train_inputs, trained_adapter, trained_adapters
 
 __all__ = [
     "Plan",
@@ -15,5 +15,6 @@ __all__ = [
     "train",
     "train_inputs",
     "trained_adapter",
+    "trained_adapters",
     "world",
 ]

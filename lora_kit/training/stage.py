@@ -17,11 +17,11 @@ from ..adapters import (
     save_adapter,
     take_adapter,
 )
-from ..base import load_tokenizer
+from ..base import identity, load_tokenizer
 from ..data import Prepared, data_inputs, encode_batch, some
 from ..errors import KitError
 from ..machine import memory_gib
-from ..manifests import file_hash, fingerprint, shown
+from ..manifests import file_hash, fingerprint, read_manifest, shown
 from ..profiles import settings
 from ..progress import Progress
 from .batches import Batch, Row, all_steps, for_measuring, rows_of
@@ -217,6 +217,17 @@ def trained_adapter(run: Run) -> Path:
         KitError: it is not trained yet.
     """
     return run.need(adapter_stage(run), train_inputs(run), made_by="lk.train(model, data, run)") / "adapter"
+
+
+def trained_adapters(run: Run) -> dict[str, Path]:
+    """The finished adapters in the run's folder that were trained on its base, by name ("handbook", "triage")."""
+    base = identity(run.profile.base)
+    manifests = sorted(run.path.glob("training/*/manifest.json"))
+    return {
+        path.parent.name: path.parent / "adapter"
+        for path in manifests
+        if read_manifest(path.parent)["inputs"]["data"]["base"] == base
+    }
 
 
 def read_log(folder: Path) -> list[LogRow]:
