@@ -23,7 +23,7 @@ HELP = {
     "merge": "merge the adapter into the base",
     "evaluate": "make what is missing, then ask base, adapter and merged model the held-out questions",
     "chat": "talk to base and tuned model side by side",
-    "export": "write the adapter as a zip that plain PEFT loads",
+    "export": "write the adapter as a zip, or the merged model as GGUF or for Ollama",
     "runs": "list the run folders with their sizes",
 }
 
@@ -58,8 +58,11 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--name", help="name of the run folder")
             command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in lora__r=32")
         if name == "export":
-            command.add_argument("--to", default="adapter-zip", help="the format")
+            command.add_argument("--to", default="adapter-zip", help="adapter-zip, gguf, gguf-q8_0 or ollama")
+        if name == "merge":
+            command.add_argument("--onto", default="original", choices=("original", "dequantized"), help="which base")
         if name == "chat":
+            command.add_argument("--adapter", help="which of the run's adapters answers, as handbook or triage")
             command.add_argument("question", nargs="?", help="one question; without it, a prompt until an empty line")
     return top
 
@@ -83,6 +86,18 @@ def _stage(options: argparse.Namespace) -> int:
     if done and folder:
         check_files(folder)
         print(f"{options.command}: done before with these settings, in {shown(run.path)}")
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from .merging import merge
+    from .pipeline import make
+
+    if options.onto == "original":
+        return _stage(options)
+    run = open_run(options)
+    make(run, "training")
+    merge(run, onto=options.onto)
     return 0
 
 
@@ -112,7 +127,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _chat(options: argparse.Namespace) -> int:
     from .pipeline import chat
 
-    chat(open_run(options), options.question)
+    chat(open_run(options), options.question, adapter=options.adapter)
     return 0
 
 
@@ -146,6 +161,7 @@ def _runs(options: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     **dict.fromkeys(STAGE_OF, _stage),
+    "merge": _merge,
     "demo": _demo,
     "evaluate": _demo,  # it too ends with the card
     "plan": _plan,

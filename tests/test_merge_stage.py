@@ -92,8 +92,8 @@ def test_an_interrupt_leaves_nothing_that_looks_like_a_model(trained: lk.Run, mo
 def test_a_disk_that_fills_up_leaves_nothing_and_says_so(trained: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Shard.rewrite
 
-    def full(self: Shard, target: Path, changed: Any) -> None:
-        real(self, target, changed)
+    def full(self: Shard, target: Path, values: Any) -> None:
+        real(self, target, values)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Shard, "rewrite", full)

@@ -64,16 +64,21 @@ def adapter_deltas(adapter: Path) -> dict[str, Delta]:
 
 
 def _delta(name: str, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> Delta:
-    from peft.utils.other import get_pattern_key
-
     b, a = tensors[f"{name}.lora_B.weight"].float(), tensors[f"{name}.lora_A.weight"].float()
     if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0]:
         raise KitError(f"the adapter's {name} has A {tuple(a.shape)} and B {tuple(b.shape)}, which do not multiply")
-    alphas = config.get("alpha_pattern") or {}
-    module = name.removeprefix(PREFIX)
-    alpha = alphas.get(get_pattern_key(list(alphas), module), config["lora_alpha"])
-    r = a.shape[0]
+    alpha, r = _alpha(name.removeprefix(PREFIX), config), a.shape[0]
     return Delta(b, a, alpha / (r**0.5 if config.get("use_rslora") else r))
+
+
+def _alpha(module: str, config: dict[str, Any]) -> float:
+    """lora_alpha of one module; a pattern that names it wins."""
+    alphas: dict[str, float] = config.get("alpha_pattern") or {}
+    if not alphas:
+        return float(config["lora_alpha"])
+    from peft.utils.other import get_pattern_key  # only here: importing PEFT takes seconds
+
+    return alphas.get(get_pattern_key(list(alphas), module), config["lora_alpha"])
 
 
 def _not_plain(config: dict[str, Any]) -> str | None:

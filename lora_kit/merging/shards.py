@@ -6,11 +6,13 @@ has the header of the base's shard, byte by byte: only the bytes of adapted tens
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import KitError
 from ..manifests import shown
@@ -82,19 +84,15 @@ class Shard:
                 left -= len(piece)
                 yield piece
 
-    def rewrite(self, target: Path, changed: Callable[[Place], torch.Tensor | None]) -> None:
-        """Write the same file with some tensors changed: asked one by one, None keeps a tensor's bytes."""
-        with self.path.open("rb") as source, target.open("wb") as out:
-            _copy(source, out, self.begin)
-            for place in self.places:
-                tensor = changed(place)
+    def rewrite(self, target: Path, values: Iterable[tuple[Place, torch.Tensor | None]]) -> None:
+        """Write the same file with other values, given in the file's order; None keeps a tensor's bytes."""
+        with self.path.open("rb", buffering=0) as source, target.open("wb", buffering=0) as out:
+            _copy(source, out, 0, self.begin)
+            for place, tensor in values:
                 if tensor is None:
-                    source.seek(self.begin + place.start)
-                    _copy(source, out, place.end - place.start)
+                    _copy(source, out, self.begin + place.start, place.end - place.start)
                 else:
-                    out.write(_bytes(tensor))
-            out.flush()
-            os.fsync(out.fileno())
+                    _write(out, _bytes(tensor))
 
 
 class Weights:
@@ -113,11 +111,41 @@ class Weights:
         return name in self.found
 
 
-def _copy(source: BinaryIO, out: BinaryIO, count: int) -> None:
+def _copy(source: FileIO, out: FileIO, start: int, count: int) -> None:
+    """Bytes of one file to the end of another, inside the kernel where it can."""
     while count:
-        piece = source.read(min(PIECE, count))
-        out.write(piece)
-        count -= len(piece)
+        moved = _in_kernel(source, out, start, count)
+        if not moved:
+            source.seek(start)
+            moved = _write(out, memoryview(source.read(min(PIECE, count))))
+        start, count = start + moved, count - moved
+
+
+def _in_kernel(source: FileIO, out: FileIO, start: int, count: int) -> int:
+    """Bytes that sendfile moved; none where the system has no such call for files."""
+    try:
+        return os.sendfile(out.fileno(), source.fileno(), start, min(PIECE, count))
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return 0
+
+
+def _write(out: FileIO, data: memoryview) -> int:
+    """Write all of it: one call moves 2 GiB at most."""
+    done = 0
+    while done < len(data):
+        done += out.write(data[done : done + PIECE]) or 0
+    return done
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

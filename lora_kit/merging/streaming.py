@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +13,13 @@ from ..errors import KitError
 from ..manifests import shown
 from ..progress import Progress
 from .deltas import Change, Delta, adapter_deltas
-from .shards import Place, Shard, Weights
+from .shards import Place, Shard, Weights, sync
 
 if TYPE_CHECKING:
     import torch
 
 
+AHEAD = 3  # tensors that are computed before they are written; memory grows with it
 BESIDE = (".json", ".model", ".jinja")  # tokenizer, configuration, chat template, index
 LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 
@@ -37,17 +41,20 @@ def merge_folder(base: Path, adapter: Path, target: Path, change: Change | None 
     """
     deltas, shards = adapter_deltas(adapter), Weights(base).shards
     check_fits(deltas, shards, adapter)
-    with Progress("merging", sum(len(shard.places) for shard in shards)) as progress:
-        done = 0
-
-        def merged(shard: Shard, place: Place) -> torch.Tensor | None:
-            nonlocal done
-            done += 1
-            progress.update(done)
-            return _merged(shard, place, deltas.get(place.name), change)
-
+    with (
+        Progress("merging", sum(len(shard.places) for shard in shards)) as progress,
+        ThreadPoolExecutor(1) as worker,  # computes while others are copied
+        ThreadPoolExecutor(1) as disk,  # waits for one file while the next is made
+    ):
+        done, written = 0, []
         for shard in shards:
-            shard.rewrite(target / shard.path.name, lambda place, shard=shard: merged(shard, place))  # type: ignore[misc]
+            out = target / shard.path.name
+            shard.rewrite(out, _ahead(worker, shard, deltas, change))
+            written.append(disk.submit(sync, out))
+            done += len(shard.places)
+            progress.update(done)
+        for one in written:
+            one.result()
     for file in companions(base):
         shutil.copy2(file, target / file.name)
     return {"tensors_changed": len(deltas), "shards": len(shards)}
@@ -70,6 +77,23 @@ def check_fits(deltas: dict[str, Delta], shards: list[Shard], adapter: Path) -> 
     for name, delta in deltas.items():
         if delta.shape != shapes[name]:
             raise KitError(f"the adapter does not fit {name}: {delta.shape} against {shapes[name]}")
+
+
+def _ahead(
+    worker: Executor, shard: Shard, deltas: dict[str, Delta], change: Change | None
+) -> Iterator[tuple[Place, torch.Tensor | None]]:
+    """The new values of a shard's tensors, in order, some of them computed ahead."""
+    waiting: deque[tuple[Place, Future[torch.Tensor | None] | None]] = deque()
+    for place in shard.places:
+        changes = place.name in deltas or change is not None
+        waiting.append(
+            (place, worker.submit(_merged, shard, place, deltas.get(place.name), change) if changes else None)
+        )
+        while sum(future is not None for _, future in waiting) > AHEAD:
+            first, future = waiting.popleft()
+            yield first, future.result() if future else None
+    for last, future in waiting:
+        yield last, future.result() if future else None
 
 
 def _merged(shard: Shard, place: Place, delta: Delta | None, change: Change | None) -> torch.Tensor | None:
