@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from .shards import Place, Shard, Weights, sync
 
 if TYPE_CHECKING:
     import torch
+
+    Value = tuple[Place, torch.Tensor | None]
 
 
 AHEAD = 3  # tensors that are computed before they are written; memory grows with it
@@ -46,13 +49,11 @@ def merge_folder(base: Path, adapter: Path, target: Path, change: Change | None 
         ThreadPoolExecutor(1) as worker,  # computes while others are copied
         ThreadPoolExecutor(1) as disk,  # waits for one file while the next is made
     ):
-        done, written = 0, []
+        counter, written = count(1), []
         for shard in shards:
             out = target / shard.path.name
-            shard.rewrite(out, _ahead(worker, shard, deltas, change))
+            shard.rewrite(out, _counted(_ahead(worker, shard, deltas, change), progress, counter))
             written.append(disk.submit(sync, out))
-            done += len(shard.places)
-            progress.update(done)
         for one in written:
             one.result()
     for file in companions(base):
@@ -79,9 +80,13 @@ def check_fits(deltas: dict[str, Delta], shards: list[Shard], adapter: Path) -> 
             raise KitError(f"the adapter does not fit {name}: {delta.shape} against {shapes[name]}")
 
 
-def _ahead(
-    worker: Executor, shard: Shard, deltas: dict[str, Delta], change: Change | None
-) -> Iterator[tuple[Place, torch.Tensor | None]]:
+def _counted(values: Iterable[Value], progress: Progress, counter: Iterator[int]) -> Iterator[Value]:
+    for value in values:
+        yield value
+        progress.update(next(counter))
+
+
+def _ahead(worker: Executor, shard: Shard, deltas: dict[str, Delta], change: Change | None) -> Iterator[Value]:
     """The new values of a shard's tensors, in order, some of them computed ahead."""
     waiting: deque[tuple[Place, Future[torch.Tensor | None] | None]] = deque()
     for place in shard.places:
