@@ -8,6 +8,7 @@ B starts at zero, so a fresh adapter changes nothing. Source: LoRA, Hu et al. 20
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,9 @@ def attach_lora(model: PreTrainedModel, run: Run, *, adapter: str = "default") -
 
 def _add(model: PreTrainedModel, config: Any, adapter: str) -> None:
     """Add a fresh adapter by transformers' own way, so that its `model.set_adapter(name)` works too."""
-    model.add_adapter(config, adapter)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is wanted
+        model.add_adapter(config, adapter)
     model.train(model.training)  # PEFT's new layers are in training mode, with dropout, whatever the model is in
 
 

@@ -52,8 +52,7 @@ def load_model(profile: Profile, folder: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as bars
 
-    # on a CPU it reports an optional kernel package as missing; the built-in code is what we want
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    _hush()
     dtype = getattr(torch, compute_dtype(profile)[0])
     bars.disable_progress_bar()
     try:
@@ -101,6 +100,7 @@ def round_trip(profile: Profile) -> Callable[[str, torch.Tensor], torch.Tensor] 
     kind = profile.quantization.kind
     if kind == "none":
         return None
+    _hush()
     from bitsandbytes import functional
 
     dtype, device = getattr(torch, compute_dtype(profile)[0]), profile.device
@@ -117,6 +117,11 @@ def round_trip(profile: Profile) -> Callable[[str, torch.Tensor], torch.Tensor] 
         return functional.dequantize_4bit(packed, state)
 
     return there_and_back
+
+
+def _hush() -> None:
+    """On a CPU bitsandbytes reports an optional kernel package as missing; the built-in code is what we want."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def release(model: PreTrainedModel) -> None:
