@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from lora_kit.adapters import attach_lora, save_adapter, trainable
 from lora_kit.generation import generate_ids
-from lora_kit.merging import merge_folder
+from lora_kit.merging import certify, merge_folder
+from lora_kit.merging.comparing import Rows
 from lora_kit.profiles import Profile, profile
-from lora_kit.quantization import load_model
+from lora_kit.quantization import load_model, round_trip
 from lora_kit.training.batches import epoch_steps
 from lora_kit.training.guards import check_learned
 from lora_kit.training.loop import Around, fit
@@ -50,3 +51,10 @@ def test_the_t4_profile_trains_saves_merges_and_answers(device: str, tmp_path: P
     (tmp_path / "merged").mkdir()
     assert merge_folder(folder, tmp_path / "adapter", tmp_path / "merged")["tensors_changed"] == 4
     assert all(value.isfinite().all() for value in load_file(tmp_path / "merged" / "model.safetensors").values())
+    rows = Rows([[5, 6, 7, *ids] for ids in answer], [3, 3])
+    for onto in ("original", "dequantized"):
+        place, change = tmp_path / onto, round_trip(run.profile)
+        place.mkdir()
+        merge_folder(folder, tmp_path / "adapter", place, change if onto == "dequantized" else None)
+        told = {"round_trip": change, "onto": onto, "device": device}
+        assert certify(folder, tmp_path / "adapter", place, rows, **told)["problems"] == []

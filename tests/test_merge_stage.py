@@ -120,5 +120,5 @@ def test_few_held_out_rows_are_filled_with_learned_ones(tmp_path: Path, capsys: 
     run = lk.Run("tiny-cpu", data=rows, root=tmp_path, **SHORT)
     lk.make(run, until="training")
     certificate = json.loads((lk.merge(run, compare=20) / "certificate.json").read_text())
-    assert certificate["answers"]["prompts"] == 20
+    assert certificate["answers"]["prompts"] == 20 > certificate["answers"]["held_out"] > 0
     assert "rows are held out" in capsys.readouterr().out

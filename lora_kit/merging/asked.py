@@ -27,7 +27,7 @@ def answered(run: Run, base: Path, adapter: Path, count: int) -> Rows:
         adapter: the adapter's folder.
         count: prompts; memory and time of the comparison grow with it.
     """
-    asked = prompts(run, count)
+    asked, held_out = prompts(run, count)
     tokenizer, settings = load_tokenizer(run.profile.base), run.profile.evaluation
     model = load_adapter(load_model(run.profile, base), adapter)
     greedy = generate_ids(
@@ -39,19 +39,21 @@ def answered(run: Run, base: Path, adapter: Path, count: int) -> Rows:
         batch_size=settings.batch_size,
     )
     release(model)
-    return Rows([prompt + answer for prompt, answer in zip(asked, greedy, strict=True)], [len(row) for row in asked])
+    whole = [prompt + answer for prompt, answer in zip(asked, greedy, strict=True)]
+    return Rows(whole, [len(row) for row in asked], held_out)
 
 
-def prompts(run: Run, count: int) -> list[list[int]]:
-    """Token ids of `count` prompts: held-out rows evenly spaced, and learned ones where those do not suffice."""
+def prompts(run: Run, count: int) -> tuple[list[list[int]], int]:
+    """Token ids of `count` prompts and how many are held out: learned ones follow where those do not suffice."""
     data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     held_out = encode_batch([row["messages"] for row in data.test], load_tokenizer(run.profile.base))
     rows = _spread(held_out, count)
+    unseen = len(rows)
     if len(rows) < count:
         learned = [(row["input_ids"], row["labels"]) for row in _spread(data.train, count - len(rows))]
-        print(f"certificate: {len(rows)} rows are held out; {len(learned)} learned ones are asked besides")
+        print(f"certificate: {unseen} rows are held out; {len(learned)} learned ones are asked besides")
         rows += learned
-    return [ids[: _answer_starts(labels)] for ids, labels in rows]
+    return [ids[: _answer_starts(labels)] for ids, labels in rows], unseen
 
 
 def say_minutes(rows: Rows, parameters: int, models: int, device: str) -> None:

@@ -111,7 +111,8 @@ def table(certificate: Certificate) -> str:
     )
     if answers:
         lines += [
-            f"  same base    {answers['prompts']} held-out answers, {answers['tokens']:,} tokens: KL "
+            f"  same base    {answers['prompts']} answers, {answers['held_out']} of them to held-out questions, "
+            f"{answers['tokens']:,} tokens: KL "
             f"{answers['kl']:.1e} (chance in rounding: {answers['yardstick']['kl']:.1e}), "
             f"top-1 {100 * answers['top1']:.1f} %",
             f"  trained      the model in training against this one: KL {gap['kl']:.1e}, perplexity of its answers "
@@ -130,7 +131,7 @@ def _figures(found: Difference, rows: Rows) -> dict[str, Any]:
     ends = [0]
     for row, start in zip(rows.ids, rows.starts, strict=True):
         ends.append(ends[-1] + len(row) - start)
-    figures["prompts"] = len(rows.ids)
+    figures["prompts"], figures["held_out"] = len(rows.ids), rows.held_out
     figures["same_answers"] = sum(all(same[a:b]) for a, b in pairwise(ends))
     return figures
 

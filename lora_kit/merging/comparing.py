@@ -23,6 +23,7 @@ class Rows:
 
     ids: list[list[int]]  # prompt and answer
     starts: list[int]  # where the answer begins
+    held_out: int = 0  # how many of the prompts, the first ones, were not learned
 
     @property
     def answers(self) -> list[int]:
