@@ -6,7 +6,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..base import load_tokenizer, locate
 from ..data import data_inputs, load_prepared, speaks_llama2
@@ -14,7 +14,7 @@ from ..disk import check_writable, disk_errors
 from ..errors import KitError
 from ..evaluation import markdown_card
 from ..manifests import shown
-from ..merging import NOTICE, check_room, merge_inputs, model_card, size
+from ..merging import card_texts, check_room, merge_inputs, size
 from ..training import trained_adapter
 from .gguf import write_gguf
 from .ollama import modelfile
@@ -64,7 +64,7 @@ def adapter_files(run: Run, adapter: Path) -> tuple[list[Path], dict[str, str]]:
     base = locate(run.profile.base)
     files = sorted(path for path in adapter.iterdir() if path.name != "README.md")
     files += [base / name for name in TOKENIZER if (base / name).is_file()]
-    return files, _texts(run, "adapter", None)
+    return files, card_texts(run, "adapter", report=report_of(run))
 
 
 def report_of(run: Run) -> str | None:
@@ -75,12 +75,7 @@ def report_of(run: Run) -> str | None:
 
 def merged_texts(run: Run, merged: Path) -> dict[str, str]:
     """Card and notice of a merged model, with the report card where there is one."""
-    return _texts(run, "merged", json.loads((merged / "certificate.json").read_text()))
-
-
-def _texts(run: Run, kind: str, certificate: dict[str, Any] | None) -> dict[str, str]:
-    texts = {"README.md": model_card(run, kind, certificate, report_of(run))}
-    return texts | ({"NOTICE": NOTICE} if run.profile.base.licence == "llama2" else {})
+    return card_texts(run, "merged", json.loads((merged / "certificate.json").read_text()), report_of(run))
 
 
 def _adapter_zip(run: Run, adapter: Path, target: Path) -> Path:

@@ -1,6 +1,6 @@
 """Notebook 04: the streaming merge, its certificate, the model card."""
 
-from .cards import NOTICE, model_card
+from .cards import NOTICE, card_texts
 from .certificate import certify
 from .deltas import adapter_deltas
 from .shards import Weights
@@ -11,11 +11,11 @@ __all__ = [
     "NOTICE",
     "Weights",
     "adapter_deltas",
+    "card_texts",
     "certify",
     "check_room",
     "merge",
     "merge_folder",
     "merge_inputs",
-    "model_card",
     "size",
 ]

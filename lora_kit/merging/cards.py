@@ -60,6 +60,14 @@ def model_card(run: Run, kind: str, certificate: Certificate | None = None, repo
     return "\n".join([*lines, LICENCES.get(base.licence, f"The base is under: {base.licence}."), ""])
 
 
+def card_texts(
+    run: Run, kind: str, certificate: Certificate | None = None, report: str | None = None
+) -> dict[str, str]:
+    """The files that go with every copy of a model: its card, and Llama 2's notice where it is asked for."""
+    texts = {"README.md": model_card(run, kind, certificate, report)}
+    return texts | ({"NOTICE": NOTICE} if run.profile.base.licence == "llama2" else {})
+
+
 def _front(run: Run, kind: str) -> Lines:
     """What the Hub reads."""
     base = run.profile.base

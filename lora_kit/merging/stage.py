@@ -13,7 +13,7 @@ from ..manifests import file_hash, read_manifest, shown
 from ..quantization import round_trip
 from ..training import train_inputs, trained_adapter
 from .asked import answered, say_minutes
-from .cards import NOTICE, model_card
+from .cards import card_texts
 from .certificate import ONTO, Certificate, certify, table
 from .comparing import Rows
 from .shards import Weights
@@ -56,7 +56,8 @@ def merge(run: Run, *, onto: str = "original", compare: int = 64) -> Path:
                 raise KitError("this base is not quantized: there is nothing to dequantize, merge onto='original'")
             stage.figures |= merge_folder(base, adapter, stage.folder, change if onto == "dequantized" else None)
             certificate = _certified(run, base, adapter, stage, onto, compare)
-            _finish(run, certificate, stage.folder)
+            for file, text in card_texts(run, "merged", certificate).items():
+                (stage.folder / file).write_text(text)
             folder = stage.target
     print(table(json.loads((folder / "certificate.json").read_text())))
     print(f"merged: {size(folder) / 2**20:,.1f} MiB in {shown(folder)}")
@@ -93,13 +94,6 @@ def _certified(run: Run, base: Path, adapter: Path, stage: Stage, onto: str, com
         stage.folder.rename(apart)
         raise KitError(f"{table(certificate)}\nthe merge is refused and lies in {shown(apart)}: delete it, merge again")
     return certificate
-
-
-def _finish(run: Run, certificate: Certificate, folder: Path) -> None:
-    """Licence notice and model card."""
-    if run.profile.base.licence == "llama2":
-        (folder / "NOTICE").write_text(NOTICE)
-    (folder / "README.md").write_text(model_card(run, "merged", certificate))
 
 
 def _hashes(run: Run, adapter: Path) -> dict[str, str]:
