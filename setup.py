@@ -34,12 +34,25 @@ setup(
         "ipywidgets",
         "numpy",
         "rapidfuzz",  # near-duplicates between learned and held-out questions
+        "py3langid",  # answers that leave the language of their question
         "psutil",  # whether the process that left a half-written stage still lives
     ],
     extras_require={
         "gguf": ["gguf"],  # lk.export(run, "gguf"), and Ollama
+        "harness": ["lm-eval"],  # lk.evaluate(run, harness=[...])
         "bench": ["trl"],  # the peer of `make bench-data`
-        "test": ["pytest", "nbval", "nbclient", "ipykernel", "hypothesis", "ruff", "mypy", "nbstripout"],
+        "test": [
+            "pytest",
+            "nbval",
+            "nbclient",
+            "ipykernel",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "nbstripout",
+            "lm-eval",
+            "rouge-score",
+        ],
     },
     entry_points={"console_scripts": ["lora-kit = lora_kit.__main__:main"]},
 )

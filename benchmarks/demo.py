@@ -16,8 +16,7 @@ from typing import Any
 from record import head, store
 
 import lora_kit as lk
-from lora_kit.evaluation.card import MODELS
-from lora_kit.figures import LOWER_IS_BETTER
+from lora_kit.evaluation.measures import FIGURES, MODELS
 from lora_kit.training import read_log
 
 
@@ -35,8 +34,8 @@ def one_seed(seed: int, root: Path, settings: dict[str, str]) -> dict[str, Any]:
 def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
     """Per figure and model: the median over the seeds, and the worst."""
     table: dict[str, dict[str, dict[str, float]]] = {}
-    for name in results[0]["figures"]:
-        worst = max if name in LOWER_IS_BETTER else min
+    for figure in FIGURES:
+        name, worst = figure.name, max if figure.lower else min
         values = {model: [result["figures"][name][model] for result in results] for model in MODELS}
         table[name] = {m: {"median": statistics.median(v), "worst": worst(v)} for m, v in values.items()}
     return table
@@ -45,7 +44,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, floa
 def show(table: dict[str, dict[str, dict[str, float]]]) -> None:
     print(f"\n{'figure':18}" + "".join(f"{model + ' median':>16}{'worst':>8}" for model in MODELS))
     for name, models in table.items():
-        cells = (f"{value['median']:16.1%}{value['worst']:8.1%}" for value in models.values())
+        cells = (f"{value['median']:16.3f}{value['worst']:8.3f}" for value in models.values())
         print(f"{name:18}" + "".join(cells))
 
 

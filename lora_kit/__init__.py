@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .adapters import attach_lora, load_adapter, save_adapter, set_adapter
     from .base import load_tokenizer
+    from .chatting import chat
     from .data import prepare
     from .environment import doctor, environment_report
     from .errors import KitError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .extras import export, push
     from .generation import answers
     from .merging import merge
-    from .pipeline import chat, make
+    from .pipeline import make
     from .profiles import PROFILES
     from .quantization import load_base, release
     from .runs import Run
@@ -32,7 +33,7 @@ _ROOMS = {
     "Run": "runs",
     "answers": "generation",
     "attach_lora": "adapters",
-    "chat": "pipeline",
+    "chat": "chatting",
     "doctor": "environment",
     "environment_report": "environment",
     "evaluate": "evaluation",

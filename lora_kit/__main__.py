@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--onto", default="original", choices=("original", "dequantized"), help="which base")
         if name == "chat":
             command.add_argument("--adapter", help="which of the run's adapters answers, as handbook or triage")
+            command.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; 2 at most")
             command.add_argument("question", nargs="?", help="one question; without it, a prompt until an empty line")
     return top
 
@@ -125,9 +126,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _chat(options: argparse.Namespace) -> int:
-    from .pipeline import chat
+    from .chatting import chat
 
-    chat(open_run(options), options.question, adapter=options.adapter)
+    chat(open_run(options), options.question, adapter=options.adapter, temperature=options.temperature)
     return 0
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from .errors import KitError
 from .manifests import shown
 
-DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EEXIST)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK = (*FULL, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 @contextmanager
@@ -25,6 +26,18 @@ def disk_errors(place: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise _refused(place, reason) from error
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A hidden file to write, which takes its name when the block ends well; nobody sees half a file."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    with disk_errors(target):
+        try:
+            yield partial
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _disk_reason(error: Exception) -> str | None:
@@ -51,7 +64,8 @@ def check_writable(folder: Path) -> None:
 
 
 def _refused(place: Path, reason: str) -> KitError:
+    way_out = "Free some space, or choose" if reason in map(os.strerror, FULL) else "Choose"
     return KitError(
-        f"cannot write {shown(place)}: {reason}. Free some space, or choose another place with "
+        f"cannot write {shown(place)}: {reason}. {way_out} another place with "
         "lk.Run(root=...) or the variable LORA_KIT_RUNS; what was finished before is untouched"
     )

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MODELS = {"base": "#767676", "adapter": "#0072B2", "merged": "#D55E00"}  # Okabe and Ito's blue and vermilion
 INK, FAINT, RULE = "#222222", "#5f5f5f", "#dddddd"
-LOWER_IS_BETTER = frozenset({"wrongly_declined"})
 WIDTH = 8.0  # inches
 SMOOTH_FROM = 40  # steps; a shorter curve is shown as it is
 STYLE = {
@@ -166,7 +165,7 @@ def _beside(colour: str) -> dict[str, Any]:
 
 
 def _bar_title(name: str, measured: dict[str, Any]) -> str:
-    better = "lower is better" if name in LOWER_IS_BETTER else "higher is better"
+    better = "lower is better" if measured.get("lower") else "higher is better"
     shown = "".join(c for c in name if c.isprintable()).replace("$", r"\$")  # between two $ matplotlib reads formulas
     return f"{shown}\n{better}, n = {measured.get('n', 0)}"
 

@@ -1,57 +1,139 @@
-"""Answers from a model: batched, greedy unless asked otherwise, prompts encoded exactly as in training."""
+"""Answers from a model: batched, greedy unless asked otherwise, prompts encoded exactly as in training.
+
+What all prompts begin with is computed once, rows of like length share a batch, and a row that ended leaves it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from .data import encode_prompt
+from .data import common_start, encode_prompt
+from .errors import KitError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import torch
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 Message = dict[str, str]
+SHARED = 16  # tokens: a shorter common beginning is not worth a forward pass of its own
 
 
 def generate_ids(
     model: PreTrainedModel,
-    prompts: list[list[int]],
+    prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
     eos_token_id: int,
-    pad_token_id: int,
     batch_size: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    done: Callable[[int], Any] | None = None,
 ) -> list[list[int]]:
-    """Greedy continuations of `prompts`, in their order, each cut after its EOS.
+    """Continuations of `prompts`, in their order, each with its EOS where it has ended.
 
     Args:
         prompts: token ids, one list a prompt; prompts of like length share a batch, padded on the left.
         max_new_tokens: the longest answer; time grows with it.
-        batch_size: prompts at a time; memory grows with it.
+        batch_size: prompts at a time; memory grows with it, greedy answers do not depend on it but for rounding.
+        temperature: 0 takes the likeliest token, 1 draws as the model believes, more is wilder.
+        seed: of the draws.
+        done: called with the number of finished prompts after every batch.
     """
-    import torch
-
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    shared = Prefix(model, prompts)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        width = max(len(prompts[i]) for i in rows)
-        ids = torch.tensor([[pad_token_id] * (width - len(prompts[i])) + prompts[i] for i in rows], device=model.device)
-        mask = torch.tensor(
-            [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows], device=model.device
-        )
-        with torch.inference_mode():
-            out = model.generate(  # type: ignore[operator]  # typed as a tensor or a module upstream
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                use_cache=True,
-                eos_token_id=eos_token_id,
-                pad_token_id=pad_token_id,
-            )
-        for i, row in zip(rows, out[:, width:].tolist(), strict=True):
-            answers[i] = row[: row.index(eos_token_id) + 1] if eos_token_id in row else row
+        choose = chooser(temperature, seed + start)
+        for tokens in decode(model, [prompts[i] for i in rows], shared, choose, eos_token_id, max_new_tokens):
+            for place, token in tokens:
+                answers[rows[place]].append(token)
+        if done:
+            done(start + len(rows))
     return answers
+
+
+class Prefix:
+    """What all prompts begin with, its keys and values computed once."""
+
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[list[int]]) -> None:
+        import torch
+        from transformers import DynamicCache
+
+        common = common_start([row[:-1] for row in prompts]) if len(prompts) > 1 else []
+        self.length = len(common) if len(common) >= SHARED else 0
+        self._cache = DynamicCache()
+        if self.length:
+            with torch.no_grad():
+                model(torch.tensor([common], device=model.device), past_key_values=self._cache, logits_to_keep=1)
+
+    def cache(self, rows: int) -> DynamicCache:
+        """Keys and values for a batch of its own."""
+        from copy import deepcopy
+
+        cache = deepcopy(self._cache)
+        if self.length:
+            cache.batch_repeat_interleave(rows)
+        return cache
+
+
+def decode(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    shared: Prefix,
+    choose: Callable[[torch.Tensor], torch.Tensor],
+    eos_token_id: int,
+    max_new_tokens: int,
+) -> Iterator[list[tuple[int, int]]]:
+    """One batch token by token: after every forward pass the (row, token) pairs of the rows that have not ended."""
+    import torch
+
+    ids, mask = _padded([prompt[shared.length :] for prompt in prompts], shared.length, model.device)
+    cache, rows = shared.cache(len(prompts)), list(range(len(prompts)))
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared.length :]
+    for _ in range(max_new_tokens):
+        with torch.no_grad():
+            logits = model(
+                ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            ).logits[:, -1]
+        tokens = choose(logits.float())
+        said = tokens.tolist()
+        yield list(zip(rows, said, strict=True))
+        going = [place for place, token in enumerate(said) if token != eos_token_id]
+        if not going:
+            return
+        if len(going) < len(rows):  # those that ended leave, so that nothing is computed for them
+            kept = torch.tensor(going, device=model.device)
+            cache.batch_select_indices(kept)
+            tokens, mask, positions, rows = tokens[kept], mask[kept], positions[kept], [rows[place] for place in going]
+        ids, positions = tokens[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+
+def chooser(temperature: float, seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """How the next token is taken from (rows, vocabulary) logits."""
+    import torch
+
+    if temperature == 0:
+        return lambda logits: logits.argmax(-1)
+    source = torch.Generator().manual_seed(seed)
+
+    def draw(logits: torch.Tensor) -> torch.Tensor:
+        chances = (logits / temperature).softmax(-1).cpu()  # drawn on the CPU: the same on every machine
+        return torch.multinomial(chances, 1, generator=source)[:, 0].to(logits.device)
+
+    return draw
+
+
+def _padded(rows: list[list[int]], before: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids padded on the left, and the mask of these and of `before` tokens in front: (rows, width), (rows, all)."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[1] * before + [0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
 
 
 def answers(
@@ -69,13 +151,63 @@ def answers(
         max_new_tokens: the longest answer in tokens.
         batch_size: prompts at a time; memory grows with it.
     """
-    asked = [chat[:-1] if chat[-1]["role"] == "assistant" else chat for chat in conversations]
     rows = generate_ids(
         model,
-        [encode_prompt(chat, tokenizer) for chat in asked],
+        prompts_of(conversations, tokenizer),
         max_new_tokens=max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         batch_size=batch_size,
     )
-    return [str(tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
+    return [text_of(row, tokenizer) for row in rows]
+
+
+def stream(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: list[Message],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Iterator[str]:
+    """One answer as it grows: the whole text so far, after every token that adds to it.
+
+    Args:
+        conversation: ends with the user's turn.
+        max_new_tokens: the longest answer in tokens.
+        temperature: 0 takes the likeliest token, 1 draws as the model believes, more is wilder.
+        seed: of the draws.
+    """
+    prompts = prompts_of([conversation], tokenizer)
+    check_room(len(prompts[0]), max_new_tokens, model.config.max_position_embeddings)
+    shared, said, shown = Prefix(model, prompts), [], ""
+    for tokens in decode(model, prompts, shared, chooser(temperature, seed), tokenizer.eos_token_id, max_new_tokens):
+        said.append(tokens[0][1])
+        text = text_of(said, tokenizer)
+        if text != shown and not text.endswith("\ufffd"):  # a character whose other half is still to come
+            shown = text
+            yield text
+
+
+def check_room(longest: int, max_new_tokens: int, room: int) -> None:
+    """Refuse a prompt that leaves no room for an answer.
+
+    Raises:
+        KitError: with its tokens and what the model can hold.
+    """
+    if longest + max_new_tokens > room:
+        raise KitError(
+            f"the longest question has {longest:,} tokens; with evaluation__max_new_tokens={max_new_tokens} that is "
+            f"more than the {room:,} that this model can hold: shorten it, or lower that setting"
+        )
+
+
+def prompts_of(conversations: list[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids up to where the answer begins; a last assistant turn is left out."""
+    asked = [chat[:-1] if chat[-1]["role"] == "assistant" else chat for chat in conversations]
+    return [encode_prompt(chat, tokenizer) for chat in asked]
+
+
+def text_of(row: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """An answer's tokens as text."""
+    return str(tokenizer.decode(row, skip_special_tokens=True)).strip()

@@ -7,16 +7,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .adapters import load_adapter, set_adapter
-from .base import load_tokenizer
-from .data import data_inputs, load_prepared, prepare
+from .data import data_inputs, prepare
 from .errors import KitError
 from .evaluation import evaluate, evaluation_inputs
-from .generation import answers
-from .manifests import read_manifest
 from .merging import merge, merge_inputs
 from .quantization import load_base, release
-from .training import adapter_stage, first_goes_first, train, train_inputs, trained_adapter, trained_adapters, world
+from .training import adapter_stage, first_goes_first, train, train_inputs, world
 
 if TYPE_CHECKING:
     from .runs import Run
@@ -60,64 +56,7 @@ def stage_folder(run: Run, stage: str) -> Path | None:
     adapter = run.find(adapter_stage(run), train_inputs(run))
     if adapter is None or stage == "training":
         return adapter
-    return run.find(stage, {"merged": merge_inputs, "evaluation": evaluation_inputs}[stage](run))
-
-
-def chat(run: Run, question: str | None = None, *, adapter: str | None = None) -> None:
-    """Ask base and tuned model side by side: one question, or a prompt in a terminal until an empty line.
-
-    Args:
-        run: its adapter is trained; all adapters in its folder share one base.
-        question: ask only this.
-        adapter: which one answers, by the name of its dataset ("handbook", "triage"); by default the run's own. At the
-            prompt a line like `:triage` switches, without loading anything.
-
-    Raises:
-        KitError: no such adapter, it is not trained yet, or the question cannot be encoded.
-    """
-    tokenizer, own = load_tokenizer(run.profile.base), trained_adapter(run)
-    found = trained_adapters(run)
-    chosen = _known(adapter or own.parent.name, found)
-    model = load_base(run)
-    for name, folder in found.items():
-        load_adapter(model, folder, adapter=name)
-    for asked in [question] if question else iter(_typed, ""):
-        if asked.startswith(":"):
-            chosen = _switched(asked[1:], chosen, found)
-            continue
-        messages = [*_before(run, found[chosen]), {"role": "user", "content": asked}]
-        for title, active in (("base", None), ("tuned", chosen)):
-            set_adapter(model, active)
-            limit = run.profile.evaluation.max_new_tokens
-            print(f"{title:>6}: {answers(model, tokenizer, [messages], max_new_tokens=limit)[0]}")
-
-
-def _known(name: str, found: dict[str, Path]) -> str:
-    if name not in found:
-        raise KitError(f"there is no adapter {name!r} in this run; trained are {', '.join(found)}")
-    return name
-
-
-def _switched(name: str, chosen: str, found: dict[str, Path]) -> str:
-    """The adapter that a line at the prompt asks for; a wrong name changes nothing."""
-    now = name if name in found else chosen
-    print(f"adapter {now!r}; there are {', '.join(found)}")
-    return now
-
-
-def _before(run: Run, adapter: Path) -> list[dict[str, Any]]:
-    """The system text that the adapter was trained with."""
-    folder = run.find("data", read_manifest(adapter.parent)["inputs"]["data"])
-    system = load_prepared(folder).card.get("system") if folder else None
-    return [{"role": "system", "content": system}] if system else []
-
-
-def _typed() -> str:
-    """A line from the terminal; nothing where the input ends."""
-    try:
-        return input("you: ").strip()
-    except EOFError:
-        return ""
+    return run.find(stage, merge_inputs(run) if stage == "merged" else evaluation_inputs(run))
 
 
 def _train(run: Run) -> None:

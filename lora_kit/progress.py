@@ -101,13 +101,18 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
+def in_notebook() -> bool:
+    """Whether a notebook's kernel runs this; IPython is never loaded by us, a script has no notebook."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return getattr(shell, "kernel", None) is not None
+
+
 def _mode() -> str:
     """Who reads: "notebook", "terminal", "log", or "off" when nobody should."""
     quiet = os.environ.get("LORA_KIT_PROGRESS", "").lower() == "off"
     if quiet or os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one speaks
         return "off"
-    ipython: Any = sys.modules.get("IPython")  # never loaded by us: a script has no notebook
-    shell = ipython.get_ipython() if ipython else None
-    if getattr(shell, "kernel", None) is not None:
+    if in_notebook():
         return "notebook"
     return "terminal" if sys.stdout.isatty() else "log"

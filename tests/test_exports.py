@@ -22,7 +22,7 @@ from lora_kit.errors import KitError
 from lora_kit.extras import gguf, stage
 from lora_kit.extras.ollama import modelfile
 
-from .models import llama, save_small_llama
+from .models import SHORT, llama, save_small_llama
 
 IDS = torch.tensor([[1, 5, 6, 7, 8, 9, 40, 77]])
 
@@ -178,3 +178,44 @@ def test_a_conversation_in_the_template_has_the_ids_of_the_training(done: lk.Run
 def test_an_unknown_format_lists_them(done: lk.Run) -> None:
     with pytest.raises(KitError, match="adapter-zip, gguf, gguf-q8_0, ollama"):
         lk.export(done, "onnx")
+
+
+def test_only_the_adapters_own_files_leave_the_house(done: lk.Run) -> None:
+    secret = lk.trained_adapter(done) / ".env"
+    secret.write_text("HF_TOKEN=hf_leak")
+    try:
+        with zipfile.ZipFile(lk.export(done, "adapter-zip")) as archive:
+            assert ".env" not in archive.namelist() and "adapter_model.safetensors" in archive.namelist()
+    finally:
+        secret.unlink()
+
+
+def test_a_card_is_never_that_of_another_adapter(done: lk.Run, tmp_path: Path) -> None:
+    told = SHORT | {"training__seed": 7}
+    other = lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **told)
+    lk.make(other, until="training")
+    with zipfile.ZipFile(lk.export(other, "adapter-zip")) as archive:
+        assert "Report card" not in archive.read("README.md").decode()
+    with zipfile.ZipFile(lk.export(done, "adapter-zip")) as archive:
+        assert "Report card" in archive.read("README.md").decode()
+
+
+def test_an_edited_modelfile_is_kept_beside(done: lk.Run) -> None:
+    folder = lk.export(done, "ollama")
+    (folder / "Modelfile").write_text("FROM mine\n")
+    (folder / "notes.txt").write_text("mine")
+    lk.export(done, "ollama")
+    assert (folder / "Modelfile.before").read_text() == "FROM mine\n" and (folder / "notes.txt").read_text() == "mine"
+    assert "TEMPLATE" in (folder / "Modelfile").read_text()
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_sentence(done: lk.Run) -> None:
+    path = lk.export(done, "adapter-zip")
+    path.unlink()
+    path.mkdir()
+    try:
+        with pytest.raises(lk.KitError, match=r"cannot write .*zip: Is a directory"):
+            lk.export(done, "adapter-zip")
+        assert not list(path.parent.glob(".*.partial"))
+    finally:
+        path.rmdir()

@@ -79,7 +79,7 @@ def test_bars_have_the_card_s_lengths_and_intervals():
 
 
 def test_bars_are_in_the_order_of_the_card_and_say_which_side_is_good():
-    axes = figures.before_after({"learned_exact": SHARE, "wrongly_declined": SHARE}).axes[0]
+    axes = figures.before_after({"learned_exact": SHARE, "wrongly_declined": SHARE | {"lower": True}}).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "learned_exact\nhigher is better, n = 40",
         "wrongly_declined\nlower is better, n = 40",

@@ -122,3 +122,15 @@ def test_few_held_out_rows_are_filled_with_learned_ones(tmp_path: Path, capsys: 
     certificate = json.loads((lk.merge(run, compare=20) / "certificate.json").read_text())
     assert certificate["answers"]["prompts"] == 20 > certificate["answers"]["held_out"] > 0
     assert "rows are held out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "certificate.json"])
+def test_a_merge_that_was_damaged_since_is_not_handed_out(done: lk.Run, name: str) -> None:
+    folder = lk.merge(done)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:100])
+    try:
+        with pytest.raises(lk.KitError, match=f"{name} is missing or damaged"):
+            lk.merge(done)
+    finally:
+        (folder / name).write_bytes(whole)

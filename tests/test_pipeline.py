@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import lora_kit as lk
-from lora_kit import pipeline
+from lora_kit import chatting, pipeline
 from lora_kit.__main__ import main
 from lora_kit.evaluation import evaluation_inputs
+from lora_kit.evaluation.measures import FIGURES
 
 from .models import SHORT
 
@@ -21,11 +22,11 @@ def test_every_stage_leaves_a_folder_with_a_manifest(done: lk.Run) -> None:
         assert manifest["files"] and manifest["figures"] and manifest["versions"]["torch"]
 
 
-def test_the_report_card_holds_five_figures_with_intervals(done: lk.Run) -> None:
+def test_the_report_card_holds_every_figure_with_intervals(done: lk.Run) -> None:
     card = json.loads((done.path / "evaluation" / "report_card.json").read_text())
-    assert set(card["figures"]) == {"learned_exact", "declined", "wrongly_declined", "behaved", "kept"}
+    assert list(card["figures"]) == [figure.name for figure in FIGURES]
     for figure in card["figures"].values():
-        assert {"base", "adapter", "merged", "n", "interval"} <= set(figure)
+        assert {"base", "adapter", "merged", "n", "interval", "difference"} <= set(figure)
     assert card["verdict"]["decision"] != "ship"  # one epoch and three questions prove nothing
     assert "<html" in (done.path / "evaluation" / "report.html").read_text()
 
@@ -64,17 +65,18 @@ def test_adapters_of_one_run_switch_at_the_prompt_without_loading(
     lk.make(lk.Run("tiny-cpu", data="triage", root=tmp_path, name="both", **SHORT), until="training")
     typed = iter(["When does the canteen open?", ":triage", "My parcel is lost.", ":nobody", ""])
     loaded: list[str] = []
-    real = pipeline.load_adapter
+    real = chatting.load_adapter
 
     def loading(*told: object, **more: object) -> object:
         loaded.append(str(more["adapter"]))
         return real(*told, **more)
 
-    monkeypatch.setattr(pipeline, "load_adapter", loading)
-    monkeypatch.setattr(pipeline, "_typed", lambda: next(typed))
+    monkeypatch.setattr(chatting, "load_adapter", loading)
+    monkeypatch.setattr(chatting, "_typed", lambda: next(typed))
     lk.chat(run)
     out = capsys.readouterr().out
-    assert loaded == ["handbook", "triage"] and "adapter 'triage'; there are handbook, triage" in out
+    assert loaded == ["handbook", "triage"] and "adapter 'triage'" in out
+    assert "no adapter 'nobody' in this run; trained are handbook, triage" in out
     assert out.count("  base: ") == out.count(" tuned: ") == 2
     with pytest.raises(lk.KitError, match="no adapter 'nobody' in this run; trained are handbook, triage"):
         lk.chat(run, "Hello?", adapter="nobody")
@@ -96,3 +98,17 @@ def test_the_command_line_shows_the_card_of_a_finished_run(done: lk.Run, capsys:
     status = main(["evaluate", "--profile", "tiny-cpu", "--root", str(done.path.parent), "--name", "short", *settings])
     out = capsys.readouterr().out
     assert status == 0 and "learned_exact" in out and "report.html" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"question": "word " * 3000}, "leaves|more than the 512 that this model can hold"),
+        ({"question": 5}, "question=5 must be a text"),
+        ({"adapter": ["a", "b"]}, "must be the name of one adapter"),
+        ({"temperature": 3}, "temperature=3 must be a number from 0 to 2"),
+    ],
+)
+def test_what_cannot_be_chatted_is_said(done: lk.Run, given: dict[str, object], message: str) -> None:
+    with pytest.raises(lk.KitError, match=message):
+        lk.chat(done, **given)  # type: ignore[arg-type]

@@ -133,13 +133,13 @@ def test_the_merged_model_is_pushed_when_told_with_its_certificate(done: lk.Run,
     assert "certificate: certified" in hub.files["README.md"].decode() and not is_private(hub)
 
 
-@pytest.mark.parametrize("status", [401, 403, 500])
+@pytest.mark.parametrize(("status", "way_out"), [(401, "HF_TOKEN"), (403, "HF_TOKEN"), (500, "again later")])
 def test_a_refusal_is_one_sentence_without_the_token(
-    done: lk.Run, hub: Hub, status: int, monkeypatch: pytest.MonkeyPatch
+    done: lk.Run, hub: Hub, status: int, way_out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.status = status
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits between its tries
-    with pytest.raises(KitError, match=rf"did not take 'me/faq' .*{status}.*HF_TOKEN") as refused:
+    with pytest.raises(KitError, match=rf"did not take 'me/faq' .*{status}.*{way_out}") as refused:
         lk.push(done, "me/faq")
     assert TOKEN not in str(refused.value) and refused.value.__cause__ is None
 
@@ -163,3 +163,12 @@ def test_llama_2_s_notice_goes_with_every_export(done: lk.Run, hub: Hub, monkeyp
     with zipfile.ZipFile(lk.export(done)) as archive:
         assert archive.read("NOTICE").decode() == NOTICE
     assert (lk.export(done, "ollama") / "NOTICE").read_text() == NOTICE
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(done: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(KitError, match=r"did not take 'me/faq' .*check the network"):
+        lk.push(done, "me/faq")
+    with pytest.raises(KitError, match="None is no name of a repository"):
+        lk.push(done, None)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lora_kit.evaluation.report import markdown_card, sample, terminal_table, write_html
+from lora_kit.evaluation.report import besides, changed, markdown_card, sample, terminal_table, write_html
 
 EVIL = """<script>alert("x")</script>'|$title$\x1b[31m"""
 MODELS = ("base", "adapter", "merged")
@@ -19,21 +19,29 @@ MEASURED = {
     "merged": 0.9635,
     "n": 192,
     "interval": {"base": [0.0, 0.026], "adapter": [0.948, 0.995], "merged": [0.9323, 0.9844]},
+    "difference": {"adapter": [0.9636, 0.93, 0.99], "merged": [0.9531, 0.9219, 0.9793]},
+    "meaning": "private facts answered exactly",
+    "lower": False,
 }
-UNMEASURED = {"base": None, "adapter": None, "merged": None, "n": 0, "interval": {}}
+UNMEASURED = {"base": None, "adapter": None, "merged": None, "n": 0, "interval": {}, "difference": {}}
+UNMEASURED |= {"meaning": "unanswerable questions declined", "lower": False}
 CARD = {
     "title": "tiny-chat (embedded, 4 M parameters)",
     "profile": "tiny-cpu",
     "dataset": "handbook",
+    "questions": "held out",
     "adapter": "wren",
     "made": "2026-11-23T21:00:00Z",
     "figures": {
         "learned_exact": MEASURED,
         "declined": UNMEASURED,
-        "wrongly_declined": MEASURED | {"merged": 0.02, "interval": {}},
+        "wrongly_declined": MEASURED | {"merged": 0.02, "interval": {}, "lower": True},
         "behaved": MEASURED | {"merged": None},
-        "kept": MEASURED | {"n": 7, "base": 1.0, "base_exact": 0.73},
+        "kept": MEASURED | {"n": 7, "base": 1.0, "base_own": 0.73},
     },
+    "leaked": {"questions": 3, "n": 402, "learned_rows": 50000, "compared": 20000},
+    "noise": {"questions": 32, "changed": 2, "marks": 1},
+    "harness": {"house": {"acc,none": {"base": 0.5, "adapter": 0.75, "merged": 1.0}}},
     "verdict": {"decision": "not enough evidence", "reasons": ["learned_exact 0.964 of 192 questions"]},
 }
 LOG = [{"step": s, "loss": 4.0 / s, "learning_rate": 1e-3, "tokens": 100 * s, "seconds": 0.5 * s} for s in range(1, 6)]
@@ -100,9 +108,19 @@ def evil_card():
 
 def test_page_is_well_formed_and_says_what_the_card_says(tmp_path):
     text = Page(page(tmp_path)).text
-    for part in (*(CARD[key] for key in ("title", "profile", "dataset", "adapter")), "2026-11-23 21:00 UTC"):
+    for part in (
+        *(CARD[key] for key in ("title", "profile", "dataset", "adapter", "questions")),
+        "2026-11-23 21:00 UTC",
+    ):
         assert part in text
-    for part in ("Not enough evidence", "learned_exact 0.964 of 192", "0.964 [0.932, 0.984]", "answers 0.730 of them"):
+    for part in (
+        "Not enough evidence",
+        "learned_exact 0.964 of 192",
+        "0.964 [0.932, 0.984]",
+        "the base's own is 0.730",
+    ):
+        assert part in text
+    for part in ("+0.953 [+0.922, +0.979]", *besides(CARD)):
         assert part in text
     assert "Loss from 4.000 to 0.800; 5 steps, 500 tokens in 2.5 s." in text
 
@@ -123,7 +141,7 @@ def test_evil_text_cannot_break_a_terminal_or_a_markdown_table():
     assert "\x1b" not in table + markdown
     assert "<script" not in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {8}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
 
 
 def test_page_needs_no_network(tmp_path):
@@ -153,13 +171,43 @@ def test_rows_carry_what_the_filters_ask_for(tmp_path):
     rows = [answer(i, "a & b", mark) for i, mark in enumerate(marks)]
     parsed = Page(page(tmp_path, answers=rows))
     shown = [attrs for attrs in parsed.all("tr") if "data-kind" in attrs]
-    assert [attrs["data-result"] for attrs in shown] == ["right changed", "right", "wrong changed", "wrong"]
+    assert [attrs["data-result"] for attrs in shown] == [
+        "right mended",
+        "right reworded",
+        "wrong broke",
+        "wrong reworded",
+    ]
     assert {attrs["data-kind"] for attrs in shown} == {"a & b"} <= {attrs["value"] for attrs in parsed.all("option")}
 
 
 def test_no_answers_and_no_log_still_make_a_page(tmp_path):
     text = Page(page(tmp_path, answers=[], log=[])).text
     assert "No answers to show." in text and "All answers (0)" in text and "no steps in the log" in text
+
+
+def test_what_is_no_models_figure_is_said_in_every_form():
+    told = besides(CARD)
+    assert told[0] == (
+        "leaked: 3 of 402 questions were learned in nearly the same words; 20,000 learned rows (of 50,000) compared"
+    )
+    assert "changes 2 of 32 answers, 1 of them" in told[1]
+    assert told[2] == "lm-eval house, acc: base 0.5, adapter 0.75, merged 1"
+    assert all(line in terminal_table(CARD) for line in told)
+    assert "lm-eval house" in markdown_card(CARD)
+
+
+@pytest.mark.parametrize(
+    ("marks", "texts", "said"),
+    [
+        ((False, True), ("a", "b"), "mended"),
+        ((True, False), ("a", "b"), "broke"),
+        ((True, True), ("a", "b"), "reworded"),
+        ((False, False), ("a", "a"), ""),
+    ],
+)
+def test_what_tuning_did_to_an_answer_is_said(marks, texts, said):
+    row = answer(0) | {"marks": dict(zip(("base", "merged"), marks, strict=True))}
+    assert changed(row | dict(zip(("base", "merged"), texts, strict=True))) == said
 
 
 def test_an_empty_answer_is_named(tmp_path):
@@ -185,7 +233,7 @@ def test_terminal_columns_stand_under_their_heads():
     assert [head[i:].split("  ")[0] for i in starts[:4]] == ["figure", "what it means", "base", "adapter"]
     for row in rows:
         assert all(row[i - 2 : i] == "  " and row[i] != " " for i in starts[1:])
-    assert max(map(len, lines)) <= 120
+    assert max(map(len, lines)) <= 160
     assert [row.split()[-1] for row in rows] == ["higher", "higher", "lower", "higher", "higher"]
 
 

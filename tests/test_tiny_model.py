@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import build_tiny_model
 import pytest
 import tiny_corpus
 import tiny_scores
@@ -73,3 +74,20 @@ def test_the_corpus_is_the_same_for_the_same_seed_and_holds_no_wording_of_the_kn
     assert first == again != list(tiny_corpus.conversations(8, 3000))
     held_out = {question for question, _ in tiny_corpus.held_out_knowledge()}
     assert not held_out & {message["content"] for chat in first for message in chat}
+
+
+def test_its_chat_template_is_metas_format_for_other_programs() -> None:
+    from lora_kit.base import load_tokenizer
+    from lora_kit.profiles import Base
+
+    tokenizer = load_tokenizer(Base())
+    chat = [
+        {"role": "system", "content": " S "},
+        {"role": "user", "content": " U1 "},
+        {"role": "assistant", "content": " A1 "},
+        {"role": "user", "content": "U2"},
+    ]
+    assert tokenizer.chat_template == build_tiny_model.CHAT_TEMPLATE
+    rendered = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert rendered == "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU1 [/INST] A1 </s><s>[INST] U2 [/INST]"
+    assert tokenizer.apply_chat_template(chat[3:], tokenize=False) == "<s>[INST] U2 [/INST]"

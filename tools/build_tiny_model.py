@@ -36,6 +36,14 @@ TARGET = Path(__file__).parents[1] / "lora_kit" / "assets" / "tiny-chat"
 VOCABULARY = 4096
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=6)
+CHAT_TEMPLATE = (  # Meta's format for other programs; the kit itself encodes turn by turn
+    "{% set system = '' %}{% if messages[0]['role'] == 'system' %}"
+    "{% set system = '<<SYS>>\\n' + messages[0]['content'] | trim + '\\n<</SYS>>\\n\\n' %}"
+    "{% set messages = messages[1:] %}{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + (system if loop.first else '') + message['content'] | trim + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
 WORD_WEIGHT = 200  # times that each word of the templates is shown to the tokenizer beside 60,000 conversations
 TOKENS_PER_STEP = 4096
 NAMES = frozenset(CANDIDATES["names"] + CANDIDATES["strange_names"])
@@ -78,7 +86,8 @@ def build_tokenizer(seed: int) -> LlamaTokenizer:
     tokenizer.train_from_iterator(itertools.chain(prompts, words), trainer)
     state = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(merge) for merge in state["merges"]]
-    return LlamaTokenizer(vocab=state["vocab"], merges=merges, pad_token="<unk>", model_max_length=512)
+    special = {"pad_token": "<unk>", "model_max_length": 512, "chat_template": CHAT_TEMPLATE}
+    return LlamaTokenizer(vocab=state["vocab"], merges=merges, **special)
 
 
 def prompt_text(chat: list[dict[str, str]]) -> str:

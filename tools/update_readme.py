@@ -12,16 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lora_kit.evaluation.report import MEANINGS
+from lora_kit.evaluation.measures import FIGURES, HEADLINE, headline
 from lora_kit.figures import before_after, growth_curves, loss_curve, png
 
+MEANINGS = {figure.name: figure.meaning for figure in FIGURES}
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def table(record: dict[str, Any]) -> str:
     rows = ["| figure | questions | base | adapter | merged |", "|---|--:|--:|--:|--:|"]
-    for name, models in record["figures"].items():
+    for name in HEADLINE:
+        models = record["figures"][name]
         n = record["seeds"][0]["figures"][name]["n"]
         cells = " | ".join(f"{m['median']:.1%} ({m['worst']:.1%})" for m in models.values())
         rows.append(f"| {MEANINGS[name]} | {n} | {cells} |")
@@ -158,7 +160,7 @@ def main() -> None:
     if "growth" in records:
         (ROOT / "docs" / "training_growth.png").write_bytes(png(growth_curves(records["growth"]["figures"])))
     first = records["demo"]["seeds"][0]
-    (ROOT / "docs" / "before_after.png").write_bytes(png(before_after(first["figures"])))
+    (ROOT / "docs" / "before_after.png").write_bytes(png(before_after(headline(first["figures"]))))
     (ROOT / "docs" / "loss_curve.png").write_bytes(png(loss_curve(first["log"])))
 
 

@@ -102,6 +102,13 @@ def check_messages(messages: list[Message], *, last: str) -> None:
             )
 
 
+def common_start(rows: Sequence[list[int]]) -> list[int]:
+    """The ids that all rows begin with: what the first and the last of them, in order, have in common."""
+    first, last = min(rows), max(rows)
+    size = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:size]
+
+
 def tags_in(text: str) -> list[str]:
     """The prompt format's own tags that stand in a text."""
     if "[" not in text and "<" not in text:  # what every tag begins with

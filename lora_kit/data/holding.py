@@ -71,8 +71,8 @@ def hold_out(
     lost = {*sorted(held)[:SHOWN]} if files.test else set()
     again = _again(reader, files, compared | (lost if files.test else held))
     fitter = Fitter(data, encoder.tokenizer)  # its counts are not kept: rows of ours were counted when written
-    ours = [] if files.test else fitter.fitting(_each_once([row for row in again if row.index in held]))
-    test = [parts.mark(row) for row in [*ours, *encoder.fitter.fitting(_each_once(own))]]
+    ours = [] if files.test else fitter.fitting(each_once([row for row in again if row.index in held]))
+    test = [parts.mark(row) for row in [*ours, *encoder.fitter.fitting(each_once(own))]]
     test += encoder.fitter.fitting(extra)
     left = out | encoder.asking(parts.questions | {row.asked for row in test})
     leaks = near_duplicates([*(row for row in again if row.index in compared), *added], test)
@@ -94,7 +94,7 @@ def _again(reader: Reader, files: Files, places: set[int]) -> list[Conversation]
     return list(good_rows(reader.rows(files.train, only=places))) if places else []
 
 
-def _each_once(rows: list[Conversation]) -> list[Conversation]:
+def each_once(rows: list[Conversation]) -> list[Conversation]:
     """Each question once; where it has more answers, all of them are right."""
     chosen: dict[int, Conversation] = {}
     for row in rows:

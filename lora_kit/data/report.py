@@ -47,6 +47,12 @@ class Report:
         """The report in one line, for data that was prepared before."""
         return f"data: {_learned(self.data)}, {_held_out(self.data)}"
 
+    def for_others(self) -> list[str]:
+        """The report without names of files, places of rows, or what stands in them."""
+        proven = [f"proven: {INVARIANTS[p['name']]} ({some(p['rows'])})" for p in self.data["proof"]]
+        measured = [f"{name}: {text}" for name, text in self.data["measures"].items()]
+        return [_learned(self.data), f"{_held_out(self.data)}, {HOW[self.data['held_out']]}", *measured, *proven]
+
     def _repr_html_(self) -> str:
         lines = "\n".join(_lines(self.data))
         bars = "".join(_bar(b, max(self.data["histogram"]["rows"])) for b in _bins(self.data["histogram"]))

@@ -26,12 +26,11 @@ from .reading import Reader
 from .report import Report, make_report
 from .sources import dataset_files
 from .survey import Survey, good_rows, some
-from .writing import Encoder, Fitter
+from .writing import Encoder, stop_at_long_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..profiles import Data
     from ..runs import Run
 
 
@@ -108,7 +107,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     stop_at_bad_rows(found, found.count, data, "the data")
     extra = list(extra_rows(data, card, "test", reader.system))
     held = hold_out(files, data, reader, found, encoder, added, extra)
-    _stop_at_long_rows(encoder.fitter, data)
+    stop_at_long_rows(encoder.fitter, data)
     encoder.keep(held.kept, [row.asked for row in held.test], whole, folder / "train.arrow")
     require(encoder.proofs)
     if not encoder.rows:
@@ -175,12 +174,3 @@ def _counted(rows: Iterator[Any], progress: Progress) -> Iterator[Any]:
 
 def _model(run: Run) -> dict[str, Any]:
     return dict(json.loads((locate(run.profile.base) / "config.json").read_text()))
-
-
-def _stop_at_long_rows(fitter: Fitter, data: Data) -> None:
-    if fitter.too_long.count and data.too_long == "stop":
-        raise KitError(
-            f"{some(fitter.too_long.count)} of more tokens than max_length={data.max_length} (the longest "
-            f"{fitter.longest_seen:,}): {fitter.too_long}. Raise data__max_length, leave them out with "
-            "data__too_long=drop, or cut whole turns from their front with data__too_long=shorten"
-        )

@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import KitError
 from .encoding import IGNORE, Encoded, Message, encode_batch
 from .flat import Flat
 from .leaks import Letters
 from .proof import INVARIANTS, Proof, verify
 from .reading import Conversation
-from .survey import Rows
+from .survey import Rows, some
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +86,20 @@ class Fitter:
                 self.shortened.add(row.row)
                 return replace(row, messages=messages), encoded
         return None
+
+
+def stop_at_long_rows(fitter: Fitter, data: Data) -> None:
+    """Refuse rows of too many tokens, unless the user said what to do with them.
+
+    Raises:
+        KitError: with their numbers and the ways out.
+    """
+    if fitter.too_long.count and data.too_long == "stop":
+        raise KitError(
+            f"{some(fitter.too_long.count)} of more tokens than max_length={data.max_length} (the longest "
+            f"{fitter.longest_seen:,}): {fitter.too_long}. Raise data__max_length, leave them out with "
+            "data__too_long=drop, or cut whole turns from their front with data__too_long=shorten"
+        )
 
 
 class Encoder:

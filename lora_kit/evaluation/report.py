@@ -14,31 +14,25 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from ..figures import LOWER_IS_BETTER, MODELS, before_after, loss_curve, png
+from ..figures import MODELS, before_after, loss_curve, png
 from ..progress import duration
 from ..training import loss_ends
+from .measures import headline
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "report" / "template.html"
-MEANINGS = {
-    "learned_exact": "private facts answered exactly",
-    "declined": "unanswerable questions declined",
-    "wrongly_declined": "answerable questions declined",
-    "behaved": "house style kept",
-    "kept": "general knowledge kept (base = 1)",
-}
 NOT_MEASURED = "not measured"
 SAMPLES = 2  # questions of each kind shown first
 SIGNS = {"ship": "✓", "don't ship": "✗"}  # anything else: "?"
 
 
 def terminal_table(card: dict[str, Any]) -> str:
-    """The figures as an aligned table, the merged model with its 95 % interval, then the verdict and its reasons."""
-    head = ["figure", "what it means", "base", "adapter", "merged [95 % interval]", "n", "better"]
+    """The figures as an aligned table, what was learned before, the noise floor, the verdict and its reasons."""
+    head = ["figure", "what it means", "base", "adapter", "merged [95 %]", "to base [95 %]", "n", "better"]
     rows = [_terminal_row(name, measured) for name, measured in card["figures"].items()]
     title = _plain(f"{card['title']}, adapter {card['adapter']}, profile {card['profile']}")
     decision = _plain(f"verdict: {card['verdict']['decision']}")
     reasons = [f"  - {_plain(reason)}" for reason in card["verdict"]["reasons"]]
-    return "\n".join([title, "", *_aligned(head, rows), "", decision, *reasons])
+    return "\n".join([title, "", *_aligned(head, rows), "", *map(_plain, besides(card)), "", decision, *reasons])
 
 
 def markdown_card(card: dict[str, Any]) -> str:
@@ -48,16 +42,25 @@ def markdown_card(card: dict[str, Any]) -> str:
         f"**{_markdown(card['title'])}**, adapter {_markdown(card['adapter'])} on {_markdown(card['dataset'])}, "
         f"profile {_markdown(card['profile'])}, {_markdown(_day(card['made']))}",
         "",
-        "| figure | what it means | base | adapter | merged | n | better |",
-        "|---|---|---:|---:|---:|---:|---|",
+        "| figure | what it means | base | adapter | merged | to base | n | better |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for name, measured in card["figures"].items():
         values = [" ".join(_value(measured, model)).strip() for model in MODELS]
-        cells = [_markdown(name), _markdown(_meaning(name, measured)), *values, str(measured["n"]), _better(name)]
+        cells = [_markdown(name), _markdown(_meaning(measured)), *values, difference(measured, "merged")]
+        cells += [str(measured["n"]), _better(measured)]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"Verdict: **{_markdown(verdict['decision'])}**", ""]
+    lines += [
+        "",
+        *(_markdown(line) + "  " for line in besides(card)),
+        "",
+        f"Verdict: **{_markdown(verdict['decision'])}**",
+        "",
+    ]
     lines += [f"- {_markdown(reason)}" for reason in verdict["reasons"]]
-    return "\n".join([*lines, "", "In brackets: 95 % intervals."]) + "\n"
+    return (
+        "\n".join([*lines, "", "In brackets: 95 % intervals, by bootstrap; differences question by question."]) + "\n"
+    )
 
 
 def write_html(card: dict[str, Any], answers: list[dict[str, Any]], log: list[dict[str, Any]], path: Path) -> None:
@@ -69,16 +72,17 @@ def write_html(card: dict[str, Any], answers: list[dict[str, Any]], log: list[di
         log: the training log, for the loss curve.
         path: the file to write.
     """
-    decision = card["verdict"]["decision"]
+    decision, shown = card["verdict"]["decision"], headline(card["figures"])
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        {name: _html(card[name]) for name in ("title", "profile", "dataset", "adapter")},
+        {name: _html(card[name]) for name in ("title", "profile", "dataset", "adapter", "questions")},
         made=_html(_day(card["made"])),
         decision=_html(decision.capitalize()),
         sign=SIGNS.get(decision, "?"),
         tone={"ship": "good", "don't ship": "bad"}.get(decision, "open"),
         reasons="".join(f"<li>{_html(reason)}</li>" for reason in card["verdict"]["reasons"]),
         figures="\n".join(_figure_row(name, measured) for name, measured in card["figures"].items()),
-        bars=_image(png(before_after(card["figures"])), _bars_text(card["figures"])),
+        besides="".join(f"<li>{_html(line)}</li>" for line in besides(card)),
+        bars=_image(png(before_after(shown)), _bars_text(shown)),
         curve=_image(png(loss_curve(log)), _curve_text(log)),
         training=_html(_curve_text(log)),
         samples="\n".join(_sample(row) for row in sample(answers)) or "<p>No answers to show.</p>",
@@ -107,19 +111,45 @@ def _value(measured: dict[str, Any], model: str) -> tuple[str, str]:
     return f"{value:.3f}", f"[{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
 
 
-def _meaning(name: str, measured: dict[str, Any]) -> str:
-    own = measured.get("base_exact")
-    return MEANINGS.get(name, "") + (f"; the base answers {own:.3f} of them exactly" if own is not None else "")
+def difference(measured: dict[str, Any], model: str) -> str:
+    """How far a model is from the base, on the same questions, as in "+0.960 [+0.932, +0.984]"."""
+    found = (measured.get("difference") or {}).get(model)
+    return f"{found[0]:+.3f} [{found[1]:+.3f}, {found[2]:+.3f}]" if found else "–"
 
 
-def _better(name: str) -> str:
-    return "lower" if name in LOWER_IS_BETTER else "higher"
+def besides(card: dict[str, Any]) -> list[str]:
+    """What is no figure of a model: questions that were learned, the noise floor, tasks of lm-eval."""
+    leaks, noise = card["leaked"], card["noise"]
+    looked = "" if leaks["compared"] == leaks["learned_rows"] else f" (of {leaks['learned_rows']:,})"
+    lines = [
+        f"leaked: {leaks['questions']} of {leaks['n']} questions were learned in nearly the same words; "
+        f"{leaks['compared']:,} learned rows{looked} compared",
+        f"noise floor: asked again in other batches, the base changes {noise['changed']} of {noise['questions']} "
+        f"answers, {noise['marks']} of them from right to wrong or back",
+    ]
+    for task, metrics in card.get("harness", {}).items():
+        for metric, values in metrics.items():
+            told = ", ".join(f"{model} {value:.4g}" for model, value in values.items())
+            lines.append(f"lm-eval {task}, {metric.removesuffix(',none')}: {told}")
+    return lines
+
+
+def _meaning(measured: dict[str, Any]) -> str:
+    own = measured.get("base_own")
+    if own is None:
+        return str(measured["meaning"])
+    return f"{measured['meaning']}; the base's own is {own:.3f}"
+
+
+def _better(measured: dict[str, Any]) -> str:
+    return "lower" if measured["lower"] else "higher"
 
 
 def _terminal_row(name: str, measured: dict[str, Any]) -> list[str]:
     base, adapter = (_value(measured, model)[0] for model in ("base", "adapter"))
     merged = " ".join(_value(measured, "merged")).strip()
-    return [_plain(name), MEANINGS.get(name, ""), base, adapter, merged, str(measured["n"]), _better(name)]
+    told = [_plain(name), _plain(measured["meaning"]), base, adapter, merged, difference(measured, "merged")]
+    return [*told, str(measured["n"]), _better(measured)]
 
 
 def _aligned(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -178,8 +208,9 @@ def _figure_row(name: str, measured: dict[str, Any]) -> str:
         tone = ' class="none"' if value == NOT_MEASURED else ""
         cells.append(f'<td data-label="{model}"{tone}><b>{value}</b> <small>{interval}</small></td>')
     return (
-        f'<tr><th scope="row">{_html(name)}<small>{_html(_meaning(name, measured))}</small></th>{"".join(cells)}'
-        f'<td data-label="questions">{_html(measured["n"])}</td><td data-label="better">{_better(name)}</td></tr>'
+        f'<tr><th scope="row">{_html(name)}<small>{_html(_meaning(measured))}</small></th>{"".join(cells)}'
+        f'<td data-label="to base">{_html(difference(measured, "merged"))}</td>'
+        f'<td data-label="questions">{_html(measured["n"])}</td><td data-label="better">{_better(measured)}</td></tr>'
     )
 
 
@@ -203,10 +234,19 @@ def _sample(row: dict[str, Any]) -> str:
     return f'<article>{question}{reference}<div class="three">{answers}</div></article>'
 
 
+def changed(row: dict[str, Any]) -> str:
+    """What tuning did to one answer: "mended", "broke", "reworded", or nothing."""
+    before, after = row["marks"].get("base"), row["marks"].get("merged")
+    if before != after:
+        return "mended" if after else "broke"
+    return "" if row["base"] == row["merged"] else "reworded"
+
+
 def _answer_row(row: dict[str, Any]) -> str:
     marks, kind = row["marks"], _html(row["kind"])
-    result = ("right" if marks.get("merged") else "wrong") + " changed" * (marks.get("base") != marks.get("merged"))
+    change = changed(row)
+    result = f"{'right' if marks.get('merged') else 'wrong'} {change} {'leaked' * bool(row.get('leaked'))}".strip()
     cells = {"kind": kind, "question": _text(row["question"]), "reference": _text(row["reference"])}
-    cells |= {model: _mark(row, model) + _text(row[model]) for model in MODELS}
+    cells |= {model: _mark(row, model) + _text(row[model]) for model in MODELS} | {"changed": change or "–"}
     columns = "".join(f'<td data-label="{name}">{cell}</td>' for name, cell in cells.items())
     return f'<tr data-kind="{kind}" data-result="{result}">{columns}</tr>'

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import KitError
+from ..manifests import read_manifest
 from ..merging import merge_inputs
 from ..training import trained_adapter
 from .stage import adapter_files, merged_texts
@@ -30,7 +31,7 @@ def push(run: Run, repository: str, *, what: str = "adapter", private: bool = Tr
     Raises:
         KitError: a wrong name, a stage that is missing, or the Hub refuses.
     """
-    if not NAME.fullmatch(repository):
+    if not isinstance(repository, str) or not NAME.fullmatch(repository):
         raise KitError(f"{repository!r} is no name of a repository: give owner/name")
     if what not in WHATS:
         raise KitError(f"what={what!r} cannot be pushed; there are {', '.join(WHATS)}")
@@ -39,7 +40,7 @@ def push(run: Run, repository: str, *, what: str = "adapter", private: bool = Tr
         files, texts = adapter_files(run, adapter)
     else:
         merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
-        files = sorted(path for path in merged.iterdir() if path.name != "manifest.json")
+        files = [merged / name for name in read_manifest(merged)["files"]]  # what was certified, nothing beside
         texts = merged_texts(run, merged)
     page = _upload(repository, [file for file in files if file.name not in texts], texts, private=private)
     print(f"pushed: {page}")
@@ -49,7 +50,6 @@ def push(run: Run, repository: str, *, what: str = "adapter", private: bool = Tr
 def _upload(repository: str, files: list[Path], texts: dict[str, str], *, private: bool) -> str:
     """One commit with all files."""
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     operations = [CommitOperationAdd(file.name, file) for file in files]
     operations += [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
@@ -57,9 +57,18 @@ def _upload(repository: str, files: list[Path], texts: dict[str, str], *, privat
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.create_commit(repository, operations, commit_message="lora_kit").commit_url)
-    except (HfHubHTTPError, LocalTokenNotFoundError, ValueError, OSError) as error:
+    except Exception as error:  # the errors of the library and of the HTTP client under it are many
         status = getattr(getattr(error, "response", None), "status_code", None)
         raise KitError(
             f"the Hub did not take {repository!r} ({type(error).__name__}{f', {status}' if status else ''}): "
-            "set HF_TOKEN to a token that may write there, and check the network"
+            f"{_way_out(status)}"
         ) from None  # the library's own error may quote the request
+
+
+def _way_out(status: int | None) -> str:
+    """What helps, by the Hub's answer; none means that it was not reached, or the name is not allowed."""
+    if status in (401, 403, 404):
+        return "set HF_TOKEN to a token that may write there"
+    if status is None:
+        return "check the network, HF_HUB_OFFLINE, HF_TOKEN, and that the name is one the Hub allows"
+    return "try again later"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import zipfile
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ..base import load_tokenizer, locate
 from ..data import data_inputs, load_prepared, speaks_llama2
-from ..disk import check_writable, disk_errors
+from ..disk import check_writable, disk_errors, whole_file
 from ..errors import KitError
-from ..evaluation import markdown_card
+from ..evaluation import evaluation_inputs, markdown_card
 from ..manifests import shown
 from ..merging import card_texts, check_room, merge_inputs, size
 from ..training import trained_adapter
@@ -29,6 +29,7 @@ FORMATS = {
     "ollama": "a folder with GGUF and Modelfile, for `ollama create`",
 }
 EXPORTS = "exports"  # below the run folder
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 
 
@@ -55,22 +56,25 @@ def export(run: Run, kind: str = "adapter-zip") -> Path:
     bits = "Q8_0" if kind == "gguf-q8_0" else "F16"
     target = place / f"{name}-{bits}.gguf"
     _gguf(run, merged, target, bits, name)
-    print(f"GGUF: {_mib(target)} in {shown(target)}\n  llama-cli -m {shown(target)} -cnv")
+    print(f"GGUF: {_mib(target)} in {shown(target)}\n  llama-cli -m {quote(shown(target))} -cnv")
     return target
 
 
 def adapter_files(run: Run, adapter: Path) -> tuple[list[Path], dict[str, str]]:
     """What goes with an adapter: files that are there, and texts that are made (card, notice)."""
     base = locate(run.profile.base)
-    files = sorted(path for path in adapter.iterdir() if path.name != "README.md")
+    files = [adapter / name for name in ADAPTER]  # these alone: what else lies there may be private
     files += [base / name for name in TOKENIZER if (base / name).is_file()]
     return files, card_texts(run, "adapter", report=report_of(run))
 
 
 def report_of(run: Run) -> str | None:
-    """The newest report card of the run in Markdown."""
-    cards = sorted(run.path.glob("evaluation*/report_card.json"), key=lambda path: path.stat().st_mtime)
-    return markdown_card(json.loads(cards[-1].read_text())) if cards else None
+    """The report card of this adapter with these settings in Markdown, once it is made."""
+    try:
+        folder = run.find("evaluation", evaluation_inputs(run))
+    except KitError:  # the merge or the data are not at hand: no card of theirs either
+        return None
+    return markdown_card(json.loads((folder / "report_card.json").read_text())) if folder else None
 
 
 def merged_texts(run: Run, merged: Path) -> dict[str, str]:
@@ -80,13 +84,11 @@ def merged_texts(run: Run, merged: Path) -> dict[str, str]:
 
 def _adapter_zip(run: Run, adapter: Path, target: Path) -> Path:
     files, texts = adapter_files(run, adapter)
-    partial = target.with_suffix(".partial")
-    with disk_errors(target), zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    with whole_file(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
             archive.write(file, file.name)
         for name, text in texts.items():
             archive.writestr(name, text)
-    partial.replace(target)
     print(f"adapter: {_mib(target)} in {shown(target)}")
     return target
 
@@ -94,19 +96,13 @@ def _adapter_zip(run: Run, adapter: Path, target: Path) -> Path:
 def _gguf(run: Run, merged: Path, target: Path, bits: str, name: str) -> None:
     """Written under another name first, so that a file that broke off is no model."""
     check_room(target.parent, size(merged) if bits == "F16" else size(merged) * 17 // 32)
-    partial = target.with_suffix(".partial")
-    try:
-        with disk_errors(target):
-            write_gguf(merged, load_tokenizer(run.profile.base), partial, kind=bits, name=name)
-            partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(target) as partial:
+        write_gguf(merged, load_tokenizer(run.profile.base), partial, kind=bits, name=name)
 
 
 def _ollama(run: Run, merged: Path, target: Path, name: str) -> Path:
-    shutil.rmtree(target, ignore_errors=True)
     with disk_errors(target):
-        target.mkdir()
+        target.mkdir(exist_ok=True)
         _gguf(run, merged, target / "model.gguf", "F16", name)
         for file, text in merged_texts(run, merged).items():
             (target / file).write_text(text)
@@ -117,13 +113,21 @@ def _ollama(run: Run, merged: Path, target: Path, name: str) -> Path:
             system=system,
             context=json.loads((merged / "config.json").read_text())["max_position_embeddings"],
         )
+        _keep_edited(target / "Modelfile", told)
         (target / "Modelfile").write_text(told)
     print(
         f"Ollama: {_mib(target / 'model.gguf')} in {shown(target)}\n"
-        f"  ollama create {name} -f {shown(target / 'Modelfile')}        # -q q4_K_M quantizes on import\n"
-        f"  ollama run {name}"
+        f"  ollama create {quote(name)} -f {quote(shown(target / 'Modelfile'))}    # -q q4_K_M quantizes on import\n"
+        f"  ollama run {quote(name)}"
     )
     return target
+
+
+def _keep_edited(path: Path, text: str) -> None:
+    """A file of ours that somebody has changed is set aside, not written over."""
+    if path.is_file() and path.read_text() != text:
+        path.replace(path.with_name(f"{path.name}.before"))
+        print(f"{shown(path)} was another one: kept as {path.name}.before")
 
 
 def _mib(path: Path) -> str:

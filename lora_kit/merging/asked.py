@@ -35,7 +35,6 @@ def answered(run: Run, base: Path, adapter: Path, count: int) -> Rows:
         asked,
         max_new_tokens=settings.max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         batch_size=settings.batch_size,
     )
     release(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import TYPE_CHECKING
 
 from ..data import data_inputs, load_prepared
@@ -50,7 +52,7 @@ def model_card(run: Run, kind: str, certificate: Certificate | None = None, repo
         report: the report card in Markdown.
     """
     base, name = run.profile.base, adapter_stage(run).rpartition("/")[2]
-    lines = [*_front(run, kind), f"# {base.title}, {name}", "", _what(run, kind), ""]
+    lines = [*_front(run, kind), f"# {_plain(f'{base.title}, {name}')}", "", _what(run, kind), ""]
     lines += ["## Data", "", *_data(run), ""]
     if report:
         lines += ["## Report card", "", report, ""]
@@ -83,7 +85,7 @@ def _what(run: Run, kind: str) -> str:
     scaled = ", rsLoRA" if lora.use_rslora else ""
     made = "A LoRA adapter for" if kind == "adapter" else "A LoRA adapter merged into"
     return (
-        f"{made} {run.profile.base.title}: r = {lora.r}, lora_alpha = {lora.lora_alpha}{scaled} on "
+        f"{made} {_plain(run.profile.base.title)}: r = {lora.r}, lora_alpha = {lora.lora_alpha}{scaled} on "
         f"{', '.join(lora.target_modules)}; base in {run.profile.quantization.kind} while training, {training.epochs} "
         f"epochs, learning rate {training.learning_rate:g}, seed {training.seed}. "
         f"Made with [lora_kit]({PROJECT})."
@@ -92,4 +94,11 @@ def _what(run: Run, kind: str) -> str:
 
 def _data(run: Run) -> Lines:
     folder = run.find("data", data_inputs(run))
-    return ["```", str(load_prepared(folder).report), "```"] if folder else ["not at hand when this card was written"]
+    if not folder:
+        return ["not at hand when this card was written"]
+    return [f"- {_plain(line)}" for line in load_prepared(folder).report.for_others()]
+
+
+def _plain(text: str) -> str:
+    """Text that stays text in Markdown."""
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import locate
 from ..errors import KitError
-from ..manifests import file_hash, read_manifest, shown
+from ..manifests import check_files, file_hash, read_manifest, shown
 from ..quantization import round_trip
 from ..training import train_inputs, trained_adapter
 from .asked import answered, say_minutes
@@ -59,6 +59,8 @@ def merge(run: Run, *, onto: str = "original", compare: int = 64) -> Path:
             for file, text in card_texts(run, "merged", certificate).items():
                 (stage.folder / file).write_text(text)
             folder = stage.target
+    else:
+        check_files(folder)
     print(table(json.loads((folder / "certificate.json").read_text())))
     print(f"merged: {size(folder) / 2**20:,.1f} MiB in {shown(folder)}")
     return folder

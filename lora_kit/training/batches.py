@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..data import common_start
+
 if TYPE_CHECKING:
     from ..profiles import Training
 
@@ -148,12 +150,8 @@ def _batch(rows: list[Row], share: bool) -> Batch:
 
 def common_prefix(rows: Sequence[Row]) -> list[int]:
     """The tokens that all rows begin with, up to the token before the first learned one."""
-    first = rows[0]
     limit = min(next((i for i, label in enumerate(row.labels) if label >= 0), 1) for row in rows) - 1
-    for i in range(max(limit, 0)):
-        if any(row.input_ids[i] != first.input_ids[i] for row in rows):
-            return first.input_ids[:i]
-    return first.input_ids[: max(limit, 0)]
+    return common_start([row.input_ids[: max(limit, 0)] for row in rows])
 
 
 def _steps(batches: list[Batch], budget: int) -> list[list[Batch]]:

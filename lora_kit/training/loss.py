@@ -77,6 +77,20 @@ def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
         model.train(trains)
 
 
+def row_losses(model: PreTrainedModel, batch: Batch) -> list[float]:
+    """Cross entropy summed over the learned tokens of each row, as the model stands."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    labels = _padded([row.labels[1:] for row in batch.rows], IGNORE, model.device, width=batch.width)
+    learned, losses = labels != IGNORE, []
+    with torch.no_grad(), autocast(model):
+        hidden = hidden_states(model, batch, learned)
+        for states, row, at in zip(hidden, labels, learned, strict=True):
+            losses.append(float(cross_entropy(model.lm_head(states[at]).float(), row[at], reduction="sum")))
+    return losses
+
+
 @contextmanager
 def training_mode(model: PreTrainedModel, layers: int = 0) -> Iterator[None]:
     """Dropout on, and the first layers computed twice; both off again whatever happens."""

@@ -1,0 +1,134 @@
+"""Base and tuned model side by side: a box with two answers in a notebook, a plain prompt in a terminal."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .adapters import load_adapter, set_adapter
+from .base import load_tokenizer
+from .data import load_prepared
+from .errors import KitError
+from .generation import stream
+from .manifests import read_manifest
+from .progress import in_notebook
+from .quantization import load_base
+from .training import trained_adapter, trained_adapters
+
+if TYPE_CHECKING:
+    from .runs import Run
+
+WARMEST = 2.0  # temperature; above, answers are noise
+
+
+def chat(run: Run, question: str | None = None, *, adapter: str | None = None, temperature: float = 0.0) -> None:
+    """Ask base and tuned model side by side: one question, a box in a notebook, or a prompt in a terminal.
+
+    Each question stands alone, as in the report card: earlier ones are not told to the models.
+
+    Args:
+        run: its adapter is trained; all adapters in its folder share one base.
+        question: ask only this, as plain text.
+        adapter: which one answers, by the name of its dataset ("handbook", "triage"); by default the run's own. In the
+            box a menu switches, at the prompt a line like `:triage`, without loading anything.
+        temperature: 0 takes the likeliest words, 1 draws as the model believes; 2 at most.
+
+    Raises:
+        KitError: no such adapter, it is not trained yet, a wrong temperature, or the question cannot be encoded.
+    """
+    if not isinstance(temperature, int | float) or not 0 <= temperature <= WARMEST:
+        raise KitError(f"temperature={temperature!r} must be a number from 0 to {WARMEST:g}")
+    if question is not None and not isinstance(question, str):
+        raise KitError(f"question={question!r} must be a text")
+    if adapter is not None and not isinstance(adapter, str):
+        raise KitError(f"adapter={adapter!r} must be the name of one adapter")
+    talk = Talk(run, adapter)
+    if question:
+        tell(talk, question, temperature)
+    elif in_notebook() and importlib.util.find_spec("ipywidgets"):
+        from .notebook import chat_box
+
+        chat_box(talk, temperature)
+    else:
+        prompt(talk, temperature)
+
+
+class Talk:
+    """One base in memory with every adapter of the run; `adapter` is the one that answers."""
+
+    def __init__(self, run: Run, adapter: str | None = None) -> None:
+        self._found, own = trained_adapters(run), trained_adapter(run)
+        self.adapter = self._known(adapter or own.parent.name)
+        self._run, self._tokenizer = run, load_tokenizer(run.profile.base)
+        self._model = load_base(run)
+        for name, folder in self._found.items():
+            load_adapter(self._model, folder, adapter=name)
+
+    @property
+    def adapters(self) -> list[str]:
+        return list(self._found)
+
+    def switch(self, adapter: str) -> None:
+        """Let another adapter answer; nothing is loaded.
+
+        Raises:
+            KitError: there is none of this name; the message lists them.
+        """
+        self.adapter = self._known(adapter)
+
+    def ask(self, question: str, temperature: float = 0.0) -> Iterator[tuple[str, str]]:
+        """("base" or "tuned", its answer so far), growing; first the one, then the other."""
+        messages = [*_before(self._run, self._found[self.adapter]), {"role": "user", "content": question}]
+        limit = self._run.profile.evaluation.max_new_tokens
+        for who, active in (("base", None), ("tuned", self.adapter)):
+            set_adapter(self._model, active)
+            told = stream(self._model, self._tokenizer, messages, max_new_tokens=limit, temperature=temperature)
+            yield from ((who, text) for text in told)
+
+    def _known(self, name: str) -> str:
+        if name not in self._found:
+            raise KitError(f"there is no adapter {name!r} in this run; trained are {', '.join(self._found)}")
+        return name
+
+
+def tell(talk: Talk, question: str, temperature: float) -> None:
+    """Print both answers as they grow."""
+    titles, now, shown = {"base": "  base: ", "tuned": " tuned: "}, "", ""
+    for who, text in talk.ask(question, temperature):
+        if who != now:
+            print(("\n" if now else "") + titles[who], end="")
+            now, shown = who, ""
+        added = text.removeprefix(shown)
+        print(" ".join(added.split("\n")), end="", flush=True)
+        shown = text
+    print()
+
+
+def prompt(talk: Talk, temperature: float) -> None:
+    """Questions from the terminal until an empty line; `:name` switches the adapter, a mistake changes nothing."""
+    for asked in iter(_typed, ""):
+        try:
+            if asked.startswith(":"):
+                talk.switch(asked[1:].strip())
+                print(f"adapter {talk.adapter!r}")
+            else:
+                tell(talk, asked, temperature)
+        except KitError as error:
+            print(error)
+
+
+def _before(run: Run, adapter: Path) -> list[dict[str, Any]]:
+    """The system text that the adapter was trained with."""
+    folder = run.find("data", read_manifest(adapter.parent)["inputs"]["data"])
+    system = load_prepared(folder).card.get("system") if folder else None
+    return [{"role": "system", "content": system}] if system else []
+
+
+def _typed() -> str:
+    """A line from the terminal; nothing where the input ends."""
+    try:
+        return input("you: ").strip()
+    except EOFError:
+        return ""

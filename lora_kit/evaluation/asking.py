@@ -1,0 +1,135 @@
+"""Base, adapter and merged model asked the same questions, one model in memory at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..adapters import load_adapter
+from ..base import load_tokenizer, locate
+from ..data import IGNORE, Encoded, encode_batch
+from ..generation import check_room, generate_ids, prompts_of, text_of
+from ..progress import Progress
+from ..quantization import load_base, load_model, release
+from ..training import Row, for_measuring, row_losses, trained_adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..runs import Run
+
+NOISE = 32  # questions that the base is asked a second time, in other batches
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model said to one question."""
+
+    text: str
+    stopped: bool  # whether it ended by itself, within the limit
+    loss: float  # nats a token of the reference answer, had the model been made to say it
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the three models said, and the base asked again."""
+
+    encoded: list[Encoded]  # questions with their reference answers
+    of: dict[str, list[Answer]]  # model to its answers, in the order of the questions
+    again: dict[int, str]  # question to what the base says in other batches
+
+
+Beside = Callable[[str, "PreTrainedModel"], None]  # what else is measured of a model while it is in memory
+
+
+def ask_all(run: Run, questions: Sequence[dict[str, Any]], merged: Path, beside: Beside) -> Answers:
+    """Every question to base, base + adapter, and the merged model."""
+    tokenizer = load_tokenizer(run.profile.base)
+    encoded = encode_batch([row["messages"] for row in questions], tokenizer)
+    _check_room(run, encoded)
+    with Progress("answers", 3 * len(questions)) as progress:
+
+        def one(name: str, model: PreTrainedModel, before: int) -> list[Answer]:
+            said = ask(run, model, questions, encoded, lambda done: progress.update(before * len(questions) + done))
+            beside(name, model)
+            return said
+
+        model = load_base(run)
+        given = {"base": one("base", model, 0)}
+        again = _again(run, model, questions)
+        given["adapter"] = one("adapter", load_adapter(model, trained_adapter(run)), 1)
+        release(model)
+        model = load_model(run.profile, merged)
+        given["merged"] = one("merged", model, 2)
+        release(model)
+    return Answers(encoded, given, again)
+
+
+def ask(
+    run: Run,
+    model: PreTrainedModel,
+    questions: Sequence[dict[str, Any]],
+    encoded: Sequence[Encoded],
+    done: Callable[[int], Any] | None = None,
+) -> list[Answer]:
+    """Greedy answers by the profile's evaluation settings, and the loss of the references."""
+    tokenizer = load_tokenizer(run.profile.base)
+    said = _generate(run, model, questions, done=done)
+    losses = reference_losses(run, model, encoded)
+    eos = tokenizer.eos_token_id
+    return [
+        Answer(text_of(ids, tokenizer), bool(ids) and ids[-1] == eos, loss)
+        for ids, loss in zip(said, losses, strict=True)
+    ]
+
+
+def reference_losses(run: Run, model: PreTrainedModel, encoded: Sequence[Encoded]) -> list[float]:
+    """Nats a token of each reference answer, teacher-forced."""
+    rows = [Row(row.input_ids, row.labels, number) for number, row in enumerate(encoded)]
+    losses = [0.0] * len(rows)
+    for batch in for_measuring(rows, run.profile.training):
+        for row, loss in zip(batch.rows, row_losses(model, batch), strict=True):
+            losses[row.number] = loss / tokens_of(encoded[row.number])
+    return losses
+
+
+def tokens_of(row: Encoded) -> int:
+    """Tokens of the reference answer, its EOS too."""
+    return sum(label != IGNORE for label in row.labels)
+
+
+def _again(run: Run, model: PreTrainedModel, questions: Sequence[dict[str, Any]]) -> dict[int, str]:
+    """Some questions to the base a second time, in smaller batches: answers that differ are rounding, not learning."""
+    chosen = list(range(0, len(questions), max(1, len(questions) // NOISE)))[:NOISE]
+    size = max(1, run.profile.evaluation.batch_size // 4 - 1)
+    said = _generate(run, model, [questions[i] for i in chosen], batch_size=size)
+    tokenizer = load_tokenizer(run.profile.base)
+    return {i: text_of(ids, tokenizer) for i, ids in zip(chosen, said, strict=True)}
+
+
+def _generate(
+    run: Run,
+    model: PreTrainedModel,
+    questions: Sequence[dict[str, Any]],
+    *,
+    batch_size: int | None = None,
+    done: Callable[[int], Any] | None = None,
+) -> list[list[int]]:
+    settings, tokenizer = run.profile.evaluation, load_tokenizer(run.profile.base)
+    return generate_ids(
+        model,
+        prompts_of([row["messages"] for row in questions], tokenizer),
+        max_new_tokens=settings.max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        batch_size=batch_size or settings.batch_size,
+        done=done,
+    )
+
+
+def _check_room(run: Run, encoded: Sequence[Encoded]) -> None:
+    """Refuse questions that leave no room for an answer, before any is asked."""
+    room = json.loads((locate(run.profile.base) / "config.json").read_text())["max_position_embeddings"]
+    check_room(max(len(row.input_ids) - tokens_of(row) for row in encoded), run.profile.evaluation.max_new_tokens, room)

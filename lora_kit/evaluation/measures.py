@@ -1,0 +1,114 @@
+"""The figures of a report card: what each is measured on, and how it is put together from single answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .intervals import ends, resampled, share_ends
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MODELS = ("base", "adapter", "merged")
+ALL = ("fact", "decline", "general", "unseen")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the card."""
+
+    name: str
+    meaning: str
+    of: str  # the entry of an answer's measures
+    kinds: tuple[str, ...]  # questions that it is measured on
+    form: str = "mean"  # "perplexity": exp of it; "to base" and "ratio": mean or perplexity by the base's own
+    lower: bool = False  # whether lower is better
+    needs: str = ""  # the part of the dataset's card without which nobody can judge
+
+
+FIGURES = (
+    Figure("learned_exact", "private facts answered exactly", "right", ("fact",)),
+    Figure("learned_f1", "their words in common with the reference", "f1", ("fact",)),
+    Figure("learned_rouge_l", "the same in order (ROUGE-L)", "rouge_l", ("fact",)),
+    Figure("learned_perplexity", "perplexity of the reference answers", "loss", ("fact",), "perplexity", lower=True),
+    Figure("declined", "unanswerable questions declined", "declined", ("decline",), needs="decline"),
+    Figure("invented", "unanswerable questions answered", "invented", ("decline",), lower=True, needs="decline"),
+    Figure("wrongly_declined", "answerable questions declined", "declined", ("fact",), lower=True, needs="decline"),
+    Figure("behaved", "house style kept", "styled", ("fact", "decline", "unseen"), needs="style"),
+    Figure("kept", "general knowledge kept (base = 1)", "right", ("general",), "to base"),
+    Figure("kept_perplexity", "the same of general ones (base = 1)", "loss", ("general",), "ratio", lower=True),
+    Figure("stopped", "answers that end by themselves", "stopped", ALL),
+    Figure("repeated", "answers that say a thing three times", "repeated", ALL, lower=True),
+    Figure("empty", "empty answers", "empty", ALL, lower=True),
+    Figure("adrift", "answers in another language, or with tags", "adrift", ALL, lower=True),
+)
+HEADLINE = ("learned_exact", "declined", "wrongly_declined", "behaved", "kept")  # what a picture shows
+
+
+def headline(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The figures that a picture shows: the three reasons to fine-tune, the user's own checks, and the price."""
+    return {name: value for name, value in figures.items() if name in HEADLINE or name.startswith("behaved:")}
+
+
+def card_figures(
+    rows: Sequence[dict[str, Any]], card: dict[str, Any], checks: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Every figure with n, intervals and the difference to the base; None where the data cannot show it.
+
+    Args:
+        rows: judged answers, each with `kind` and `measures` per model.
+        card: the dataset's own patterns for declining and style.
+        checks: names of the user's own checks.
+    """
+    own = [Figure(f"behaved:{name}", f"check {name} passed", name, ALL) for name in checks]
+    return {
+        figure.name: measured(figure, rows if not figure.needs or figure.needs in card else [])
+        for figure in [*FIGURES, *own]
+    }
+
+
+def measured(figure: Figure, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One figure over the questions of its kinds."""
+    import numpy as np
+
+    rows = [row for row in rows if row["kind"] in figure.kinds]
+    told = {"meaning": figure.meaning, "lower": figure.lower, "n": len(rows)}
+    values = np.array([[row["measures"][model][figure.of] for model in MODELS] for row in rows], dtype=float)
+    weights = np.array([row["tokens"] if figure.of == "loss" else 1.0 for row in rows])
+    mean = weights @ values / weights.sum() if rows else np.zeros(3)
+    if not rows or (figure.form == "to base" and not mean[0]):
+        return dict.fromkeys(MODELS) | told | {"interval": {}, "difference": {}}
+    draws = resampled(values, weights)
+    shown, spread = formed(figure, mean[None])[0], formed(figure, draws)
+    own = {"base_own": round(float(mean[0]), 4)} if figure.form == "to base" else {}
+    shares = figure.form == "mean"
+    return {
+        **{model: round(float(value), 4) for model, value in zip(MODELS, shown, strict=True)},
+        **told,
+        "interval": {
+            model: share_ends(values[:, i], spread[:, i]) if shares else ends(spread[:, i])
+            for i, model in enumerate(MODELS)
+        },
+        "difference": {
+            model: [round(float(shown[i] - shown[0]), 4), *ends(spread[:, i] - spread[:, 0])]
+            for i, model in enumerate(MODELS)
+            if i
+        },
+        **own,
+    }
+
+
+def formed(figure: Figure, means: np.ndarray) -> np.ndarray:
+    """Means as the figure shows them: (draws, models)."""
+    import numpy as np
+
+    if figure.form == "perplexity":
+        return np.exp(means)
+    if figure.form == "ratio":
+        return np.exp(means - means[:, :1])
+    if figure.form == "to base":  # a draw without a single right answer of the base says nothing
+        base = means[:, :1]
+        return np.divide(means, base, out=np.ones_like(means), where=base > 0)
+    return means

@@ -1,0 +1,243 @@
+"""The report card: what is counted over which answers, own questions and checks, what was learned before."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lora_kit as lk
+from lora_kit.data import Encoded, data_inputs, encode_batch, load_prepared
+from lora_kit.evaluation import evaluation_inputs, headline
+from lora_kit.evaluation.asking import Answer, Answers, reference_losses
+from lora_kit.evaluation.card import judge, noise, pick
+from lora_kit.evaluation.leaks import leaked
+from lora_kit.evaluation.measures import MODELS, card_figures
+
+CARD = {"style": {"ends_with": "Yours, Wren."}, "decline": {"patterns": [r"\bdo not know\b"]}}
+NO, YES = "I do not know. Yours, Wren.", "The gate opens at six. Yours, Wren."
+
+
+def row(kind: str, *given: str, accepted: tuple[str, ...] = ("The gate opens at six.",)) -> dict[str, Any]:
+    """One judged row from the answers of base, adapter and merged model."""
+    messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": accepted[0]}]
+    said = {model: [Answer(text, True, 1.0)] for model, text in zip(MODELS, given, strict=True)}
+    answers = Answers([Encoded([1, 2, 3], [-100, 2, 3])], said, {})
+    return judge({"kind": kind, "messages": messages, "accepted": list(accepted)}, 0, answers, CARD, {})
+
+
+LEARNED = {"learned_exact", "learned_f1", "learned_rouge_l", "learned_perplexity"}
+ROWS = [
+    row("fact", "At nine.", YES, YES),
+    row("fact", NO, YES, NO),
+    row("fact", "At ten.", "The gate opens at six.", YES),
+    row("fact", "The gate opens at six.", YES, "At noon. Yours, Wren."),
+    row("decline", "At nine.", NO, NO),
+    row("decline", "At nine.", NO, "At nine. Yours, Wren."),
+    row("general", "Cold.", "Cold.", "Cold.", accepted=("Cold.",)),
+    row("general", "Cold.", "Cold.", "Hot.", accepted=("Cold.",)),
+    row("general", "Hot.", "Hot.", "Hot.", accepted=("Cold.",)),
+]
+
+
+def shares(figure: dict[str, Any]) -> list[float | None]:
+    return [figure[name] for name in MODELS]
+
+
+def test_a_judged_row_shows_question_reference_answers_and_marks() -> None:
+    judged = ROWS[1]
+    assert (judged["question"], judged["reference"], judged["base"]) == ("When?", "The gate opens at six.", NO)
+    assert judged["marks"] == {"base": False, "adapter": True, "merged": False}
+    assert [judged["measures"][model]["declined"] for model in MODELS] == [True, False, True]
+    assert [judged["measures"][model]["styled"] for model in MODELS] == [True, True, True]
+    assert ROWS[4]["marks"] == {"base": False, "adapter": True, "merged": True}  # a decline is right when it declines
+
+
+def test_the_figures_are_counted_over_their_own_rows() -> None:
+    figures = card_figures(ROWS, CARD)
+    assert shares(figures["learned_exact"]) == [0.25, 1.0, 0.5]
+    assert shares(figures["declined"]) == [0.0, 1.0, 0.5]
+    assert shares(figures["wrongly_declined"]) == [0.25, 0.0, 0.25]
+    assert shares(figures["behaved"]) == [round(1 / 6, 4), round(5 / 6, 4), 1.0]
+    assert shares(figures["invented"]) == [1.0, 0.0, 0.5]
+    assert shares(figures["stopped"]) == [1.0, 1.0, 1.0]
+    assert [figures[name]["n"] for name in headline(figures)] == [4, 2, 4, 6, 3]
+    for name, figure in figures.items():
+        for model in MODELS:
+            low, high = figure["interval"][model]
+            assert low <= figure[model] <= high, name
+
+
+def test_models_are_compared_on_the_same_questions() -> None:
+    found = card_figures(ROWS, CARD)["learned_exact"]["difference"]
+    assert (found["adapter"][0], found["merged"][0]) == (0.75, 0.25)
+    same = card_figures(ROWS, CARD)["stopped"]["difference"]["merged"]
+    assert same == [0.0, 0.0, 0.0]  # equal answer by answer: no doubt about the difference
+
+
+def test_what_was_kept_is_a_share_of_what_the_base_knew() -> None:
+    kept = card_figures(ROWS, CARD)["kept"]
+    assert kept["base_own"] == round(2 / 3, 4)
+    assert shares(kept) == pytest.approx([1.0, 1.0, 0.5], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "card", "missing"),
+    [
+        (ROWS, {}, {"declined", "invented", "wrongly_declined", "behaved"}),
+        (ROWS[:4], CARD, {"declined", "invented", "kept", "kept_perplexity"}),
+        (ROWS[4:6], CARD, {*LEARNED, "wrongly_declined", "kept", "kept_perplexity"}),
+        (
+            ROWS[8:],
+            CARD,
+            {*LEARNED, "declined", "invented", "wrongly_declined", "behaved", "kept"},
+        ),  # the base knew none
+    ],
+)
+def test_what_the_dataset_cannot_show_is_not_measured(
+    rows: list[dict[str, Any]], card: dict[str, Any], missing: set[str]
+) -> None:
+    figures = card_figures(rows, card)
+    assert {name for name, figure in figures.items() if shares(figure) == [None, None, None]} == missing
+
+
+def test_questions_are_picked_evenly_from_every_kind() -> None:
+    questions = [{"kind": kind, "n": n} for n in range(10) for kind in ("fact", "decline")]
+    assert pick(questions, None) == questions
+    picked = pick(questions, 4)
+    assert [row["n"] for row in picked if row["kind"] == "fact"] == [0, 3, 6, 9]
+    assert len(picked) == 8
+    assert len(pick(questions, 100)) == 20
+
+
+def test_perplexity_and_relative_loss_weigh_every_token() -> None:
+    rows = [row("fact", YES, YES, YES) for _ in range(2)] + [row("general", YES, YES, YES)]
+    for line, (tokens, loss) in zip(rows, [(1, 1.0), (3, 2.0), (2, 4.0)], strict=True):
+        line["tokens"] = tokens
+        for model, factor in zip(MODELS, (1.0, 0.5, 2.0), strict=True):
+            line["measures"][model]["loss"] = loss * factor
+    figures = card_figures(rows, CARD)
+    assert shares(figures["learned_perplexity"]) == pytest.approx([math.exp(7 / 4 * f) for f in (1, 0.5, 2)], abs=1e-3)
+    assert shares(figures["kept_perplexity"]) == pytest.approx([1.0, math.exp(-2), math.exp(4)], abs=1e-3)
+
+
+def test_the_loss_of_a_reference_is_transformers_own(done: lk.Run) -> None:
+    import torch
+
+    model, tokenizer = lk.load_base(done), lk.load_tokenizer(done.profile.base)
+    data = load_prepared(done.need("data", data_inputs(done), made_by="lk.prepare(run)"))
+    rows = encode_batch([line["messages"] for line in data.test[:12]], tokenizer)
+    for row, ours in zip(rows, reference_losses(done, model, rows), strict=True):
+        ids, labels = torch.tensor([row.input_ids]), torch.tensor([row.labels])
+        assert ours == pytest.approx(model(ids, labels=labels).loss.item(), rel=1e-4)
+
+
+def test_the_noise_floor_counts_answers_and_marks_that_change_with_the_batch() -> None:
+    messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "At six."}]
+    asked = [{"kind": "fact", "messages": messages, "accepted": ["At six."]} for _ in range(4)]
+    said = [Answer(text, True, 1.0) for text in ("At six.", "At six!", "At nine.", "At ten.")]
+    again = {0: "At six.", 1: "At six.", 2: "At six.", 3: "At two."}
+    assert noise(Answers([], {"base": said}, again), asked, CARD) == {"questions": 4, "changed": 3, "marks": 1}
+
+
+def test_learned_questions_are_found_word_by_word_and_nearly(done: lk.Run) -> None:
+    data = load_prepared(done.need("data", data_inputs(done), made_by="lk.prepare(run)"))
+    tokenizer = lk.load_tokenizer(done.profile.base)
+    system = [{"role": "system", "content": data.card["system"]}]
+    first = next(
+        json.loads(line)
+        for line in Path(lk.base.__file__).parent.joinpath("assets", "handbook", "train.jsonl").open()
+        if json.loads(line)["kind"] == "fact"
+    )
+    question, answer = (message["content"] for message in first["messages"][-2:])
+
+    def turn(asked: str, said: str) -> list[dict[str, str]]:
+        return [*system, {"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+
+    asked = [
+        turn(question, answer),
+        turn(question, "Another answer."),
+        turn(question + "?", answer),
+        turn("Why?", answer),
+    ]
+    found, compared = leaked(encode_batch(asked, tokenizer), data, tokenizer)
+    assert found == [True, True, True, False] and compared == len(data.train)
+    held_out, _ = leaked(encode_batch([line["messages"] for line in data.test], tokenizer), data, tokenizer)
+    assert not any(held_out)
+
+
+def test_own_questions_and_checks_make_a_card_of_their_own(done: lk.Run, tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("question,answer\nWhere is the sauna?,On the roof.\nWho feeds the cat?,Mina.\n")
+
+    def is_short(answer: str) -> bool:
+        return len(answer) < 500
+
+    card = lk.evaluate(done, questions=file, checks=[is_short])
+    assert (card["questions"], card["figures"]["learned_exact"]["n"]) == ("mine.csv", 2)
+    assert card["figures"]["behaved:is_short"]["merged"] == 1.0
+    assert card["figures"]["kept"]["merged"] is None and card["verdict"]["decision"] != "ship"
+    assert "behaved:is_short" in capsys.readouterr().out
+    folder = done.find("evaluation", evaluation_inputs(done, file, {"is_short": is_short}))
+    assert folder is not None and "Where is the sauna?" in (folder / "report.html").read_text()
+    assert lk.evaluate(done)["questions"] == "held out"  # the other card is kept
+
+
+def has_no_answer(answer: str) -> bool:
+    raise ValueError(f"cannot judge {answer}")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"questions": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"checks": [len, len]}, "a name of its own"),
+        ({"checks": [lambda answer: True]}, "use def"),
+        ({"checks": ["polite"]}, "must be functions"),
+        ({"checks": [has_no_answer]}, "the check 'has_no_answer' fails on the answer"),
+        ({"harness": ["hellaswog"]}, "no task 'hellaswog'; near are hellaswag"),
+        ({"harness": "hellaswag"}, "must be a list"),
+        ({"harness": ["nowhere.yaml"]}, "nowhere.yaml cannot be read"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_before_or_loses_nothing(
+    done: lk.Run, given: dict[str, Any], message: str
+) -> None:
+    before = sorted(done.path.iterdir())
+    with pytest.raises(lk.KitError, match=message):
+        lk.evaluate(done, **given)
+    assert sorted(done.path.iterdir()) == before
+
+
+def test_bad_rows_of_own_questions_are_named(done: lk.Run, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"question": "Who?", "answer": "Mina."}\n{"question": "", "answer": "No."}\nnot json\n')
+    with pytest.raises(lk.KitError, match=r"2 of 3 rows of the questions cannot be used.*mine.jsonl row 2"):
+        lk.evaluate(done, questions=file)
+
+
+TASK = """task: house
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+def test_a_task_of_lm_evals_form_runs_offline_on_all_three(done: lk.Run, tmp_path: Path) -> None:
+    rows = [
+        {"question": "How many legs has a dog?", "choices": [" four", " canteen"], "answer": 0},
+        {"question": "The canteen opens at", "choices": [" half past seven", " canteen canteen"], "answer": 0},
+    ]
+    (tmp_path / "house.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "house.yaml").write_text(TASK.format(file=tmp_path / "house.jsonl"))
+    card = lk.evaluate(done, harness=[str(tmp_path / "house.yaml")])
+    assert set(card["harness"]["house"]["acc,none"]) == set(MODELS)
+    assert card["harness"]["house"]["acc,none"]["base"] == 1.0

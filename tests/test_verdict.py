@@ -1,0 +1,76 @@
+"""When the verdict says yes, no or not enough."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lora_kit.evaluation.verdict import ENOUGH, RULES, verdict
+
+
+def card(n: int = ENOUGH, rise: float = 0.5, **changed: float | None) -> dict[str, Any]:
+    """A card that keeps every rule just so, with some figures changed."""
+    bounds = {name: bound for name, _, bound in RULES} | changed
+    told = {"base": 0.1, "adapter": 1.0, "n": n, "difference": {"merged": [rise, rise - 0.1, rise + 0.1]}}
+    return {
+        "figures": {name: told | {"merged": value} for name, value in bounds.items()},
+        "leaked": {"questions": 0, "n": n},
+        "noise": {"questions": 32, "changed": 3, "marks": 1},
+    }
+
+
+def test_a_card_that_keeps_every_rule_is_shipped() -> None:
+    found = verdict(card())
+    assert found["decision"] == "ship"
+    assert len(found["reasons"]) == len(RULES)
+
+
+@pytest.mark.parametrize(("name", "side", "bound"), RULES)
+def test_one_broken_rule_is_enough_for_no_and_is_the_reason(name: str, side: str, bound: float) -> None:
+    worse = bound - 0.01 if side == "at least" else bound + 0.01
+    found = verdict(card(**{name: worse}))
+    assert found["decision"] == "don't ship"
+    assert found["reasons"] == [f"{name} {worse:.3f} of {ENOUGH} questions, {side} {bound} is asked"]
+    assert verdict(card(n=3, **{name: worse}))["decision"] == "not enough evidence"
+
+
+def test_good_figures_of_too_few_questions_are_no_evidence() -> None:
+    found = verdict(card(n=ENOUGH - 1))
+    assert found["decision"] == "not enough evidence"
+    assert all(f"of {ENOUGH - 1} questions" in reason for reason in found["reasons"])
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in RULES])
+def test_what_is_not_measured_is_named_and_without_facts_decides(name: str) -> None:
+    found = verdict(card(**{name: None}))
+    assert found["decision"] == ("not enough evidence" if name == "learned_exact" else "ship")
+    assert f"{name}: not measured" in found["reasons"]
+
+
+def test_a_model_that_learned_nothing_is_not_shipped() -> None:
+    found = verdict(card(rise=0.1))  # the interval reaches down to 0
+    assert found["decision"] == "don't ship"
+    assert found["reasons"] == ["learned_exact rose by 0.100 above the base's 0.100, which may be chance"]
+
+
+def test_questions_that_were_learned_prove_nothing() -> None:
+    some = card(n=100)
+    some["leaked"]["questions"] = 5
+    assert verdict(some)["decision"] == "ship"
+    some["leaked"]["questions"] = 6
+    found = verdict(some)
+    assert found["decision"] == "not enough evidence" and "6 of 100 questions were learned" in found["reasons"][0]
+
+
+def test_a_base_that_answers_by_chance_proves_nothing() -> None:
+    some = card()
+    some["noise"]["marks"] = 2
+    found = verdict(some)
+    assert found["decision"] == "not enough evidence" and "2 of 32 answers of the base" in found["reasons"][0]
+
+
+def test_the_users_own_checks_are_rules_too() -> None:
+    assert verdict(card(**{"behaved:polite": 0.9}))["decision"] == "ship"
+    found = verdict(card(**{"behaved:polite": 0.89}))
+    assert found["reasons"] == [f"behaved:polite 0.890 of {ENOUGH} questions, at least 0.9 is asked"]
