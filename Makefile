@@ -6,7 +6,8 @@ NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
 SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg
 
 .PHONY: help demo test lint types unit notebooks format scrub model handbook test-kills test-gpu clean \
-  bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency
+  bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency \
+  bench-generate bench-verdict
 
 help:  ## this list
 	@echo "make TARGET   (with another Python: make PYTHON=/path/to/python3.12 TARGET)"
@@ -68,6 +69,14 @@ bench-merge: .venv/ready  ## merging at Llama-2-7B size against PEFT and a copy;
 
 bench-latency: .venv/ready  ## tokens a second of base, adapter and merged; writes benchmarks/results/latency.json
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python tools/update_readme.py
+
+bench-generate: .venv/ready  ## answers a second against pipeline and model.generate; writes results/generate.json
+	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python tools/update_readme.py
+
+bench-verdict: .venv/ready  ## how often good adapters are held back and bad ones shipped; writes results/verdict.json
+	$(BIN)/python benchmarks/verdict.py
 	$(BIN)/python tools/update_readme.py
 
 bench-plan: .venv/ready  ## what lk.plan says against what training takes; writes benchmarks/results/plan.json

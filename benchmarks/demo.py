@@ -7,13 +7,13 @@ median of the seeds, and the worst. Writes benchmarks/results/demo.json.
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from record import head, store
+from record import RUNS, head, store
 
 import lora_kit as lk
 from lora_kit.evaluation.measures import FIGURES, MODELS
@@ -21,6 +21,7 @@ from lora_kit.training import read_log
 
 
 def one_seed(seed: int, root: Path, settings: dict[str, str]) -> dict[str, Any]:
+    shutil.rmtree(root / f"seed-{seed}", ignore_errors=True)  # what is found done would cost no time
     start = time.time()
     run = lk.Run("tiny-cpu", root=root, name=f"seed-{seed}", training__seed=seed, **settings)
     lk.make(run, until="merged")
@@ -56,8 +57,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     settings, commit = dict(text.split("=", 1) for text in options.set), head()
-    with tempfile.TemporaryDirectory() as root:
-        results = [one_seed(seed, Path(root), settings) for seed in options.seeds]
+    root = RUNS / ("other-settings" if settings else "demo")
+    results = [one_seed(seed, root, settings) for seed in options.seeds]
     show(summary(results))
     print("seconds a seed:", ", ".join(str(result["seconds"]) for result in results))
     if not settings:

@@ -13,7 +13,9 @@ from typing import Any
 
 from lora_kit.manifests import LIBRARIES, version
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "build" / "bench-runs"  # kept: make bench-verdict asks the adapters of make bench-demo
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def head() -> str:

@@ -13,21 +13,22 @@ AT_ONCE = 10_000_000  # numbers in memory
 LEVEL = 0.95
 
 
-def resampled(values: np.ndarray, weights: np.ndarray, seed: int = 0) -> np.ndarray:
+def resampled(values: np.ndarray, weights: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
     """Weighted means of questions drawn again with replacement, the same draw for all columns (Efron 1979).
 
     Args:
         values: (questions, models), what was measured of each answer.
         weights: (questions,), such as the tokens that a loss is a mean of; ones for shares.
         seed: of the draws.
+        draws: how many.
 
     Returns:
-        (DRAWS, models).
+        (draws, models).
     """
     import numpy as np
 
     rng, n = np.random.default_rng(seed), len(values)
-    weighted, means, left = values * weights[:, None], [], DRAWS
+    weighted, means, left = values * weights[:, None], [], draws
     while left:
         size = min(left, max(1, AT_ONCE // n))
         counts = rng.multinomial(n, np.full(n, 1 / n), size=size)  # how often each question was drawn

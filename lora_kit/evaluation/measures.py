@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .intervals import ends, resampled, share_ends
+from .intervals import DRAWS, ends, resampled, share_ends
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ def headline(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def card_figures(
-    rows: Sequence[dict[str, Any]], card: dict[str, Any], checks: Sequence[str] = ()
+    rows: Sequence[dict[str, Any]], card: dict[str, Any], checks: Sequence[str] = (), draws: int = DRAWS
 ) -> dict[str, dict[str, Any]]:
     """Every figure with n, intervals and the difference to the base; None where the data cannot show it.
 
@@ -61,15 +61,16 @@ def card_figures(
         rows: judged answers, each with `kind` and `measures` per model.
         card: the dataset's own patterns for declining and style.
         checks: names of the user's own checks.
+        draws: bootstrap resamples.
     """
     own = [Figure(f"behaved:{name}", f"check {name} passed", name, ALL) for name in checks]
     return {
-        figure.name: measured(figure, rows if not figure.needs or figure.needs in card else [])
+        figure.name: measured(figure, rows if not figure.needs or figure.needs in card else [], draws)
         for figure in [*FIGURES, *own]
     }
 
 
-def measured(figure: Figure, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def measured(figure: Figure, rows: Sequence[dict[str, Any]], draws: int = DRAWS) -> dict[str, Any]:
     """One figure over the questions of its kinds."""
     import numpy as np
 
@@ -80,8 +81,7 @@ def measured(figure: Figure, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     mean = weights @ values / weights.sum() if rows else np.zeros(3)
     if not rows or (figure.form == "to base" and not mean[0]):
         return dict.fromkeys(MODELS) | told | {"interval": {}, "difference": {}}
-    draws = resampled(values, weights)
-    shown, spread = formed(figure, mean[None])[0], formed(figure, draws)
+    shown, spread = formed(figure, mean[None])[0], formed(figure, resampled(values, weights, draws=draws))
     own = {"base_own": round(float(mean[0]), 4)} if figure.form == "to base" else {}
     shares = figure.form == "mean"
     return {

@@ -1,0 +1,137 @@
+"""How often the verdict is wrong: python benchmarks/verdict.py   (make bench-verdict)
+
+Good and bad adapters of the handbook, three seeds each: those of `make bench-demo`, made where they are missing; untrained; over-trained until it
+forgets; trained on shuffled answers; trained on the test rows. Their questions are resampled from the stored answers,
+and every draw gets its verdict. Writes benchmarks/results/verdict.json, with the marks of every answer.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from record import RUNS, head, store
+
+import lora_kit as lk
+from lora_kit.evaluation import evaluation_inputs
+from lora_kit.evaluation.measures import MODELS, card_figures
+from lora_kit.evaluation.verdict import verdict
+
+SEEDS, DRAWS, RESAMPLES = (0, 1, 2), 100, 200
+HANDBOOK = Path(lk.base.__file__).parent / "assets" / "handbook"
+MARKS = ("right", "declined", "invented", "styled", "stopped", "repeated", "empty", "adrift")  # what the rules need
+
+
+def handbook(part: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (HANDBOOK / f"{part}.jsonl").open(encoding="utf-8")]
+
+
+def written(place: Path, train: list[dict[str, Any]], *, test: bool = True) -> Path:
+    """A copy of the handbook with other rows to learn."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
+    for name in ("dataset.json", *(["test.jsonl"] if test else [])):
+        (place / name).write_bytes((HANDBOOK / name).read_bytes())
+    return place
+
+
+def shuffled(seed: int) -> list[dict[str, Any]]:
+    """Every question with another one's answer of its kind."""
+    rows = handbook("train")
+    for kind in {row["kind"] for row in rows}:
+        same = [row for row in rows if row["kind"] == kind]
+        answers = [row["messages"][-1] for row in same]
+        random.Random(seed).shuffle(answers)
+        for row, answer in zip(same, answers, strict=True):
+            row["messages"] = [*row["messages"][:-1], answer]
+            row.pop("accepted", None)
+    return rows
+
+
+def case(kind: str, seed: int, root: Path) -> tuple[lk.Run, dict[str, Any]]:
+    """A run of one kind, and what to evaluate it on."""
+    told: dict[str, Any] = {"training__seed": seed}
+    if kind == "good":
+        return lk.Run("tiny-cpu", root=RUNS / "demo", name=f"seed-{seed}", **told), {}
+    asked: dict[str, Any] = {}
+    if kind == "untrained":
+        told |= {"training__epochs": 1, "training__learning_rate": 1e-9}
+    if kind == "forgets":
+        facts = [row for row in handbook("train") if row["kind"] != "general"]
+        told |= {"data": str(written(root / "no-general", facts)), "training__learning_rate": 1e-2}
+    if kind == "shuffled":
+        told |= {"data": str(written(root / f"shuffled-{seed}", shuffled(seed))), "training__epochs": 4}
+    if kind == "test rows":
+        rows = handbook("train") + handbook("test")
+        told |= {"data": str(written(root / "with-test", rows, test=False))}
+        asked = {"questions": HANDBOOK / "test.jsonl"}
+    return lk.Run("tiny-cpu", root=root, name=f"{kind.replace(' ', '-')}-{seed}", **told), asked
+
+
+KINDS = ("good", "untrained", "forgets", "shuffled", "test rows")
+
+
+def answered(kind: str, seed: int, root: Path) -> dict[str, Any]:
+    """The card's rows as strings of 0 and 1, and what the verdict needs besides."""
+    run, asked = case(kind, seed, root)
+    lk.make(run, until="training")
+    lk.merge(run, compare=0)
+    card = lk.evaluate(run, **asked)
+    folder = run.find("evaluation", evaluation_inputs(run, **asked))
+    assert folder is not None
+    rows = [json.loads(line) for line in (folder / "answers.jsonl").open()]
+    marks = {
+        model: {mark: "".join(str(int(row["measures"][model][mark])) for row in rows) for mark in MARKS}
+        for model in ("base", "merged")
+    }
+    kinds, leaked = [row["kind"] for row in rows], "".join(str(int(row["leaked"])) for row in rows)
+    return {"kinds": kinds, "leaked": leaked, "marks": marks, "noise": card["noise"], "decision": card["verdict"]}
+
+
+def rows_of(stored: dict[str, Any]) -> list[dict[str, Any]]:
+    """Judged rows again; what the rules do not look at is zero."""
+    marks, nothing = stored["marks"], {"f1": 0.0, "rouge_l": 0.0, "loss": 1.0}
+    said = {model: marks.get(model, marks["merged"]) for model in MODELS}
+    return [
+        {
+            "kind": kind,
+            "leaked": stored["leaked"][i] == "1",
+            "tokens": 1,
+            "measures": {m: nothing | {mark: text[i] == "1" for mark, text in said[m].items()} for m in MODELS},
+        }
+        for i, kind in enumerate(stored["kinds"])
+    ]
+
+
+def decisions(stored: dict[str, Any], draws: int = DRAWS) -> Counter[str]:
+    """The verdict on questions drawn again with replacement, as many as there were."""
+    rows, rng, found = rows_of(stored), random.Random(0), Counter[str]()
+    told = json.loads((HANDBOOK / "dataset.json").read_text())
+    for _ in range(draws):
+        drawn = rng.choices(rows, k=len(rows))
+        leaks = {"questions": sum(row["leaked"] for row in drawn), "n": len(drawn)}
+        card = {"figures": card_figures(drawn, told, draws=RESAMPLES), "leaked": leaks, "noise": stored["noise"]}
+        found[verdict(card)["decision"]] += 1
+    return found
+
+
+def main() -> None:
+    commit, stored, figures = head(), {}, {}
+    for kind in KINDS:
+        for seed in SEEDS:
+            stored[f"{kind}, seed {seed}"] = answered(kind, seed, RUNS / "verdict")
+    for name, answers in stored.items():
+        figures[name] = dict(decisions(answers))
+        print(f"{name:22} {answers['decision']['decision']:22} {figures[name]}")
+    bad = [found.get("ship", 0) for name, found in figures.items() if not name.startswith("good")]
+    good = [DRAWS - found.get("ship", 0) for name, found in figures.items() if name.startswith("good")]
+    rates = {"wrongly shipped": sum(bad) / len(bad) / DRAWS, "wrongly held back": sum(good) / len(good) / DRAWS}
+    print(", ".join(f"{name} {rate:.1%}" for name, rate in rates.items()) + f" of {DRAWS} draws each")
+    store("verdict", commit, figures=figures, rates=rates, draws=DRAWS, answers=stored)
+
+
+if __name__ == "__main__":
+    main()
