@@ -1,8 +1,9 @@
 """How often the verdict is wrong: python benchmarks/verdict.py   (make bench-verdict)
 
-Good and bad adapters of the handbook, three seeds each: those of `make bench-demo`, made where they are missing; untrained; over-trained until it
-forgets; trained on shuffled answers; trained on the test rows. Their questions are resampled from the stored answers,
-and every draw gets its verdict. Writes benchmarks/results/verdict.json, with the marks of every answer.
+Good and bad adapters of the handbook, three seeds each: those of `make bench-demo`, made where they are missing;
+untrained; over-trained until it forgets; trained on shuffled answers; trained on the test rows. Their questions are
+resampled from the stored answers, and every draw gets its verdict. Writes benchmarks/results/verdict.json, with the
+marks of every answer.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Answers from a model: batched, greedy unless asked otherwise, prompts encoded exactly as in training.
 
-What all prompts begin with is computed once, rows of like length share a batch, and a row that ended leaves it.
+What prompts begin with is computed once, rows of like length share a batch, and a row that ended leaves it.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 SHARED = 16  # tokens: a shorter common beginning is not worth a forward pass of its own
+FEW = 4  # prompts: fewer are not worth one either
 
 
 def generate_ids(
@@ -41,21 +43,31 @@ def generate_ids(
         done: called with the number of finished prompts after every batch.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    shared = Prefix(model, prompts)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        choose = chooser(temperature, seed + start)
-        for tokens in decode(model, [prompts[i] for i in rows], shared, choose, eos_token_id, max_new_tokens):
-            for place, token in tokens:
-                answers[rows[place]].append(token)
-        if done:
-            done(start + len(rows))
+    finished = 0
+    for group in _groups(prompts):
+        shared = Prefix(model, [prompts[i] for i in group])
+        for start in range(0, len(group), batch_size):
+            rows, choose = group[start : start + batch_size], chooser(temperature, seed + finished)
+            for tokens in decode(model, [prompts[i] for i in rows], shared, choose, eos_token_id, max_new_tokens):
+                for place, token in tokens:
+                    answers[rows[place]].append(token)
+            finished += len(rows)
+            if done:
+                done(finished)
     return answers
 
 
+def _groups(prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Places of prompts that begin alike (the same system text), by length; those that few share stay together."""
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        alike[tuple(prompts[i][:SHARED])].append(i)
+    rest = sorted((i for group in alike.values() if len(group) < FEW for i in group), key=lambda i: len(prompts[i]))
+    return [*(group for group in alike.values() if len(group) >= FEW), *([rest] if rest else [])]
+
+
 class Prefix:
-    """What all prompts begin with, its keys and values computed once."""
+    """What all prompts of a group begin with, its keys and values computed once."""
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[list[int]]) -> None:
         import torch

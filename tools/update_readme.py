@@ -62,6 +62,32 @@ def data(record: dict[str, Any]) -> str:
     )
 
 
+def verdicts(record: dict[str, Any]) -> str:
+    kinds: dict[str, list[dict[str, int]]] = {}
+    for name, found in record["figures"].items():
+        kinds.setdefault(name.partition(",")[0], []).append(found)
+    said = ("ship", "don't ship", "not enough evidence")
+    rows = ["| adapters | ship | don't ship | not enough evidence |", "|---|--:|--:|--:|"]
+    for kind, seeds in kinds.items():
+        rows.append(f"| {kind} | {' | '.join(str(sum(found.get(word, 0) for found in seeds)) for word in said)} |")
+    rates = ", ".join(f"{name} {rate:.1%}" for name, rate in record["rates"].items())
+    return "\n".join(rows) + (
+        f"\n\n{rates}. Three seeds of each kind, {record['draws']} draws of questions a seed from their stored answers; "
+        f"`make bench-verdict` on {record['date']}, {record['machine']}."
+    )
+
+
+def generate(record: dict[str, Any]) -> str:
+    rows = ["| | seconds | lora_kit is faster by | answers that differ |", "|---|--:|--:|--:|"]
+    for name, row in record["figures"].items():
+        times = f"{row['median']:.1f} ({row['least']:.1f} to {row['most']:.1f})"
+        rows.append(f"| {name} | {times} | {record['ratios'][name]:.2f}x | {record['differing'][name]} |")
+    return "\n".join(rows) + (
+        f"\n\n{record['questions']} questions to the embedded model in NF4 with an adapter, greedy, median of 5 rounds in "
+        f"turn (least to most); `make bench-generate` on {record['date']}, {record['machine']}."
+    )
+
+
 def phrasings(record: dict[str, Any]) -> str:
     rows = [f"| {wordings} | {share:.1%} |" for wordings, share in record["figures"]["learned_exact"].items()]
     head = ["| wordings of a fact in training | held-out wordings answered exactly |", "|--:|--:|"]
@@ -140,6 +166,8 @@ BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "train": train,
     "merge": merge,
     "latency": latency,
+    "verdict": verdicts,
+    "generate": generate,
 }
 
 
