@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lora_kit.evaluation.report import besides, changed, markdown_card, sample, terminal_table, write_html
+from lora_kit.evaluation.page import changed, sample, write_html
+from lora_kit.evaluation.report import besides, markdown_card, terminal_table
 
 EVIL = """<script>alert("x")</script>'|$title$\x1b[31m"""
 MODELS = ("base", "adapter", "merged")

@@ -24,7 +24,8 @@ from .inputs import evaluation_inputs
 from .leaks import leaked
 from .measures import MODELS, card_figures
 from .metrics import is_adrift, is_declined, is_exact, is_repetitive, rouge_l, split_style, token_f1
-from .report import terminal_table, write_html
+from .page import write_html
+from .report import terminal_table
 from .verdict import verdict
 
 if TYPE_CHECKING:
