@@ -93,6 +93,7 @@ def _bars_text(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def _figure_row(name: str, measured: dict[str, Any]) -> str:
+    change, _, ends = difference(measured, "merged").partition(" ")
     cells = []
     for model in MODELS:
         told, interval = value(measured, model)
@@ -100,7 +101,7 @@ def _figure_row(name: str, measured: dict[str, Any]) -> str:
         cells.append(f'<td data-label="{model}"{tone}><b>{told}</b> <small>{interval}</small></td>')
     return (
         f'<tr><th scope="row">{_html(name)}<small>{_html(meaning(measured))}</small></th>{"".join(cells)}'
-        f'<td data-label="to base">{_html(difference(measured, "merged"))}</td>'
+        f'<td data-label="to base"><b>{change}</b> <small>{ends}</small></td>'
         f'<td data-label="questions">{_html(measured["n"])}</td><td data-label="better">{better(measured)}</td></tr>'
     )
 
