@@ -61,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--to", default="adapter-zip", help="adapter-zip, gguf, gguf-q8_0 or ollama")
         if name == "merge":
             command.add_argument("--onto", default="original", choices=("original", "dequantized"), help="which base")
+        if name == "evaluate":
+            command.add_argument("--questions", metavar="FILE", help="your own questions with answers, as data is read")
+            command.add_argument("--harness", nargs="+", default=[], metavar="TASK", help="lm-eval's tasks besides")
         if name == "chat":
             command.add_argument("--adapter", help="which of the run's adapters answers, as handbook or triage")
             command.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; 2 at most")
@@ -110,7 +113,8 @@ def _demo(options: argparse.Namespace) -> int:
         options.profile = "tiny-cpu"  # a demo downloads nothing, also where a GPU is
     run = open_run(options)
     make(run, "merged")
-    evaluate(run)
+    told = options if options.command == "evaluate" else argparse.Namespace(questions=None, harness=[])
+    evaluate(run, questions=told.questions, harness=told.harness)
     return 0
 
 

@@ -1,0 +1,83 @@
+"""The exercises: each solution passes, each usual mistake is named, and nothing ever raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lora_kit.notebook import exercises, solved
+from lora_kit.notebook.exercises import EXERCISES
+
+Wrong = tuple[str, Callable[..., Any], str]
+WRONG: tuple[Wrong, ...] = (
+    ("quantized_bytes", lambda weights, block, scale_bytes: weights * 4 + weights / block * scale_bytes, "must be 36"),
+    ("quantized_bytes", lambda weights, block, scale_bytes: weights * 0.5, "must be 36, not 32"),
+    ("quantized_bytes", lambda weights, block, scale_bytes: weights * 0.5 + scale_bytes, "seven billion"),
+    ("quantized_bytes", lambda weights, block, scale_bytes: "36", "must return a number; it returns a str"),
+    ("llama2_prompt", lambda system, question: f"<s>[INST] {system} {question} [/INST]", "<<SYS>> is missing"),
+    ("llama2_prompt", lambda system, question: f"<s>[INST] <<SYS>>{system}<</SYS>>{question}[/INST]", "then must come"),
+    ("llama2_prompt", lambda system, question: solved.llama2_prompt(system, question) + " ", "then must come ''"),
+    ("lora_forward", lambda x, w, a, b, alpha: x @ w.T + alpha * (x @ a.T @ b.T), "with alpha 16 and r 2"),
+    ("lora_forward", lambda x, w, a, b, alpha: x @ w.T, "with alpha 16 and r 2, the output is off by"),
+    ("lora_forward", lambda x, w, a, b, alpha: (x @ w.T).T, "must have the shape (5, 4), not (4, 5)"),
+    ("lora_forward", lambda x, w, a, b, alpha: x @ w, "it raises RuntimeError"),
+    ("merged_weight", lambda w, a, b, alpha: w + b @ a, "with alpha 16 and r 2, the weight is off by"),
+    ("merged_weight", lambda w, a, b, alpha: w.add_(alpha / len(a) * (b @ a)), "changes W in place"),
+    ("merged_weight", lambda w, a, b, alpha: w + a @ b, "it raises RuntimeError"),
+    ("token_f1", lambda answer, reference: float(answer == reference), "('At six', 'at six'), F1 must be 1, not 0"),
+    (
+        "token_f1",
+        lambda answer, reference: (
+            len(set(answer.lower().split()) & set(reference.lower().split())) / max(1, len(set(answer.lower().split())))
+        ),
+        "F1 must be 0.666667, not 0.5",
+    ),
+    ("token_f1", lambda answer, reference: 1 / 0, "it raises ZeroDivisionError"),
+)
+
+
+def named(name: str, wrong: Callable[..., Any]) -> Callable[..., Any]:
+    def solution(*given: Any) -> Any:
+        return wrong(*given)
+
+    solution.__name__ = name
+    return solution
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_solution_passes_and_can_be_read(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exercises.check(getattr(solved, name))
+    exercises.solution(name)
+    out = capsys.readouterr().out
+    assert out.startswith(f"{name}: ok\ndef {name}(") and "return" in out
+
+
+@pytest.mark.parametrize(("name", "wrong", "said"), WRONG)
+def test_a_usual_mistake_is_named(
+    name: str, wrong: Callable[..., Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exercises.check(named(name, wrong))
+    out = capsys.readouterr().out
+    assert out.startswith(f"{name}: not yet. ") and said in out and f"exercises.hint({name!r})" in out
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+@pytest.mark.parametrize("nothing", [None, ...])
+def test_an_empty_cell_is_not_a_mistake(name: str, nothing: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    exercises.check(named(name, lambda *_: nothing))
+    assert "it returns nothing yet" in capsys.readouterr().out
+
+
+def test_hints_come_step_by_step_and_wrong_names_list_the_right_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    exercises.hint("token_f1")
+    first = capsys.readouterr().out
+    exercises.hint("token_f1", 3)
+    last = capsys.readouterr().out
+    assert first.count("\n") == 2 and "hint('token_f1', 2)" in first and last.count("\n") == 3
+    exercises.hint("tokens")
+    exercises.solution("tokens")
+    exercises.check(len)
+    out = capsys.readouterr().out
+    assert out.count("quantized_bytes, llama2_prompt") == 3
