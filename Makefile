@@ -7,7 +7,7 @@ SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs H
 
 .PHONY: help demo test lint types unit notebooks format scrub model handbook test-kills test-gpu clean \
   bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency \
-  bench-generate bench-verdict
+  bench-generate bench-verdict run-notebooks
 
 help:  ## this list
 	@echo "make TARGET   (with another Python: make PYTHON=/path/to/python3.12 TARGET)"
@@ -40,6 +40,10 @@ unit: .venv/ready  ## unit tests: CPU, no network
 notebooks: .venv/ready  ## the notebooks, run on the embedded model
 	rm -rf build/notebook-runs
 	$(SMALL) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider notebooks/
+
+run-notebooks: .venv/ready  ## run the notebooks in order and keep their outputs and seconds
+	PYTHONPATH=benchmarks $(BIN)/python tools/run_notebooks.py
+	$(BIN)/python tools/update_readme.py
 
 format: .venv/ready  ## put code and notebooks in order
 	$(BIN)/ruff check --fix .

@@ -13,7 +13,7 @@ from .manifests import check_files, shown
 from .profiles import PROFILES
 from .runs import Run
 
-STAGE_OF = {"prepare": "data", "train": "training", "merge": "merged"}
+STAGE_OF = {"prepare": "data", "train": "training"}
 HELP = {
     "doctor": "check this machine and say what to mend",
     "demo": "the whole way on the embedded model: prepare, train, merge, evaluate",
@@ -97,8 +97,6 @@ def _merge(options: argparse.Namespace) -> int:
     from .merging import merge
     from .pipeline import make
 
-    if options.onto == "original":
-        return _stage(options)
     run = open_run(options)
     make(run, "training")
     merge(run, onto=options.onto)

@@ -1,6 +1,7 @@
 """Run the notebooks and keep their outputs: python tools/run_notebooks.py [NAME ...]
 
-Each runs in its own kernel, in its own folder, as a reader would run it; what it prints is what is committed.
+Without names all of them run in their order, and their seconds become benchmarks/results/notebooks.json. Each runs in
+its own kernel, in its own folder, as a reader would run it; what it prints is what is committed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from record import head, store
 from scrub import NOTEBOOKS, scrub
 
 
@@ -33,5 +35,9 @@ if __name__ == "__main__":
     os.environ["LORA_KIT_PROGRESS"] = "off"  # a progress line has no last word worth keeping
     os.environ["LORA_KIT_PROFILE"] = "tiny-cpu"
     os.environ.pop("LORA_KIT_RUNS", None)
+    commit, seconds = head(), {}
     for name in sys.argv[1:] or sorted(path.stem for path in NOTEBOOKS.glob("0*.ipynb")):
-        print(f"{name}: {run(NOTEBOOKS / f'{name}.ipynb'):.0f} s", flush=True)
+        seconds[name] = round(run(NOTEBOOKS / f"{name}.ipynb"))
+        print(f"{name}: {seconds[name]} s", flush=True)
+    if not sys.argv[1:]:
+        store("notebooks", commit, figures=seconds)

@@ -88,6 +88,15 @@ def generate(record: dict[str, Any]) -> str:
     )
 
 
+def notebooks(record: dict[str, Any]) -> str:
+    rows = ["| notebook | seconds |", "|---|--:|"]
+    rows += [f"| {name.replace('_', ' ')} | {seconds} |" for name, seconds in record["figures"].items()]
+    return "\n".join(rows) + (
+        f"\n\nOne after the other on the embedded model, stages of earlier ones found; `make run-notebooks` on "
+        f"{record['date']}, {record['machine']}."
+    )
+
+
 def phrasings(record: dict[str, Any]) -> str:
     rows = [f"| {wordings} | {share:.1%} |" for wordings, share in record["figures"]["learned_exact"].items()]
     head = ["| wordings of a fact in training | held-out wordings answered exactly |", "|--:|--:|"]
@@ -184,6 +193,9 @@ def main() -> None:
         if name in records:
             readme = write_block(readme, name, block(records[name]))
     (ROOT / "README.md").write_text(readme)
+    if "notebooks" in records:
+        course = ROOT / "notebooks" / "README.md"
+        course.write_text(write_block(course.read_text(), "notebooks", notebooks(records["notebooks"])))
     (ROOT / "docs").mkdir(exist_ok=True)
     if "growth" in records:
         (ROOT / "docs" / "training_growth.png").write_bytes(png(growth_curves(records["growth"]["figures"])))
