@@ -22,7 +22,11 @@ def run(path: Path) -> float:
     start = time.time()
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
-        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+        notebook,
+        timeout=1200,
+        kernel_name="python3",
+        coalesce_streams=True,  # an answer that grew word by word is one text
+        resources={"metadata": {"path": path.parent}},
     ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of this machine

@@ -87,6 +87,9 @@ def make_card(
     asked = pick(asked or data.test, run.profile.evaluation.limit)
     if not asked:
         raise KitError("no question is held out: give some with lk.evaluate(run, questions='mine.jsonl')")
+    for row in asked:  # a check that fails should fail on a reference, before minutes of answers
+        for name, check in checks.items():
+            passed(name, check, row["messages"][-1]["content"])
     given = ask_all(run, asked, merged, tasks.measure(tokenizer) if tasks else lambda *_: None)
     rows = [judge(row, i, given, data.card, checks) for i, row in enumerate(asked)]
     learned, compared = leaked(given.encoded, data, tokenizer)
