@@ -265,5 +265,5 @@ def test_a_later_process_with_the_number_of_a_dead_one_is_no_writer(run: Run) ->
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
 def test_a_place_where_no_folder_can_be_made_is_refused() -> None:
-    with pytest.raises(KitError, match=r"cannot write .*/proc/nowhere/.*choose another place with lk\.Run\("):
+    with pytest.raises(KitError, match=r"cannot write .*/proc/nowhere/.*[Cc]hoose another place with lk\.Run\("):
         Run("tiny-cpu", root="/proc/nowhere")

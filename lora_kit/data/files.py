@@ -172,7 +172,7 @@ def _arrow(path: Path) -> Iterator[tuple[int, Any]]:
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
-    except (pa.ArrowException, UnicodeDecodeError, OverflowError, ValueError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OverflowError, ValueError, LookupError) as error:  # the last: pytz
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise KitError(f"{path.name} is not a readable {ending(path)} file: {reason}") from error
 
