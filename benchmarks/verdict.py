@@ -99,7 +99,7 @@ def answered(kind: str, seed: int, root: Path) -> dict[str, Any]:
         model: {mark: "".join(str(int(row["measures"][model][mark])) for row in rows) for mark in MARKS}
         for model in ("base", "merged")
     }
-    kinds, leaked = [row["kind"] for row in rows], "".join(str(int(row["leaked"])) for row in rows)
+    kinds, leaked = " ".join(row["kind"] for row in rows), "".join(str(int(row["leaked"])) for row in rows)
     return {"kinds": kinds, "leaked": leaked, "marks": marks, "noise": card["noise"], "decision": card["verdict"]}
 
 
@@ -114,7 +114,7 @@ def rows_of(stored: dict[str, Any]) -> list[dict[str, Any]]:
             "tokens": 1,
             "measures": {m: nothing | {mark: text[i] == "1" for mark, text in said[m].items()} for m in MODELS},
         }
-        for i, kind in enumerate(stored["kinds"])
+        for i, kind in enumerate(stored["kinds"].split())
     ]
 
 

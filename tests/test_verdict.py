@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +76,21 @@ def test_the_users_own_checks_are_rules_too() -> None:
     assert verdict(card(**{"behaved:polite": 0.9}))["decision"] == "ship"
     found = verdict(card(**{"behaved:polite": 0.89}))
     assert found["reasons"] == [f"behaved:polite 0.890 of {ENOUGH} questions, at least 0.9 is asked"]
+
+
+RECORD = Path(__file__).parents[1] / "benchmarks" / "results" / "verdict.json"
+
+
+@pytest.mark.parametrize("kind", ["good", "untrained", "forgets", "shuffled", "test rows"])
+def test_real_adapters_get_their_verdict_on_questions_drawn_again(kind: str) -> None:
+    from verdict import decisions
+
+    stored = json.loads(RECORD.read_text())["answers"]
+    mine = [answers for name, answers in stored.items() if name.startswith(kind)]
+    assert len(mine) == 3
+    draws = 10
+    shipped = sum(decisions(answers, draws)["ship"] for answers in mine)
+    if kind == "good":
+        assert shipped >= 0.9 * 3 * draws
+    else:
+        assert shipped <= 0.05 * 3 * draws
