@@ -8,22 +8,15 @@ bootstrap 95 % interval of the mean over the rounds. Writes results/latency.json
 from __future__ import annotations
 
 import argparse
-import random
 import time
 from typing import Any
 
 from record import head, store
 
 import lora_kit as lk
+from lora_kit.evaluation.intervals import interval
 
 TOKENS, PROMPTS = 64, 4
-
-
-def interval(values: list[float]) -> list[float]:
-    """Percentile bootstrap of the mean (Efron 1979)."""
-    draws = random.Random(0)
-    means = sorted(sum(draws.choices(values, k=len(values))) / len(values) for _ in range(2000))
-    return [means[50], means[1949]]
 
 
 def speed(model: Any, prompts: list[list[int]]) -> float:

@@ -191,7 +191,7 @@ def stream(
         seed: of the draws.
     """
     prompts = prompts_of([conversation], tokenizer)
-    check_room(len(prompts[0]), max_new_tokens, model.config.max_position_embeddings)
+    check_length(len(prompts[0]), max_new_tokens, model.config.max_position_embeddings)
     shared, said, shown = Prefix(model, prompts), [], ""
     for tokens in decode(model, prompts, shared, chooser(temperature, seed), tokenizer.eos_token_id, max_new_tokens):
         said.append(tokens[0][1])
@@ -201,7 +201,7 @@ def stream(
             yield text
 
 
-def check_room(longest: int, max_new_tokens: int, room: int) -> None:
+def check_length(longest: int, max_new_tokens: int, room: int) -> None:
     """Refuse a prompt that leaves no room for an answer.
 
     Raises:

@@ -1,6 +1,18 @@
 """Notebook 02: any dataset -> conversations -> ids and labels -> Arrow, with a report and a proof."""
 
-from .encoding import IGNORE, TAGS, Encoded, common_start, encode, encode_batch, encode_prompt, speaks_llama2, tags_in
+from .encoding import (
+    IGNORE,
+    TAGS,
+    Encoded,
+    common_start,
+    encode,
+    encode_batch,
+    encode_prompt,
+    last_answer,
+    run_start,
+    speaks_llama2,
+    tags_in,
+)
 from .leaks import near_duplicates
 from .proof import INVARIANTS, verify
 from .questions import question_files, read_questions
@@ -22,12 +34,14 @@ __all__ = [
     "encode",
     "encode_batch",
     "encode_prompt",
+    "last_answer",
     "load_prepared",
     "near_duplicates",
     "prepare",
     "question_files",
     "read_conversations",
     "read_questions",
+    "run_start",
     "some",
     "speaks_llama2",
     "tags_in",

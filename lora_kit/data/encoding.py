@@ -109,6 +109,19 @@ def common_start(rows: Sequence[list[int]]) -> list[int]:
     return first[:size]
 
 
+def last_answer(labels: Sequence[int]) -> tuple[int, int]:
+    """Where the last answer of a row begins and ends: the last run of learned ids."""
+    end = run_start(labels, len(labels), learned=False)
+    return run_start(labels, end, learned=True), end
+
+
+def run_start(labels: Sequence[int], place: int, *, learned: bool) -> int:
+    """Where the run of learned, or of not learned, ids that ends before `place` begins."""
+    while place and (labels[place - 1] != IGNORE) == learned:
+        place -= 1
+    return place
+
+
 def tags_in(text: str) -> list[str]:
     """The prompt format's own tags that stand in a text."""
     if "[" not in text and "<" not in text:  # what every tag begins with

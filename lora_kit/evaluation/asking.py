@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..adapters import load_adapter
 from ..base import load_tokenizer, locate
 from ..data import IGNORE, Encoded, encode_batch
-from ..generation import check_room, generate_ids, prompts_of, text_of
+from ..generation import check_length, generate_ids, prompts_of, text_of
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
 from ..training import Row, for_measuring, row_losses, trained_adapter
@@ -132,4 +132,6 @@ def _generate(
 def _check_room(run: Run, encoded: Sequence[Encoded]) -> None:
     """Refuse questions that leave no room for an answer, before any is asked."""
     room = json.loads((locate(run.profile.base) / "config.json").read_text())["max_position_embeddings"]
-    check_room(max(len(row.input_ids) - tokens_of(row) for row in encoded), run.profile.evaluation.max_new_tokens, room)
+    check_length(
+        max(len(row.input_ids) - tokens_of(row) for row in encoded), run.profile.evaluation.max_new_tokens, room
+    )

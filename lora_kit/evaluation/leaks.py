@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..data import TAGS, Conversation, Encoded, near_duplicates
+from ..data import TAGS, Conversation, Encoded, last_answer, near_duplicates, run_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,19 +34,11 @@ def leaked(asked: Sequence[Encoded], data: Prepared, tokenizer: PreTrainedTokeni
 
 def _last_turn(row: Encoded, index: int, tokenizer: PreTrainedTokenizerBase) -> Conversation:
     """The last question and answer as text, without the system text and the format's tags."""
-    end = _back(row.labels, len(row.labels), learned=False)
-    start = _back(row.labels, end, learned=True)
-    before = _back(row.labels, start, learned=False)
+    start, end = last_answer(row.labels)
+    before = run_start(row.labels, start, learned=False)
     parts = row.input_ids[before:start], row.input_ids[start:end]
     question, answer = (str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in parts)
     segments = [part.strip() for part in re.split("|".join(map(re.escape, TAGS)), question)]
     question = next((part for part in reversed(segments) if part), "")  # what stands after the last tag but one
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return Conversation(messages, index=index)
-
-
-def _back(labels: Sequence[int], place: int, *, learned: bool) -> int:
-    """Where the run of learned, or of not learned, ids that ends at `place` begins."""
-    while place and (labels[place - 1] >= 0) == learned:
-        place -= 1
-    return place

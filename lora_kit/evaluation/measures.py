@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..figures import MODELS as COLOURS
 from .intervals import DRAWS, ends, resampled, share_ends
 
 if TYPE_CHECKING:
     import numpy as np
 
-MODELS = ("base", "adapter", "merged")
+MODELS = tuple(COLOURS)
 ALL = ("fact", "decline", "general", "unseen")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..adapters import load_adapter
 from ..base import load_tokenizer
-from ..data import data_inputs, encode_batch, load_prepared
+from ..data import data_inputs, encode_batch, last_answer, load_prepared
 from ..generation import generate_ids
 from ..quantization import load_model, release
 from .comparing import Rows
@@ -52,7 +52,7 @@ def prompts(run: Run, count: int) -> tuple[list[list[int]], int]:
         learned = [(row["input_ids"], row["labels"]) for row in _spread(data.train, count - len(rows))]
         print(f"certificate: {unseen} rows are held out; {len(learned)} learned ones are asked besides")
         rows += learned
-    return [ids[: _answer_starts(labels)] for ids, labels in rows], unseen
+    return [ids[: last_answer(labels)[0]] for ids, labels in rows], unseen
 
 
 def say_minutes(rows: Rows, parameters: int, models: int, device: str) -> None:
@@ -74,13 +74,3 @@ def say_minutes(rows: Rows, parameters: int, models: int, device: str) -> None:
 def _spread(rows: list, count: int) -> list:  # type: ignore[type-arg]
     """At most `count` rows, evenly spaced."""
     return [rows[n * len(rows) // count] for n in range(count)] if len(rows) > count else list(rows)
-
-
-def _answer_starts(labels: list[int]) -> int:
-    """Where the last answer of a row begins."""
-    end = len(labels)
-    while end and labels[end - 1] < 0:
-        end -= 1
-    while end and labels[end - 1] >= 0:
-        end -= 1
-    return end
