@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .extras import export, push
     from .generation import answers
     from .merging import merge
+    from .notebook import settings
     from .pipeline import make
     from .profiles import PROFILES
     from .quantization import load_base, release
@@ -49,6 +50,7 @@ _ROOMS = {
     "release": "quantization",
     "save_adapter": "adapters",
     "set_adapter": "adapters",
+    "settings": "notebook",
     "train": "training",
     "trained_adapter": "training",
 }
@@ -74,6 +76,7 @@ __all__ = [
     "release",
     "save_adapter",
     "set_adapter",
+    "settings",
     "train",
     "trained_adapter",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from .data import load_prepared
 from .errors import KitError
 from .generation import stream
 from .manifests import read_manifest
+from .notebook import chat_box, widgets_shown
 from .progress import in_notebook
 from .quantization import load_base
 from .training import trained_adapter, trained_adapters
@@ -47,10 +47,10 @@ def chat(run: Run, question: str | None = None, *, adapter: str | None = None, t
     talk = Talk(run, adapter)
     if question:
         tell(talk, question, temperature)
-    elif in_notebook() and importlib.util.find_spec("ipywidgets"):
-        from .notebook import chat_box
-
+    elif widgets_shown():
         chat_box(talk, temperature)
+    elif in_notebook():
+        print(f"widgets are off: ask with lk.chat(run, 'your question'); adapters are {', '.join(talk.adapters)}")
     else:
         prompt(talk, temperature)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ def loss_curve(log: Sequence[dict[str, Any]]) -> Figure:
     Args:
         log: rows with "step", "loss" (nats a learned token), "learning_rate", and in some rows "evaluation_loss".
     """
-    with _paper(height=4.2) as figure:
+    with paper(4.2, _told_loss(log)) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         _draw_loss(above, log)
         below.plot([row["step"] for row in log], [row["learning_rate"] for row in log], color=FAINT, lw=1.2)
@@ -66,7 +65,7 @@ def before_after(figures: dict[str, dict[str, Any]]) -> Figure:
     """
     from matplotlib.patches import Patch
 
-    with _paper(height=1.2 + 0.95 * max(1, len(figures))) as figure:
+    with paper(1.2 + 0.95 * max(1, len(figures)), _told_bars(figures)) as figure:
         axes = figure.subplots()
         for row, measured in enumerate(figures.values()):
             for place, model in enumerate(MODELS):
@@ -76,8 +75,8 @@ def before_after(figures: dict[str, dict[str, Any]]) -> Figure:
         axes.set(xlim=(0, 1.12 * _longest(figures)), ylim=(len(figures) - 0.45, -0.55))
         axes.set_xlabel("share of the questions (kept: relative to the base); lines: 95 % intervals")
         axes.grid(axis="x")
-        _title(axes, "Before and after")
-        _legend(axes, [Patch(color=colour, label=model) for model, colour in MODELS.items()])
+        title(axes, "Before and after")
+        legend(axes, [Patch(color=colour, label=model) for model, colour in MODELS.items()])
     return figure
 
 
@@ -87,7 +86,7 @@ def growth_curves(figures: dict[str, dict[Any, dict[str, float]]]) -> Figure:
     Args:
         figures: what grows -> its values -> {"tokens_per_second": ...}.
     """
-    with _paper(height=3.0) as figure:
+    with paper(3.0, "Training speed in tokens a second, as one thing grows at a time.") as figure:
         plots = figure.subplots(1, len(figures), squeeze=False)[0]
         for axes, (name, measured) in zip(plots, figures.items(), strict=True):
             speeds = [row["tokens_per_second"] for row in measured.values()]
@@ -97,7 +96,7 @@ def growth_curves(figures: dict[str, dict[Any, dict[str, float]]]) -> Figure:
             axes.yaxis.set_major_formatter("{x:,.0f}")
             axes.grid(axis="y")
         plots[0].set_ylabel("tokens a second")
-        _title(plots[0], "Training speed")
+        title(plots[0], "Training speed")
     return figure
 
 
@@ -109,8 +108,13 @@ def png(figure: Figure) -> bytes:
 
 
 @contextmanager
-def _paper(height: float) -> Iterator[Figure]:
-    """An empty white figure of our own style, whatever style the user has set."""
+def paper(height: float, alt: str) -> Iterator[Figure]:
+    """An empty white figure of our own style, whatever style the user has set.
+
+    Args:
+        height: inches; the width is always the same.
+        alt: what the figure shows, in words, for those who do not see it.
+    """
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -119,7 +123,20 @@ def _paper(height: float) -> Iterator[Figure]:
         yield figure
         figure.draw_without_rendering()  # ticks are made when first drawn, and must take our colours
     # notebooks know how to show pyplot's figures only
-    figure._repr_png_ = partial(png, figure)  # type: ignore[attr-defined]
+    figure._repr_png_ = lambda: (png(figure), {"alt": alt})  # type: ignore[attr-defined]
+
+
+def _told_loss(log: Sequence[dict[str, Any]]) -> str:
+    ends = f"from {log[0]['loss']:.3g} to {log[-1]['loss']:.3g} in {len(log):,} steps" if log else "no steps"
+    return f"Training loss by step, {ends}; below it the learning rate."
+
+
+def _told_bars(figures: dict[str, dict[str, Any]]) -> str:
+    told = []
+    for name, measured in figures.items():
+        values = ((model, measured.get(model)) for model in MODELS)
+        told.append(f"{name}: " + ", ".join(f"{m} {'not measured' if v is None else f'{v:.2f}'}" for m, v in values))
+    return "Bars before and after. " + "; ".join(told) + "."
 
 
 def _draw_loss(axes: Axes, log: Sequence[dict[str, Any]]) -> None:
@@ -134,9 +151,9 @@ def _draw_loss(axes: Axes, log: Sequence[dict[str, Any]]) -> None:
         axes.plot(*pairs, "o--", color=MODELS["merged"], lw=1.2, ms=5, label="held-out rows")
     axes.set_ylabel("loss (nats a learned token)")
     axes.grid(axis="y")
-    _title(axes, "Training loss")
+    title(axes, "Training loss")
     axes.set_ylim(bottom=0)
-    _legend(axes, axes.get_lines())
+    legend(axes, axes.get_lines())
     if not log:
         axes.text(0.5, 0.5, "no steps in the log", transform=axes.transAxes, ha="center", color=FAINT)
         axes.tick_params(labelleft=False)  # a scale of nothing
@@ -152,15 +169,16 @@ def smooth(values: Sequence[float]) -> list[float]:
 def _draw_bar(axes: Axes, y: float, model: str, measured: dict[str, Any]) -> None:
     value, interval = measured.get(model), (measured.get("interval") or {}).get(model)
     if value is None:
-        axes.annotate(f"{model}: not measured", (0, y), (4, 0), **_beside(FAINT))
+        axes.annotate(f"{model}: not measured", (0, y), (4, 0), **beside(FAINT))
         return
     axes.barh(y, value, height=0.23, color=MODELS[model])
     if interval:
         axes.plot(interval, [y, y], color=INK, lw=1.3, marker="|", ms=5)
-    axes.annotate(f"{value:.2f}", (max([value, *(interval or [])]), y), (6, 0), **_beside(INK))
+    axes.annotate(f"{value:.2f}", (max([value, *(interval or [])]), y), (6, 0), **beside(INK))
 
 
-def _beside(colour: str) -> dict[str, Any]:
+def beside(colour: str) -> dict[str, Any]:
+    """How a number stands beside its bar."""
     return {"textcoords": "offset points", "va": "center", "fontsize": 8.5, "color": colour}
 
 
@@ -177,10 +195,11 @@ def _longest(figures: dict[str, dict[str, Any]]) -> float:
     return max([1.0, *(end for end in [*values, *ends] if end is not None and math.isfinite(end))])
 
 
-def _title(axes: Axes, text: str) -> None:
+def title(axes: Axes, text: str) -> None:
+    """The title, on the left."""
     axes.set_title(text, loc="left", fontsize=12, fontweight="bold", pad=14)
 
 
-def _legend(axes: Axes, handles: Sequence[Any]) -> None:
+def legend(axes: Axes, handles: Sequence[Any]) -> None:
     """A legend on the title's line, where it covers no data."""
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles), borderaxespad=0.2)

@@ -1,4 +1,4 @@
-"""What long work shows: one rewritten line in a terminal, plain lines in a log, a live line in a notebook.
+"""What long work shows: one rewritten line in a terminal, plain lines in a log, a live panel in a notebook.
 
     with Progress("training", total=480) as progress:
         for step in range(480):
@@ -10,12 +10,13 @@ LORA_KIT_PROGRESS=off keeps it quiet.
 
 from __future__ import annotations
 
-import html
 import os
 import shutil
 import sys
 import time
 from typing import Any
+
+from .panel import panel
 
 EVERY = {"terminal": 0.1, "notebook": 0.5, "log": 10.0}  # seconds between two showings, at least
 BAR = 20  # characters
@@ -27,10 +28,14 @@ class Progress:
     Args:
         title: what is being done.
         total: steps in all; 0 when nobody knows.
+        curve: the figure whose course a notebook draws.
+        hint: how to stop it, said in a notebook: while a cell runs, no button of it would be heard.
     """
 
-    def __init__(self, title: str, total: int) -> None:
+    def __init__(self, title: str, total: int, *, curve: str = "", hint: str = "") -> None:
         self.title, self.total = title, total
+        self.curve, self.hint = curve, hint
+        self._course: list[float] = []
         self.done = 0.0
         self.figures: dict[str, float] = {}
         self.mode = _mode()
@@ -46,6 +51,8 @@ class Progress:
         """Say that `done` steps are behind; figures such as `loss=0.7` stay until a newer value comes."""
         self.done = done
         self.figures |= figures
+        if self.curve in figures:
+            self._course.append(figures[self.curve])
         now = time.monotonic()
         if self.mode != "off" and now - self._shown_at >= EVERY[self.mode]:
             self._shown_at = now
@@ -65,17 +72,19 @@ class Progress:
         return [f"{name} {value:.4g}" for name, value in self.figures.items()]
 
     def _line(self, elapsed: float) -> str:
-        parts = [self.title, self._count(), *self._figures()]
-        if self.total:
-            share = min(max(self.done / self.total, 0.0), 1.0)
+        parts, share = [self.title, self._count(), *self._figures()], self._share()
+        if share is not None:
             parts.insert(1, f"[{'#' * int(share * BAR):.<{BAR}}] {share:4.0%}")
             if 0 < share < 1:
                 parts.append(f"{duration(elapsed / share * (1 - share))} left")
         return "  ".join(parts)
 
+    def _share(self) -> float | None:
+        return min(max(self.done / self.total, 0.0), 1.0) if self.total else None
+
     def _show(self, line: str, last: bool = False) -> None:
         if self.mode == "notebook":
-            self._show_in_notebook(line)
+            self._show_in_notebook(line, last)
         elif self.mode == "log":
             print(line, flush=True)
         else:  # a line that wraps could not be rewritten; a shorter one must cover the longer one before it
@@ -83,10 +92,11 @@ class Progress:
             print(f"\r{line:<{self._width}}", end="\n" if last else "", flush=True)
             self._width = len(line)
 
-    def _show_in_notebook(self, line: str) -> None:
+    def _show_in_notebook(self, line: str, last: bool) -> None:
         from IPython.display import display
 
-        data = {"text/plain": line, "text/html": f"<pre>{html.escape(line)}</pre>"}
+        shown = panel(line, self._share(), self._course, "" if last else self.hint)
+        data = {"text/plain": line, "text/html": shown}
         if self._handle is None:
             self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:

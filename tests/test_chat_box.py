@@ -63,15 +63,21 @@ def test_what_cannot_be_asked_is_said_in_the_box_and_it_goes_on(monkeypatch: pyt
     assert "When?" in base.value
 
 
-def test_chat_opens_the_box_in_a_notebook_and_a_prompt_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chat_opens_the_box_in_a_notebook_and_a_prompt_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     opened: list[str] = []
     monkeypatch.setattr(chatting, "Talk", lambda run, adapter: FakeTalk())
-    monkeypatch.setattr("lora_kit.notebook.chat_box", lambda talk, temperature: opened.append("box"))
+    monkeypatch.setattr(chatting, "chat_box", lambda talk, temperature: opened.append("box"))
     monkeypatch.setattr(chatting, "prompt", lambda talk, temperature: opened.append("prompt"))
-    for notebook in (True, False):
+    for widgets, notebook in ((True, True), (False, True), (False, False)):
+        monkeypatch.setattr(chatting, "widgets_shown", lambda widgets=widgets: widgets)
         monkeypatch.setattr(chatting, "in_notebook", lambda notebook=notebook: notebook)
         chatting.chat(None)  # type: ignore[arg-type]
     assert opened == ["box", "prompt"]
+    assert "widgets are off: ask with lk.chat(run, 'your question'); adapters are handbook, triage" in (
+        capsys.readouterr().out
+    )
 
 
 def test_the_prompt_answers_until_an_empty_line(

@@ -35,6 +35,29 @@ WRONG: tuple[Wrong, ...] = (
         "F1 must be 0.666667, not 0.5",
     ),
     ("token_f1", lambda answer, reference: 1 / 0, "it raises ZeroDivisionError"),
+    ("token_f1", lambda answer, reference: exit(), "it raises SystemExit"),
+    ("rounded_block", lambda weights, levels: solved.rounded_block(weights / 2, levels), "is off by"),
+    ("rounded_block", lambda weights, levels: weights, "for [0.2, -2.0, 1.4, 0.1], the result is off by"),
+    (
+        "rounded_block",
+        lambda weights, levels: (
+            levels[(weights[:, None] / weights.abs().max() - levels).abs().argmin(dim=1)] * weights.abs().max() + 0 / 1
+            if weights.any()
+            else weights / weights.abs().max()
+        ),
+        "a block of zeros has no largest weight",
+    ),
+    ("answer_labels", lambda ids, start: ids, "at place 0 must stand -100, not 1: it is only read"),
+    ("answer_labels", lambda ids, start: [-100] * start + ids[start:-1] + [-100], "the end token is learned"),
+    ("answer_labels", lambda ids, start: ids[start:], "labels are as many as ids: 5, not 2"),
+    ("answer_labels", lambda ids, start: [-100] * (start + 1) + ids[start + 1 :], "at place 3 must stand 29962"),
+    ("trained_parameters", lambda r, shapes: sum(r * rows * columns for rows, columns in shapes), "must be 65536"),
+    ("trained_parameters", lambda r, shapes: sum(2 * r * rows for rows, _ in shapes), "r 16 on 64 such"),
+    ("unmerged_weight", lambda merged, a, b, alpha: merged - b @ a, "the base's weight is off by"),
+    ("unmerged_weight", lambda merged, a, b, alpha: merged + alpha / len(a) * (b @ a), "the base's weight is off by"),
+    ("bootstrap_interval", lambda values, draws: (0.9, 0.9), "the share itself, 0.9, must lie inside"),
+    ("bootstrap_interval", lambda values, draws: (0.0, 1.0), "near 0.84 to 0.955, not 0.000 to 1.000"),
+    ("bootstrap_interval", lambda values, draws: 0.9, "it must return two numbers"),
 )
 
 

@@ -131,7 +131,9 @@ def test_nothing_global_changes():
 
 def test_same_figure_same_bytes_and_a_notebook_shows_it():
     first, second = (figures.loss_curve(make_log(6)) for _ in range(2))
-    assert figures.png(first) == figures.png(second) == first._repr_png_()
+    shown, metadata = first._repr_png_()
+    assert figures.png(first) == figures.png(second) == shown
+    assert metadata["alt"].startswith("Training loss by step, from")
 
 
 def test_model_colours_differ_in_grey_or_hue_and_stand_out_from_white():

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOUNDATION = {"errors", "disk", "overrides", "profiles", "base", "machine", "environment", "manifests", "runs"}
 LAYERS = (
-    FOUNDATION | {"progress", "figures"},
+    FOUNDATION | {"panel", "progress", "figures"},
     {"data", "quantization"},
     {"adapters", "generation"},
     {"training", "merging", "evaluation"},

@@ -56,7 +56,7 @@ class Report:
     def _repr_html_(self) -> str:
         lines = "\n".join(_lines(self.data))
         bars = "".join(_bar(b, max(self.data["histogram"]["rows"])) for b in _bins(self.data["histogram"]))
-        rows = "".join(f"<p style='line-height:1.9'>{_row_html(row)}</p>" for row in self.data["preview"])
+        rows = "".join(f"<p style='line-height:1.9'>{row_html(row)}</p>" for row in self.data["preview"])
         legend = " ".join(f"<span style='{style}'>{name}</span>" for name, style in STYLE.items())
         return (
             f"<pre>{html.escape(lines)}</pre><table>{bars}</table>"
@@ -65,7 +65,7 @@ class Report:
 
     def preview(self) -> str:
         """The first rows as plain text, learned tokens between ⟦ and ⟧."""
-        return "\n\n".join(_row_text(row) for row in self.data["preview"])
+        return "\n\n".join(row_text(row) for row in self.data["preview"])
 
 
 def make_report(
@@ -99,7 +99,7 @@ def make_report(
         "measures": measurable(held.test, card),
         "advice": advice(profile, found, encoder),
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken.count} for p in encoder.proofs.values()],
-        "preview": [_tokens(row, encoder.tokenizer) for row in preview],
+        "preview": [tokens_of(row, encoder.tokenizer) for row in preview],
     }
 
 
@@ -164,7 +164,8 @@ def _bar(pair: tuple[int, int], most: int) -> str:
     )
 
 
-def _tokens(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+def tokens_of(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """A row's tokens, each with id, text, and whether it is learned or special."""
     texts = tokenizer.convert_ids_to_tokens(row.input_ids)
     special = set(tokenizer.all_special_ids)
     return [
@@ -173,7 +174,8 @@ def _tokens(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, 
     ]
 
 
-def _row_html(row: list[dict[str, Any]]) -> str:
+def row_html(row: list[dict[str, Any]]) -> str:
+    """Tokens in colour: learned, only read, special; the id shows under the mouse."""
     return "".join(_token_html(token) for token in row)
 
 
@@ -184,7 +186,8 @@ def _token_html(token: dict[str, Any]) -> str:
     return f"<span style='{style}' title='id {token['id']}, {learned}'>{text}</span>&#8203;"
 
 
-def _row_text(row: list[dict[str, Any]]) -> str:
+def row_text(row: list[dict[str, Any]]) -> str:
+    """Tokens as plain text, learned ones between ⟦ and ⟧."""
     text, inside = "", False
     for token in row:
         text += "⟦" if token["learned"] and not inside else "⟧" if inside and not token["learned"] else ""

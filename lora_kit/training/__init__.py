@@ -1,7 +1,8 @@
 """Notebook 03: plan, batches, loss, the loop."""
 
-from .batches import Row, for_measuring
+from .batches import Row, all_steps, for_measuring
 from .guards import loss_ends
+from .loop import fit
 from .loss import row_losses
 from .planning import Plan, plan
 from .processes import first_goes_first, world
@@ -11,7 +12,9 @@ __all__ = [
     "Plan",
     "Row",
     "adapter_stage",
+    "all_steps",
     "first_goes_first",
+    "fit",
     "for_measuring",
     "loss_ends",
     "plan",

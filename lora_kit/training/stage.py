@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..runs import Run, Stage
 
 SHOWN = ("loss", "evaluation_loss", "learning_rate")  # of a log row, while training
+STOP = "To stop: interrupt the kernel (■). The step is finished and kept; run the cell again to go on."
 HELD_OUT = 64  # rows whose loss is measured during training
 
 
@@ -146,7 +147,7 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
 def _fit_and_show(model: PreTrainedModel, steps: list[list[Batch]], data: Prepared, run: Run, around: Around) -> State:
     around.held_out, around.layers = _held_out(data, run), layers_to_recompute(model, steps, run)
     send, written = around.seen, LiveLog(around.checkpoints.folder / "log.jsonl") if around.checkpoints else None
-    with Progress("training", len(steps)) as progress:
+    with Progress("training", len(steps), curve="loss", hint=STOP) as progress:
 
         def seen(row: LogRow) -> None:
             shown: dict[str, float] = {name: row[name] for name in SHOWN if name in row}

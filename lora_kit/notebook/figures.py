@@ -1,0 +1,119 @@
+"""The figures of the lessons: what fits on a card, NF4's levels, ranks compared, what an adapter has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..figures import FAINT, INK, MODELS, beside, legend, paper, title
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+
+GIB = 2**30
+T4_BYTES = int(14.74 * GIB)  # what a T4 gives a program; 16 GB are on the box
+PARTS = {  # parts of memory -> colour (Okabe and Ito's)
+    "weights": "#0072B2",
+    "gradients and optimizer": "#D55E00",
+    "activations": "#009E73",
+}
+
+
+def memory_bars(needs: Mapping[str, Mapping[str, float]], limit: float = T4_BYTES) -> Figure:
+    """Bars of what each way to train needs, against what the card has.
+
+    Args:
+        needs: way -> {"weights", "gradients and optimizer", "activations": bytes}; a missing part is nothing.
+        limit: bytes that the card gives.
+    """
+    totals = {way: sum(parts.values()) for way, parts in needs.items()}
+    told = ", ".join(f"{way} {total / GIB:.1f} GiB" for way, total in totals.items())
+    with paper(1.6 + 0.5 * len(needs), f"Memory bars: {told}; the card has {limit / GIB:.1f} GiB.") as figure:
+        axes = figure.subplots()
+        for row, parts in enumerate(needs.values()):
+            left = 0.0
+            for part, colour in PARTS.items():
+                axes.barh(row, parts.get(part, 0) / GIB, left=left, height=0.55, color=colour)
+                left += parts.get(part, 0) / GIB
+            axes.annotate(f"{left:.1f}", (left, row), (6, 0), **beside(INK))
+        axes.axvline(limit / GIB, color=INK, lw=1.3, ls="--")
+        axes.annotate("the card", (limit / GIB, -0.5), (4, 0), **beside(INK))
+        axes.set_yticks(range(len(needs)), list(needs))
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.set(xlim=(0, 1.15 * max([limit, *totals.values()]) / GIB), ylim=(len(needs) - 0.5, -0.8), xlabel="GiB")
+        _named(axes, "What fits", PARTS)
+    return figure
+
+
+def nf4_levels(weights: torch.Tensor, levels: torch.Tensor, block: int = 64) -> Figure:
+    """A histogram of weights, each over the largest of its block, with NF4's 16 levels upon it.
+
+    Args:
+        weights: any shape; as many as whole blocks are taken.
+        levels: the 16 levels, from -1 to 1.
+        block: weights that share one scale.
+    """
+    blocks = weights.detach().float().flatten()
+    blocks = blocks[: len(blocks) // block * block].view(-1, block)
+    scaled = (blocks / blocks.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)).flatten().cpu().numpy()
+    with paper(
+        3.2, "Histogram of scaled weights, a bell, with NF4's 16 levels: dense where weights are many."
+    ) as figure:
+        axes = figure.subplots()
+        axes.hist(scaled, bins=120, color=MODELS["adapter"], alpha=0.55)
+        for level in levels.tolist():
+            axes.axvline(level, color=MODELS["merged"], lw=1.2)
+        axes.set(xlabel="weight over the largest of its block", ylabel="weights", xlim=(-1.02, 1.02))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        _named(axes, "NF4's levels", {"weights": MODELS["adapter"], "levels": MODELS["merged"]})
+    return figure
+
+
+def rank_curve(losses: Mapping[int, float], base: float | None = None) -> Figure:
+    """The loss after a short training, by rank.
+
+    Args:
+        losses: r -> nats a learned token.
+        base: the loss before training, as a line.
+    """
+    told = ", ".join(f"r {r}: {loss:.2f}" for r, loss in losses.items())
+    with paper(3.0, f"Loss after a short training by rank: {told}.") as figure:
+        axes = figure.subplots()
+        axes.plot(range(len(losses)), list(losses.values()), "o-", color=MODELS["adapter"], lw=2, ms=6)
+        for place, loss in enumerate(losses.values()):
+            axes.annotate(f"{loss:.2f}", (place, loss), (0, 9), ha="center", **beside(INK))
+        axes.set_xticks(range(len(losses)), [str(r) for r in losses])
+        axes.set(xlabel="rank r", ylabel="loss (nats a learned token)", ylim=(0, 1.25 * max(losses.values())))
+        axes.grid(axis="y")
+        title(axes, "Rank is a knob")
+    return figure
+
+
+def singular_values(updates: Mapping[str, torch.Tensor], r: int) -> Figure:
+    """The singular values of learned updates B A, largest first: at most r of them are not zero.
+
+    Args:
+        updates: name -> the update, (out, in).
+        r: the adapter's rank.
+    """
+    import torch
+
+    with paper(3.2, f"Singular values of learned updates, falling; none after the {r}th.") as figure:
+        axes = figure.subplots()
+        for name, colour in zip(updates, PARTS.values(), strict=False):
+            values = torch.linalg.svdvals(updates[name].float().cpu()).tolist()
+            axes.plot(range(1, len(values) + 1), values, color=colour, lw=2, label=name)
+        axes.axvline(r, color=FAINT, lw=1.2, ls="--")
+        axes.annotate(f"r = {r}", (r, axes.get_ylim()[1]), (4, -8), **beside(INK))
+        axes.set(xlabel="which, largest first", ylabel="singular value", ylim=(0, None), xlim=(1, None))
+        title(axes, "What the update is made of")
+        legend(axes, axes.get_lines()[:-1])
+    return figure
+
+
+def _named(axes: Any, text: str, colours: Mapping[str, str]) -> None:
+    from matplotlib.patches import Patch
+
+    title(axes, text)
+    legend(axes, [Patch(color=colour, label=name) for name, colour in colours.items()])

@@ -1,0 +1,86 @@
+"""Short trainings of the embedded model, for what a notebook compares and a T4 has no time or memory for.
+
+They go through the same loop as `lk.train`, on a CPU, in every profile; nothing is stored.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from ..adapters import attach_lora
+from ..base import load_tokenizer, locate
+from ..data import encode_batch, read_conversations
+from ..profiles import profile
+from ..quantization import load_model, parameter_counts
+from ..training import Row, all_steps, fit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..profiles import Profile
+
+ROWS = 160  # of the handbook, so that a short training sees each row several times
+TINY = {"training__tokens_per_step": 512, "training__epochs": 100, "training__evaluations": 0}
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What a short training gave."""
+
+    model: PreTrainedModel
+    losses: list[float]  # nats a learned token, by step
+    seconds: float  # a step
+    trained: int  # parameters
+    frozen_bytes: int
+    training_bytes: int  # trained weights, their gradients, and AdamW's two numbers for each
+
+    @property
+    def loss(self) -> float:
+        """The mean of the last tenth of the steps."""
+        last = self.losses[-max(1, len(self.losses) // 10) :]
+        return sum(last) / len(last)
+
+
+def short_training(steps: int = 40, *, full: bool = False, **overrides: Any) -> Lab:
+    """Train the embedded model for a few steps on some rows of the handbook.
+
+    Args:
+        steps: of 512 tokens; 40 take some seconds on two cores.
+        full: train every weight instead of an adapter; needs quantization__kind="none".
+        overrides: single settings of the profile tiny-cpu, as in lora__r=4.
+
+    Raises:
+        KitError: a setting that does not exist or a value that does not fit.
+    """
+    chosen = profile("tiny-cpu", **TINY | overrides)
+    with redirect_stdout(io.StringIO()):
+        model = _model(chosen, full)
+    plan = all_steps(_rows(), chosen.training)[:steps]
+    log = fit(model, plan, chosen.training).log
+    counts = parameter_counts(model)
+    trained = counts["trainable"]["bytes"]
+    return Lab(
+        model,
+        losses=[row["loss"] for row in log],
+        seconds=log[-1]["seconds"] / len(log),
+        trained=counts["trainable"]["parameters"],
+        frozen_bytes=sum(part["bytes"] for part in counts.values()) - trained,
+        training_bytes=4 * trained,
+    )
+
+
+def _model(chosen: Profile, full: bool) -> PreTrainedModel:
+    model = load_model(chosen, locate(chosen.base))
+    return model.requires_grad_(True) if full else attach_lora(model, SimpleNamespace(profile=chosen))  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=1)
+def _rows() -> list[Row]:
+    base = profile("tiny-cpu").base
+    chats = [row.messages for row in read_conversations("handbook")][:ROWS]
+    return [Row(*row, number) for number, row in enumerate(encode_batch(chats, load_tokenizer(base)))]
