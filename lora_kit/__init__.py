@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .data import prepare
     from .environment import doctor, environment_report
     from .errors import KitError
-    from .evaluation import evaluate
+    from .evaluation import evaluate, read_answers
     from .extras import export, push
     from .generation import answers
     from .merging import merge
@@ -47,6 +47,7 @@ _ROOMS = {
     "plan": "training",
     "prepare": "data",
     "push": "extras",
+    "read_answers": "evaluation",
     "release": "quantization",
     "save_adapter": "adapters",
     "set_adapter": "adapters",
@@ -73,6 +74,7 @@ __all__ = [
     "plan",
     "prepare",
     "push",
+    "read_answers",
     "release",
     "save_adapter",
     "set_adapter",

@@ -79,6 +79,7 @@ def prepare_process(profile: Profile) -> str:
     Raises:
         KitError: the profile needs a GPU, and there is none, too old a one, or too few.
     """
+    machine.hush_bitsandbytes()
     count = machine.set_visible_gpus(profile)
     if problem := machine.gpu_problem(profile, count):
         raise KitError(problem)

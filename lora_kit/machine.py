@@ -6,6 +6,7 @@ GPUs are counted without starting CUDA (`device_count` asks the driver's tool), 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -138,3 +139,8 @@ def memory_gib() -> float:
 
     used = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else psutil.Process().memory_info().rss
     return float(used) / 2**30
+
+
+def hush_bitsandbytes() -> None:
+    """On a CPU it reports an optional kernel package as missing; the built-in code is what we want."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -7,7 +7,6 @@ W  ~  dequantize(NF4(W)):  16 levels, one float scale per 64 weights, the scales
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import re
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .base import locate
 from .environment import compute_dtype
 from .errors import KitError
+from .machine import hush_bitsandbytes
 from .profiles import Profile
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def load_model(profile: Profile, folder: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as bars
 
-    _hush()
+    hush_bitsandbytes()
     dtype = getattr(torch, compute_dtype(profile)[0])
     bars.disable_progress_bar()
     try:
@@ -100,7 +100,7 @@ def round_trip(profile: Profile) -> Callable[[str, torch.Tensor], torch.Tensor] 
     kind = profile.quantization.kind
     if kind == "none":
         return None
-    _hush()
+    hush_bitsandbytes()
     from bitsandbytes import functional
 
     dtype, device = getattr(torch, compute_dtype(profile)[0]), profile.device
@@ -117,11 +117,6 @@ def round_trip(profile: Profile) -> Callable[[str, torch.Tensor], torch.Tensor] 
         return functional.dequantize_4bit(packed, state)
 
     return there_and_back
-
-
-def _hush() -> None:
-    """On a CPU bitsandbytes reports an optional kernel package as missing; the built-in code is what we want."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def release(model: PreTrainedModel) -> None:

@@ -52,6 +52,8 @@ def test_memory_bars_add_up_and_show_the_card() -> None:
     figure = figures.memory_bars(needs)
     assert "LoRA 5.0 GiB, full 100.0 GiB; the card has 14.7 GiB" in alt(figure)
     assert [text.get_text() for text in figure.axes[0].texts] == ["5.0", "100.0", "the card"]
+    small = figures.memory_bars({"tiny": {"weights": 3 * 2**20}}, None)
+    assert alt(small) == "Memory bars: tiny 3.0 MiB."
 
 
 def test_levels_stand_on_the_histogram() -> None:

@@ -1,33 +1,43 @@
 """Run the notebooks and keep their outputs: python tools/run_notebooks.py [NAME ...]
 
-Without names all of them run in their order, and their seconds become benchmarks/results/notebooks.json. Each runs in
-its own kernel, in its own folder, as a reader would run it; what it prints is what is committed.
+Without names all of them run from nothing, in their order, and their seconds become benchmarks/results/notebooks.json.
+Each runs in its own kernel, as a reader would run it; what it prints is what is committed. Run folders lie in
+build/course, those of 00_all_in_one in build/all-in-one.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from record import head, store
 from scrub import NOTEBOOKS, scrub
 
+BUILD = NOTEBOOKS.parent / "build"
+ALL = "00_all_in_one"
+QUIET = {
+    "LORA_KIT_PROGRESS": "off",  # a progress line has no last word worth keeping
+    "LORA_KIT_WIDGETS": "off",  # their text says the same, and can be read on GitHub
+    "LORA_KIT_PROFILE": "tiny-cpu",
+}
 
-def run(path: Path) -> float:
-    """Execute one notebook in place and return the seconds it took."""
-    start = time.time()
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
-        notebook,
-        timeout=1200,
-        kernel_name="python3",
-        coalesce_streams=True,  # an answer that grew word by word is one text
-        resources={"metadata": {"path": path.parent}},
-    ).execute()
+
+def run(path: Path, place: Path) -> float:
+    """Execute one notebook in place, its run folders in `place`, and return the seconds it took.
+
+    Raises:
+        SystemExit: a cell failed or the kernel died; the message says which.
+    """
+    (place / "notebooks").mkdir(parents=True, exist_ok=True)
+    os.environ.update(QUIET | {"LORA_KIT_RUNS": str(place / "runs")})
+    start, notebook = time.time(), nbformat.read(path, as_version=4)
+    execute(notebook, path.stem, place / "notebooks")
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of this machine
     nbformat.write(notebook, path)
@@ -35,13 +45,36 @@ def run(path: Path) -> float:
     return time.time() - start
 
 
+def execute(notebook: nbformat.NotebookNode, name: str, folder: Path, timeout: int = 1200) -> None:
+    """Run every cell in a kernel that stands in `folder`.
+
+    Raises:
+        SystemExit: a cell failed or the kernel died; the message says which.
+    """
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        coalesce_streams=True,  # an answer that grew word by word is one text
+        resources={"metadata": {"path": folder}},
+    )
+    try:
+        client.execute()
+    except DeadKernelError:
+        done = sum(cell.get("execution_count") is not None for cell in notebook.cells if cell.cell_type == "code")
+        sys.exit(f"{name}: the kernel died in code cell {done + 1}. Most often the memory ran out; nothing was written")
+    except CellExecutionError as error:
+        sys.exit(f"{name}: {error.ename}: {error.evalue}\nin\n{str(error).partition('-----')[2][:600].strip('-')}")
+
+
 if __name__ == "__main__":
-    os.environ["LORA_KIT_PROGRESS"] = "off"  # a progress line has no last word worth keeping
-    os.environ["LORA_KIT_PROFILE"] = "tiny-cpu"
-    os.environ.pop("LORA_KIT_RUNS", None)
     commit, seconds = head(), {}
-    for name in sys.argv[1:] or sorted(path.stem for path in NOTEBOOKS.glob("0*.ipynb")):
-        seconds[name] = round(run(NOTEBOOKS / f"{name}.ipynb"))
+    names = sys.argv[1:] or sorted(path.stem for path in NOTEBOOKS.glob("0*.ipynb"))
+    if not sys.argv[1:]:
+        for folder in ("course", "all-in-one"):
+            shutil.rmtree(BUILD / folder, ignore_errors=True)
+    for name in names:
+        seconds[name] = round(run(NOTEBOOKS / f"{name}.ipynb", BUILD / ("all-in-one" if name == ALL else "course")))
         print(f"{name}: {seconds[name]} s", flush=True)
     if not sys.argv[1:]:
         store("notebooks", commit, figures=seconds)

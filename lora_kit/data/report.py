@@ -34,7 +34,7 @@ STYLE = {
 UNDERLINE = ";border-bottom:2px solid #2a7a2a"  # a learned special token shows both
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What is in the data, shown as text in a terminal and as HTML, with the mask preview, in a notebook."""
 
@@ -42,6 +42,8 @@ class Report:
 
     def __str__(self) -> str:
         return "\n".join(_lines(self.data))
+
+    __repr__ = __str__
 
     def line(self) -> str:
         """The report in one line, for data that was prepared before."""

@@ -72,6 +72,16 @@ def evaluate(
     return card
 
 
+def read_answers(run: Run) -> list[dict[str, Any]]:
+    """Every held-out question with its reference, the three answers, and how each was judged.
+
+    Raises:
+        KitError: the card is not made yet.
+    """
+    folder = run.need("evaluation", evaluation_inputs(run), made_by="lk.evaluate(run)")
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+
+
 def make_card(
     run: Run,
     data: Prepared,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 T4_BYTES = int(14.74 * GIB)  # what a T4 gives a program; 16 GB are on the box
 PARTS = {  # parts of memory -> colour (Okabe and Ito's)
     "weights": "#0072B2",
@@ -20,28 +20,33 @@ PARTS = {  # parts of memory -> colour (Okabe and Ito's)
 }
 
 
-def memory_bars(needs: Mapping[str, Mapping[str, float]], limit: float = T4_BYTES) -> Figure:
+def memory_bars(needs: Mapping[str, Mapping[str, float]], limit: float | None = T4_BYTES) -> Figure:
     """Bars of what each way to train needs, against what the card has.
 
     Args:
         needs: way -> {"weights", "gradients and optimizer", "activations": bytes}; a missing part is nothing.
-        limit: bytes that the card gives.
+        limit: bytes that the card gives; None where there is no card.
     """
     totals = {way: sum(parts.values()) for way, parts in needs.items()}
-    told = ", ".join(f"{way} {total / GIB:.1f} GiB" for way, total in totals.items())
-    with paper(1.6 + 0.5 * len(needs), f"Memory bars: {told}; the card has {limit / GIB:.1f} GiB.") as figure:
+    unit, name = (GIB, "GiB") if max([limit or 0, *totals.values()]) > GIB else (MIB, "MiB")
+    told = ", ".join(f"{way} {total / unit:.1f} {name}" for way, total in totals.items())
+    card = f"; the card has {limit / unit:.1f} {name}" if limit else ""
+    with paper(1.6 + 0.5 * len(needs), f"Memory bars: {told}{card}.") as figure:
         axes = figure.subplots()
-        for row, parts in enumerate(needs.values()):
+        for row, (way, parts) in enumerate(needs.items()):
             left = 0.0
             for part, colour in PARTS.items():
-                axes.barh(row, parts.get(part, 0) / GIB, left=left, height=0.55, color=colour)
-                left += parts.get(part, 0) / GIB
-            axes.annotate(f"{left:.1f}", (left, row), (6, 0), **beside(INK))
-        axes.axvline(limit / GIB, color=INK, lw=1.3, ls="--")
-        axes.annotate("the card", (limit / GIB, -0.5), (4, 0), **beside(INK))
+                axes.barh(row, parts.get(part, 0) / unit, left=left / unit, height=0.55, color=colour)
+                left += parts.get(part, 0)
+            axes.annotate(f"{totals[way] / unit:.1f}", (left / unit, row), (6, 0), **beside(INK))
+        if limit:
+            axes.axvline(limit / unit, color=INK, lw=1.3, ls="--")
+            axes.annotate("the card", (limit / unit, -0.5), (4, 0), **beside(INK))
         axes.set_yticks(range(len(needs)), list(needs))
         axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.set(xlim=(0, 1.15 * max([limit, *totals.values()]) / GIB), ylim=(len(needs) - 0.5, -0.8), xlabel="GiB")
+        axes.set(
+            xlim=(0, 1.15 * max([limit or 0, *totals.values()]) / unit), ylim=(len(needs) - 0.5, -0.8), xlabel=name
+        )
         _named(axes, "What fits", PARTS)
     return figure
 

@@ -35,13 +35,16 @@ class Settings:
     def __init__(self, base: str = "auto", data: Any = "handbook", changes: str = "") -> None:
         self.base, self.data, self.changes = base, data, changes
 
-    def run(self) -> Run:
+    def run(self, **given: Any) -> Run:
         """The run of what is chosen now.
+
+        Args:
+            given: what `lk.Run` takes, instead of the choice: other data, a name, single settings.
 
         Raises:
             KitError: no such base or setting; the message lists the right ones.
         """
-        return Run(data=self.data, **self._given())
+        return Run(**{"data": self.data} | self._given() | given)
 
     def problem(self) -> str | None:
         """What is wrong with the choice, or None; nothing is made."""

@@ -1,6 +1,6 @@
 """Notebook 03: plan, batches, loss, the loop."""
 
-from .batches import Row, all_steps, for_measuring
+from .batches import Row, all_steps, for_measuring, rows_of
 from .guards import loss_ends
 from .loop import fit
 from .loss import row_losses
@@ -20,6 +20,7 @@ __all__ = [
     "plan",
     "read_log",
     "row_losses",
+    "rows_of",
     "train",
     "train_inputs",
     "trained_adapter",
