@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ HELP = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 when it went well, 1 when a check failed, 2 for a mistake of the user's."""
     options = parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without our signs gets other ones, and no error
+        sys.stdout.reconfigure(errors="replace")
     if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one speaks
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
@@ -38,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("\nstopped; finished stages are kept", file=sys.stderr)
         return 130
@@ -50,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in HELP.items():
-        command = commands.add_parser(name, help=text, description=text)
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         command.add_argument("--profile", help=f"one of {', '.join(PROFILES)}; by default what the machine can do")
         command.add_argument("--root", help="where run folders live; by default LORA_KIT_RUNS or ./runs")
         if name not in ("doctor", "runs"):

@@ -20,7 +20,7 @@ from .training import trained_adapter, trained_adapters
 if TYPE_CHECKING:
     from .runs import Run
 
-WARMEST = 2.0  # temperature; above, answers are noise
+COOLEST, WARMEST = 0.01, 2.0  # temperature; below, numbers overflow; above, answers are noise
 
 
 def chat(run: Run, question: str | None = None, *, adapter: str | None = None, temperature: float = 0.0) -> None:
@@ -38,8 +38,8 @@ def chat(run: Run, question: str | None = None, *, adapter: str | None = None, t
     Raises:
         KitError: no such adapter, it is not trained yet, a wrong temperature, or the question cannot be encoded.
     """
-    if not isinstance(temperature, int | float) or not 0 <= temperature <= WARMEST:
-        raise KitError(f"temperature={temperature!r} must be a number from 0 to {WARMEST:g}")
+    if not isinstance(temperature, int | float) or not (temperature == 0 or COOLEST <= temperature <= WARMEST):
+        raise KitError(f"temperature={temperature!r} must be 0, or a number from {COOLEST:g} to {WARMEST:g}")
     if question is not None and not isinstance(question, str):
         raise KitError(f"question={question!r} must be a text")
     if adapter is not None and not isinstance(adapter, str):
@@ -63,8 +63,14 @@ class Talk:
         self.adapter = self._known(adapter or own.parent.name)
         self._run, self._tokenizer = run, load_tokenizer(run.profile.base)
         self._model = load_base(run)
-        for name, folder in self._found.items():
-            load_adapter(self._model, folder, adapter=name)
+        for name, folder in list(self._found.items()):
+            try:
+                load_adapter(self._model, folder, adapter=name)
+            except KitError as error:
+                if name == self.adapter:
+                    raise
+                print(f"adapter {name!r} is left out: {error}")
+                del self._found[name]
 
     @property
     def adapters(self) -> list[str]:
@@ -80,6 +86,8 @@ class Talk:
 
     def ask(self, question: str, temperature: float = 0.0) -> Iterator[tuple[str, str]]:
         """("base" or "tuned", its answer so far), growing; first the one, then the other."""
+        if not question.strip():
+            raise KitError("the question is empty")
         messages = [*_before(self._run, self._found[self.adapter]), {"role": "user", "content": question}]
         limit = self._run.profile.evaluation.max_new_tokens
         for who, active in (("base", None), ("tuned", self.adapter)):
@@ -108,6 +116,7 @@ def tell(talk: Talk, question: str, temperature: float) -> None:
 
 def prompt(talk: Talk, temperature: float) -> None:
     """Questions from the terminal until an empty line; `:name` switches the adapter, a mistake changes nothing."""
+    print(f"An empty line ends it; :NAME switches the adapter ({', '.join(talk.adapters)}).")
     for asked in iter(_typed, ""):
         try:
             if asked.startswith(":"):
@@ -122,7 +131,12 @@ def prompt(talk: Talk, temperature: float) -> None:
 def _before(run: Run, adapter: Path) -> list[dict[str, Any]]:
     """The system text that the adapter was trained with."""
     folder = run.find("data", read_manifest(adapter.parent)["inputs"]["data"])
-    system = load_prepared(folder).card.get("system") if folder else None
+    if folder is None:
+        raise KitError(
+            f"the prepared data of adapter {adapter.parent.name!r} are gone, and with them the system text that it was "
+            "trained with: make them again with lk.prepare(run)"
+        )
+    system = load_prepared(folder).card.get("system")
     return [{"role": "system", "content": system}] if system else []
 
 

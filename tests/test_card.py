@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import lora_kit as lk
-from lora_kit.data import Encoded, data_inputs, encode_batch, load_prepared
+from lora_kit.data import Encoded, data_inputs, encode_batch, load_prepared, read_questions
 from lora_kit.evaluation import evaluation_inputs, headline
 from lora_kit.evaluation.asking import Answer, Answers, reference_losses
-from lora_kit.evaluation.card import judge, noise, pick
+from lora_kit.evaluation.card import judge, measures_of, noise, pick
 from lora_kit.evaluation.leaks import leaked
 from lora_kit.evaluation.measures import MODELS, card_figures
 
@@ -26,7 +27,7 @@ def row(kind: str, *given: str, accepted: tuple[str, ...] = ("The gate opens at 
     messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": accepted[0]}]
     said = {model: [Answer(text, True, 1.0)] for model, text in zip(MODELS, given, strict=True)}
     answers = Answers([Encoded([1, 2, 3], [-100, 2, 3])], said, {})
-    return judge({"kind": kind, "messages": messages, "accepted": list(accepted)}, 0, answers, CARD, {})
+    return judge({"kind": kind, "messages": messages, "accepted": list(accepted)}, 0, answers, CARD)
 
 
 LEARNED = {"learned_exact", "learned_f1", "learned_rouge_l", "learned_perplexity"}
@@ -181,8 +182,8 @@ def test_own_questions_and_checks_make_a_card_of_their_own(done: lk.Run, tmp_pat
     assert card["figures"]["behaved:is_short"]["merged"] == 1.0
     assert card["figures"]["kept"]["merged"] is None and card["verdict"]["decision"] != "ship"
     assert "behaved:is_short" in capsys.readouterr().out
-    folder = done.find("evaluation", evaluation_inputs(done, file, {"is_short": is_short}))
-    assert folder is not None and "Where is the sauna?" in (folder / "report.html").read_text()
+    pages = [page.read_text() for page in done.path.glob("evaluation*/report.html")]
+    assert any("Where is the sauna?" in page and "behaved:is_short" in page for page in pages)
     assert lk.evaluate(done)["questions"] == "held out"  # the other card is kept
 
 
@@ -190,16 +191,90 @@ def has_no_answer(answer: str) -> bool:
     raise ValueError(f"cannot judge {answer}")
 
 
+def says_no(answer: str) -> str:
+    return "no"
+
+
+def shorter_than(letters: int) -> Any:
+    def short(answer: str) -> bool:
+        return len(answer) < letters
+
+    return short
+
+
+def test_a_changed_check_is_another_card_and_asks_no_model(done: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    lk.evaluate(done)
+    monkeypatch.setattr("lora_kit.evaluation.card.ask_all", lambda *_: pytest.fail("asked again"))
+    shares = [lk.evaluate(done, checks=[shorter_than(n)])["figures"]["behaved:short"]["merged"] for n in (0, 10_000, 0)]
+    assert shares == [0.0, 1.0, 0.0]
+    assert "behaved:short" not in lk.evaluate(done)["figures"]
+
+
+def test_a_damaged_card_is_said(done: lk.Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("question,answer\nWho is in the tower?,Nobody.\n")
+    lk.evaluate(done, questions=tmp_path / "mine.csv")
+    folder = done.find("evaluation", evaluation_inputs(done, tmp_path / "mine.csv"))
+    assert folder is not None
+    (folder / "report_card.json").write_text("{}")
+    with pytest.raises(lk.KitError, match="is missing or damaged: delete the folder"):
+        lk.evaluate(done, questions=tmp_path / "mine.csv")
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("Who?", "Mina.", "Decline")], "mine.jsonl row 1: has the kind 'Decline'; it must be one of fact, decline"),
+        ([("Who?", "Mina.", "fact"), ("who?", "I do not know.", "decline")], "row 2 asks what .* row 1 asks"),
+    ],
+)
+def test_kinds_of_own_questions_are_checked(
+    done: lk.Run, tmp_path: Path, rows: list[tuple[str, str, str]], message: str
+) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({"question": q, "answer": a, "kind": k}) + "\n" for q, a, k in rows))
+    with pytest.raises(lk.KitError, match=message):
+        lk.evaluate(done, questions=file)
+
+
+def test_own_questions_are_asked_as_the_held_out_ones_are(
+    done: lk.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, file = load_prepared(done.path / "data"), tmp_path / "mine.jsonl"
+    wanted = [row for row in data.test if row["kind"] in ("fact", "general")]
+    given = [
+        {"question": row["messages"][-2]["content"], "answer": row["messages"][-1]["content"], "kind": row["kind"]}
+        for row in wanted
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*given, given[0]]))
+    tokenizer = lk.load_tokenizer(done.profile.base)
+    asked = read_questions(str(file), done.profile.data, tokenizer, data.card["system"])
+    assert [row["messages"] for row in asked] == [row["messages"] for row in wanted]
+    assert "1 row of" in capsys.readouterr().out
+
+
+def test_the_answer_is_right_besides_what_else_is_accepted() -> None:
+    said = Answer("The gate opens at six.", True, 0.1)
+    told = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "The gate opens at six."}]
+    question = {"kind": "fact", "messages": told, "accepted": ["At six."]}
+    assert measures_of(said, question, CARD)["right"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"questions": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ({"questions": "nowhere.jsonl"}, "questions='nowhere.jsonl'"),
         ({"checks": [len, len]}, "a name of its own"),
         ({"checks": [lambda answer: True]}, "use def"),
         ({"checks": ["polite"]}, "must be functions"),
+        ({"checks": has_no_answer}, "checks must be a list of functions"),
+        ({"checks": None}, "checks must be a list of functions"),
+        ({"checks": [says_no]}, "the check 'says_no' must say True or False; on the answer .* it gives 'no'"),
+        ({"questions": ""}, "questions is empty"),
+        ({"harness": [5]}, "harness must be a list of names"),
         ({"checks": [has_no_answer]}, "the check 'has_no_answer' fails on the answer"),
         ({"harness": ["hellaswog"]}, "no task 'hellaswog'; near are hellaswag"),
-        ({"harness": "hellaswag"}, "must be a list"),
+        ({"harness": "hellaswag"}, "must be a list of names, as in"),
         ({"harness": ["nowhere.yaml"]}, "nowhere.yaml cannot be read"),
     ],
 )

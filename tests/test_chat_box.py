@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import lora_kit as lk
 from lora_kit import chatting
 from lora_kit.errors import KitError
 from lora_kit.notebook import chat_box
+
+from .models import SHORT
 
 
 class FakeTalk:
@@ -86,6 +91,28 @@ def test_the_prompt_answers_until_an_empty_line(
     typed = iter(["When?", ":triage", ""])
     monkeypatch.setattr(chatting, "_typed", lambda: next(typed))
     chatting.prompt(FakeTalk(), 0.0)  # type: ignore[arg-type]
-    assert (
-        capsys.readouterr().out == "  base: base says <b>When?</b>\n tuned: tuned says <b>When?</b>\nadapter 'triage'\n"
+    assert capsys.readouterr().out == (
+        "An empty line ends it; :NAME switches the adapter (handbook, triage).\n"
+        "  base: base says <b>When?</b>\n tuned: tuned says <b>When?</b>\nadapter 'triage'\n"
     )
+
+
+def test_chat_without_the_prepared_data_is_refused(done: lk.Run, tmp_path: Path) -> None:
+    copy = lk.Run("tiny-cpu", root=tmp_path, name="short", **SHORT)
+    for name in ("data", "training"):
+        shutil.copytree(done.path / name, copy.path / name)
+    shutil.copytree(done.path / "training" / "handbook", copy.path / "training" / "broken")
+    (copy.path / "training" / "broken" / "adapter" / "adapter_model.safetensors").write_bytes(b"")
+    talk = chatting.Talk(copy)
+    assert list(talk.adapters) == ["handbook"]  # what is broken is left out, and said
+    with pytest.raises(KitError, match="the question is empty"):
+        next(talk.ask(" "))
+    shutil.rmtree(copy.path / "data")
+    with pytest.raises(KitError, match="prepared data of adapter 'handbook' are gone"):
+        next(talk.ask("When?"))
+
+
+@pytest.mark.parametrize("temperature", [-1, 1e-320, 0.001, 3, "hot", float("nan")])
+def test_temperatures_that_would_overflow_are_refused(done: lk.Run, temperature: Any) -> None:
+    with pytest.raises(KitError, match=r"must be 0, or a number from 0\.01 to 2"):
+        lk.chat(done, "When?", temperature=temperature)

@@ -106,7 +106,7 @@ def test_the_command_line_shows_the_card_of_a_finished_run(done: lk.Run, capsys:
         ({"question": "word " * 3000}, "leaves|more than the 512 that this model can hold"),
         ({"question": 5}, "question=5 must be a text"),
         ({"adapter": ["a", "b"]}, "must be the name of one adapter"),
-        ({"temperature": 3}, "temperature=3 must be a number from 0 to 2"),
+        ({"temperature": 3}, "temperature=3 must be 0, or a number from 0.01 to 2"),
     ],
 )
 def test_what_cannot_be_chatted_is_said(done: lk.Run, given: dict[str, object], message: str) -> None:

@@ -94,3 +94,19 @@ def test_real_adapters_get_their_verdict_on_questions_drawn_again(kind: str) -> 
         assert shipped >= 0.9 * 3 * draws
     else:
         assert shipped <= 0.05 * 3 * draws
+
+
+def test_few_questions_that_show_no_rise_are_no_evidence_either() -> None:
+    found = verdict(card(n=3, rise=0.0))
+    assert found["decision"] == "not enough evidence"
+    lone = card(n=1)
+    lone["figures"]["learned_exact"]["difference"] = {}  # one question has no interval
+    assert verdict(lone)["decision"] == "not enough evidence"
+    assert any("1 question, " in reason for reason in verdict(lone)["reasons"])
+
+
+def test_questions_that_were_learned_are_named_also_where_a_rule_is_broken() -> None:
+    told = card(n=100, kept=0.1)
+    told["leaked"]["questions"] = 100
+    reasons = verdict(told)["reasons"]
+    assert [reason.split()[0] for reason in reasons] == ["kept", "100"]

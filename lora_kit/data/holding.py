@@ -111,7 +111,7 @@ def stop_at_bad_rows(found: Survey, good: int, data: Data, what: str) -> None:
     """
     if found.refused and data.bad_rows == "stop":
         said = "; ".join(str(rows) for rows in found.bad.values())
+        way_out = ", or leave them out with data__bad_rows=drop" if what == "the data" else " in the file"
         raise KitError(
-            f"{found.refused:,} of {found.refused + good:,} rows of {what} cannot be used: {said}. "
-            "Mend them, or leave them out with data__bad_rows=drop"
+            f"{found.refused:,} of {found.refused + good:,} rows of {what} cannot be used: {said}. Mend them{way_out}"
         )

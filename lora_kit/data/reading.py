@@ -61,6 +61,7 @@ class Reader:
     keep_tags: bool = False
     shape: Shape | None = None
     system: str | None = None  # the first system text that stands there
+    ours: bool = False  # questions: the columns "kind" and "accepted" are always ours
     judged: bool = False  # whether the columns "kind" and "accepted" are ours
     known: frozenset[str] = frozenset()  # columns that are read
     unused: dict[str, None] = field(default_factory=dict)  # columns that hold something and are not read, in order
@@ -110,15 +111,16 @@ class Reader:
         except KitError as error:
             raise KitError(f"{place}: {error}") from error
         kind, accepted = row.get("kind"), row.get("accepted")
-        self.judged = kind in KINDS if isinstance(kind, str) else isinstance(accepted, list) and bool(accepted)
+        known = kind in KINDS if isinstance(kind, str) else isinstance(accepted, list) and bool(accepted)
+        self.judged = self.ours or known
         self.known = frozenset({*self.shape.columns, "system", "id", *(OURS if self.judged else ())})
 
     def _judged(self, conversation: Conversation, row: dict[str, Any]) -> Conversation:
         if not self.judged:
             return conversation
-        kind, accepted = row.get("kind", "fact"), row.get("accepted") or conversation.accepted
+        kind, accepted = row.get("kind") or "fact", row.get("accepted") or conversation.accepted
         if kind not in KINDS:
-            raise KitError(f"has the kind {kind!r}; it must be one of {', '.join(KINDS)}, as in the first row")
+            raise KitError(f"has the kind {kind!r}; it must be one of {', '.join(KINDS)}")
         if not isinstance(accepted, list) or not all(isinstance(answer, str) for answer in accepted):
             raise KitError(f"accepted must be a list of texts; it is {accepted!r}")
         return replace(conversation, kind=kind, accepted=accepted, about=str(row.get("about") or ""))

@@ -88,17 +88,20 @@ class Fitter:
         return None
 
 
-def stop_at_long_rows(fitter: Fitter, data: Data) -> None:
+def stop_at_long_rows(fitter: Fitter, data: Data, what: str = "the data") -> None:
     """Refuse rows of too many tokens, unless the user said what to do with them.
 
     Raises:
         KitError: with their numbers and the ways out.
     """
     if fitter.too_long.count and data.too_long == "stop":
+        way_out = (
+            "Raise data__max_length, leave them out with data__too_long=drop, or cut whole turns from their front "
+            "with data__too_long=shorten"
+        )
         raise KitError(
-            f"{some(fitter.too_long.count)} of more tokens than max_length={data.max_length} (the longest "
-            f"{fitter.longest_seen:,}): {fitter.too_long}. Raise data__max_length, leave them out with "
-            "data__too_long=drop, or cut whole turns from their front with data__too_long=shorten"
+            f"{some(fitter.too_long.count)} of {what} of more tokens than max_length={data.max_length} (the longest "
+            f"{fitter.longest_seen:,}): {fitter.too_long}. {way_out if what == 'the data' else 'Shorten them'}"
         )
 
 

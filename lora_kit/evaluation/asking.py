@@ -49,7 +49,6 @@ def ask_all(run: Run, questions: Sequence[dict[str, Any]], merged: Path, beside:
     """Every question to base, base + adapter, and the merged model."""
     tokenizer = load_tokenizer(run.profile.base)
     encoded = encode_batch([row["messages"] for row in questions], tokenizer)
-    _check_room(run, encoded)
     with Progress("answers", 3 * len(questions)) as progress:
 
         def one(name: str, model: PreTrainedModel, before: int) -> list[Answer]:
@@ -129,8 +128,9 @@ def _generate(
     )
 
 
-def _check_room(run: Run, encoded: Sequence[Encoded]) -> None:
+def check_room(run: Run, questions: Sequence[dict[str, Any]]) -> None:
     """Refuse questions that leave no room for an answer, before any is asked."""
+    encoded = encode_batch([row["messages"] for row in questions], load_tokenizer(run.profile.base))
     room = json.loads((locate(run.profile.base) / "config.json").read_text())["max_position_embeddings"]
     check_length(
         max(len(row.input_ids) - tokens_of(row) for row in encoded), run.profile.evaluation.max_new_tokens, room

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from ..base import load_tokenizer
 from ..data import Prepared, data_inputs, load_prepared, read_questions
 from ..errors import KitError
-from ..manifests import shown
+from ..manifests import check_files, fingerprint, shown
 from ..merging import merge_inputs
 from ..training import adapter_stage, read_log, train_inputs
-from .asking import Answer, Answers, ask_all, tokens_of
+from .asking import Answer, Answers, ask_all, check_room, tokens_of
 from .checks import Check, named, passed
 from .harness import Harness
 from .inputs import evaluation_inputs
@@ -29,7 +29,7 @@ from .report import terminal_table
 from .verdict import verdict
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from ..runs import Run, Stage
 
 Card = dict[str, Any]
 
@@ -46,8 +46,10 @@ def evaluate(
     Args:
         run: its adapter is trained and merged.
         questions: a file of your own questions with reference answers, asked instead of the held-out ones. Rows are
-            read as data is; a column `kind` (fact, decline, general, unseen) and a list `accepted` may stand beside.
-        checks: functions that take an answer and say whether it is as it should be; each becomes a figure of its name.
+            read as data is; a column `kind` (fact, decline, general, unseen) and a list of further right answers,
+            `accepted`, may stand beside. The adapter's system text goes before all but general ones.
+        checks: functions that take an answer and say True or False; each becomes a figure of its name. The models are
+            not asked again for them.
         harness: tasks of lm-eval by name, or YAML files of your own tasks, run on all three models besides
             (`pip install lora-kit[harness]`). They take minutes to hours and may download data.
 
@@ -57,16 +59,12 @@ def evaluate(
     """
     own = named(checks)
     tasks = Harness(harness) if harness else None
-    inputs = evaluation_inputs(run, questions, own, harness)
-    folder = run.find("evaluation", inputs)
-    if folder is None:
-        data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
-        run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
-        with run.writing("evaluation", inputs) as stage:
-            card = make_card(run, data, stage.folder, questions, own, tasks)
-            stage.figures |= card["figures"]
-            folder = stage.target
-    card = json.loads((folder / "report_card.json").read_text())
+    inputs = evaluation_inputs(run, questions, harness)
+    folder = run.find("evaluation", inputs) or _ask(run, inputs, questions, own, tasks)
+    check_files(folder)
+    if own:
+        folder = _check(run, inputs, folder, own)
+    card: Card = json.loads((folder / "report_card.json").read_text())
     print(terminal_table(card))
     print(f"report: {shown(folder / 'report.html')}\n  card: {shown(folder / 'report_card.json')}")
     return card
@@ -78,30 +76,74 @@ def read_answers(run: Run) -> list[dict[str, Any]]:
     Raises:
         KitError: the card is not made yet.
     """
-    folder = run.need("evaluation", evaluation_inputs(run), made_by="lk.evaluate(run)")
+    return _answers(run.need("evaluation", evaluation_inputs(run), made_by="lk.evaluate(run)"))
+
+
+def _answers(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
 
 
-def make_card(
+def _ask(
     run: Run,
-    data: Prepared,
-    folder: Path,
-    questions: str | Path | None = None,
-    checks: dict[str, Check] | None = None,
-    tasks: Harness | None = None,
-) -> Card:
-    """Answers, figures, verdict and pages, written into `folder`."""
+    inputs: dict[str, Any],
+    questions: str | Path | None,
+    checks: dict[str, Check],
+    tasks: Harness | None,
+) -> Path:
+    """The three models asked, and their card; everything that can be refused is refused before."""
+    data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
-    tokenizer, checks = load_tokenizer(run.profile.base), checks or {}
-    asked = read_questions(str(questions), run.profile.data, tokenizer, data.card.get("system")) if questions else []
-    asked = pick(asked or data.test, run.profile.evaluation.limit)
+    tokenizer, system = load_tokenizer(run.profile.base), data.card.get("system")
+    asked = data.test if questions is None else read_questions(str(questions), run.profile.data, tokenizer, system)
+    asked = pick(asked, run.profile.evaluation.limit)
     if not asked:
         raise KitError("no question is held out: give some with lk.evaluate(run, questions='mine.jsonl')")
     for row in asked:  # a check that fails should fail on a reference, before minutes of answers
         for name, check in checks.items():
             passed(name, check, row["messages"][-1]["content"])
-    given = ask_all(run, asked, merged, tasks.measure(tokenizer) if tasks else lambda *_: None)
-    rows = [judge(row, i, given, data.card, checks) for i, row in enumerate(asked)]
+    check_room(run, asked)
+    with run.writing("evaluation", inputs) as stage:
+        given = ask_all(run, asked, merged, tasks.measure(tokenizer) if tasks else lambda *_: None)
+        card, rows = make_card(run, data, asked, given)
+        card["questions"] = "held out" if questions is None else Path(questions).name
+        card |= {"harness": tasks.results} if tasks else {}
+        _write(run, stage, card, rows)
+    return stage.target
+
+
+def _check(run: Run, inputs: dict[str, Any], asked: Path, checks: dict[str, Check]) -> Path:
+    """The same answers by the user's own checks besides; what the checks say makes the card another one."""
+    rows = _answers(asked)
+    for row in rows:
+        for model in MODELS:
+            row["measures"][model] |= {name: passed(name, check, row[model]) for name, check in checks.items()}
+    said = {name: [[row["measures"][model][name] for model in MODELS] for row in rows] for name in checks}
+    inputs = inputs | {"checks": fingerprint(said)}
+    if folder := run.find("evaluation", inputs):
+        return check_files(folder)
+    data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
+    card: Card = json.loads((asked / "report_card.json").read_text())
+    card["figures"] = card_figures(rows, data.card, list(checks))
+    card["verdict"] = verdict(card)
+    with run.writing("evaluation", inputs) as stage:
+        _write(run, stage, card, rows)
+    return stage.target
+
+
+def _write(run: Run, stage: Stage, card: Card, rows: list[dict[str, Any]]) -> None:
+    training = run.need(adapter_stage(run), train_inputs(run), made_by="lk.train(model, data, run)")
+    (stage.folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
+    (stage.folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_html(card, rows, read_log(training), stage.folder / "report.html")
+    stage.figures |= card["figures"]
+
+
+def make_card(
+    run: Run, data: Prepared, asked: Sequence[dict[str, Any]], given: Answers
+) -> tuple[Card, list[dict[str, Any]]]:
+    """The card of these answers, and each question with how its answers are judged."""
+    tokenizer = load_tokenizer(run.profile.base)
+    rows = [judge(row, i, given, data.card) for i, row in enumerate(asked)]
     learned, compared = leaked(given.encoded, data, tokenizer)
     for row, was in zip(rows, learned, strict=True):
         row["leaked"] = was
@@ -109,20 +151,14 @@ def make_card(
         "title": run.profile.base.title,
         "profile": run.profile.name,
         "dataset": data.card.get("title", data.card["name"]),
-        "questions": Path(questions).name if questions else "held out",
         "adapter": Path(adapter_stage(run)).name,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "figures": card_figures(rows, data.card, list(checks)),
+        "figures": card_figures(rows, data.card),
         "leaked": {"questions": sum(learned), "n": len(rows), "learned_rows": len(data.train), "compared": compared},
         "noise": noise(given, asked, data.card),
-        **({"harness": tasks.results} if tasks else {}),
     }
     card["verdict"] = verdict(card)
-    training = run.need(adapter_stage(run), train_inputs(run), made_by="lk.train(model, data, run)")
-    (folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
-    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_html(card, rows, read_log(training), folder / "report.html")
-    return card
+    return card, rows
 
 
 def pick(questions: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
@@ -133,12 +169,10 @@ def pick(questions: list[dict[str, Any]], limit: int | None) -> list[dict[str, A
     return [row for rows in kinds.values() for row in rows[:: -(-len(rows) // limit)]]
 
 
-def judge(
-    row: dict[str, Any], number: int, given: Answers, card: dict[str, Any], checks: dict[str, Check]
-) -> dict[str, Any]:
+def judge(row: dict[str, Any], number: int, given: Answers, card: dict[str, Any]) -> dict[str, Any]:
     """One line of the side-by-side table: the question, the reference, three answers and how each is judged."""
     said = {model: given.of[model][number] for model in MODELS}
-    measures = {model: measures_of(answer, row, card, checks) for model, answer in said.items()}
+    measures = {model: measures_of(answer, row, card) for model, answer in said.items()}
     return {
         "kind": row["kind"],
         "question": row["messages"][-2]["content"],
@@ -150,9 +184,7 @@ def judge(
     }
 
 
-def measures_of(
-    answer: Answer, row: dict[str, Any], card: dict[str, Any], checks: dict[str, Check]
-) -> dict[str, float | bool]:
+def measures_of(answer: Answer, row: dict[str, Any], card: dict[str, Any]) -> dict[str, float | bool]:
     """Everything that is measured of one answer; `marked` is what the table shows as right or wrong."""
     text, accepted, declined = answer.text, _accepted(row), is_declined(answer.text, card)
     return {
@@ -168,7 +200,6 @@ def measures_of(
         "repeated": is_repetitive(text),
         "empty": not text,
         "adrift": is_adrift(text, row["messages"][-2]["content"], accepted),
-        **{name: passed(name, check, text) for name, check in checks.items()},
     }
 
 
@@ -186,4 +217,4 @@ def _right(text: str, row: dict[str, Any], card: dict[str, Any]) -> bool:
 
 
 def _accepted(row: dict[str, Any]) -> list[str]:
-    return row.get("accepted") or [row["messages"][-1]["content"]]
+    return [row["messages"][-1]["content"], *(row.get("accepted") or [])]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from types import CodeType
 
 from ..errors import KitError
 from .measures import FIGURES
@@ -19,6 +17,8 @@ def named(checks: Sequence[Check]) -> dict[str, Check]:
     Raises:
         KitError: no function, or two of one name.
     """
+    if callable(checks) or not isinstance(checks, Sequence):
+        raise KitError(f"checks must be a list of functions, as in [is_polite]; it is {checks!r}")
     found: dict[str, Check] = {}
     for check in checks:
         name = getattr(check, "__name__", type(check).__name__)
@@ -34,22 +34,13 @@ def passed(name: str, check: Check, answer: str) -> bool:
     """Whether the answer passes.
 
     Raises:
-        KitError: the check fails itself; with the answer that it failed on.
+        KitError: the check fails itself, or says neither True nor False; with the answer that it failed on.
     """
     try:
-        return bool(check(answer))
+        said = check(answer)
     except Exception as error:  # a user's function may raise anything
         kind = type(error).__name__
         raise KitError(f"the check {name!r} fails on the answer {answer[:200]!r}: {kind}: {error}") from error
-
-
-def identity_of(check: Check) -> str:
-    """What makes a check another one: its instructions and constants, where Python shows them."""
-    code = getattr(check, "__code__", None)
-    told = repr(_told(code)) if code else repr(type(check))
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-
-def _told(code: CodeType) -> tuple[object, ...]:
-    inner = [_told(value) if isinstance(value, CodeType) else repr(value) for value in code.co_consts]
-    return code.co_code, code.co_names, inner
+    if type(said).__name__ not in ("bool", "bool_"):  # numpy's own too
+        raise KitError(f"the check {name!r} must say True or False; on the answer {answer[:200]!r} it gives {said!r}")
+    return bool(said)

@@ -27,8 +27,8 @@ class Harness:
     """
 
     def __init__(self, tasks: Sequence[str]) -> None:
-        if isinstance(tasks, str):
-            raise KitError(f"harness must be a list of tasks, as in harness=[{tasks!r}]")
+        if isinstance(tasks, str) or not all(isinstance(task, str) for task in tasks):
+            raise KitError(f"harness must be a list of names, as in ['hellaswag']; it is {tasks!r}")
         if importlib.util.find_spec("lm_eval") is None:
             raise KitError("harness needs lm-eval: pip install lora-kit[harness], or pip install lm-eval")
         from lm_eval.tasks import TaskManager

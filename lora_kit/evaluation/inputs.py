@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import question_files
 from ..manifests import file_hash
 from ..merging import merge_inputs
-from .checks import Check, identity_of
 
 if TYPE_CHECKING:
     from ..runs import Run
 
-FORM = 2  # of the card; a card of an older form is made anew
+FORM = 3  # of the card; a card of an older form is made anew
 
 
 def evaluation_inputs(
     run: Run,
     questions: str | Path | None = None,
-    checks: Mapping[str, Check] | None = None,
     harness: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Settings, and hashes of what the card depends on."""
@@ -31,8 +29,6 @@ def evaluation_inputs(
     }
     if questions is not None:
         inputs["questions"] = {path.name: file_hash(path) for path in question_files(str(questions))}
-    if checks:
-        inputs["checks"] = {name: identity_of(check) for name, check in checks.items()}
     if harness:
         inputs["harness"] = {task: file_hash(Path(task)) if Path(task).is_file() else "" for task in harness}
     return inputs

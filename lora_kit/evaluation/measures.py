@@ -83,22 +83,28 @@ def measured(figure: Figure, rows: Sequence[dict[str, Any]], draws: int = DRAWS)
     if not rows or (figure.form == "to base" and not mean[0]):
         return dict.fromkeys(MODELS) | told | {"interval": {}, "difference": {}}
     shown, spread = formed(figure, mean[None])[0], formed(figure, resampled(values, weights, draws=draws))
-    own = {"base_own": round(float(mean[0]), 4)} if figure.form == "to base" else {}
+    if len(rows) == 1:  # one question says nothing of others
+        return {**dict(zip(MODELS, map(_rounded, shown), strict=True)), **told, "interval": {}, "difference": {}}
+    own = {"base_own": _rounded(mean[0])} if figure.form == "to base" else {}
     shares = figure.form == "mean"
     return {
-        **{model: round(float(value), 4) for model, value in zip(MODELS, shown, strict=True)},
+        **dict(zip(MODELS, map(_rounded, shown), strict=True)),
         **told,
         "interval": {
             model: share_ends(values[:, i], spread[:, i]) if shares else ends(spread[:, i])
             for i, model in enumerate(MODELS)
         },
         "difference": {
-            model: [round(float(shown[i] - shown[0]), 4), *ends(spread[:, i] - spread[:, 0])]
+            model: [_rounded(shown[i] - shown[0]), *ends(spread[:, i] - spread[:, 0])]
             for i, model in enumerate(MODELS)
             if i
         },
         **own,
     }
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)
 
 
 def formed(figure: Figure, means: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..data import some
+
 ENOUGH = 30  # questions; below this an interval is too wide to decide on
 LEARNED_BEFORE = 0.05  # share of the questions that may have been learned; with more, the card measures memory
 NOISE = 0.05  # share of the base's marks that may change with the batches
@@ -30,25 +32,27 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
     """
     figures = card["figures"]
     rules = [*RULES, *((name, *CHECKED) for name in figures if name.startswith("behaved:"))]
-    broken, thin = _rose(figures["learned_exact"]), _doubts(card)
+    rose, doubts = _rose(figures["learned_exact"]), _doubts(card)
+    broken, thin = (rose, doubts) if figures["learned_exact"]["n"] >= ENOUGH else ([], [*doubts, *rose])
     met: list[str] = []
     for name, side, bound in rules:
         value, n = figures[name]["merged"], figures[name]["n"]
         if value is None:
             (thin if name == "learned_exact" else met).append(f"{name}: not measured")
             continue
-        reason = f"{name} {value:.3f} of {n} questions, {side} {bound} is asked"
+        reason = f"{name} {value:.3f} of {some(n, 'question')}, {side} {bound} is asked"
         good = value >= bound if side == "at least" else value <= bound
         (thin if n < ENOUGH else met if good else broken).append(reason)
     decision = "don't ship" if broken else "not enough evidence" if thin else "ship"
-    return {"decision": decision, "reasons": broken or thin or met}
+    return {"decision": decision, "reasons": [*broken, *doubts] if broken else thin or met}
 
 
 def _rose(learned: dict[str, Any]) -> list[str]:
     """Whether the merged model answers more facts than the base, question by question, surely more than none."""
     if learned["merged"] is None:
         return []
-    rise, low, _ = learned["difference"]["merged"]
+    found = learned["difference"].get("merged")
+    rise, low = found[:2] if found else (learned["merged"] - learned["base"], 0.0)  # one question has no interval
     if low > 0:
         return []
     return [f"learned_exact rose by {rise:.3f} above the base's {learned['base']:.3f}, which may be chance"]

@@ -13,7 +13,7 @@ from ..data import data_inputs, load_prepared, speaks_llama2
 from ..disk import check_writable, disk_errors, whole_file
 from ..errors import KitError
 from ..evaluation import evaluation_inputs, markdown_card
-from ..manifests import shown
+from ..manifests import check_files, shown
 from ..merging import card_texts, check_room, merge_inputs, size
 from ..training import trained_adapter
 from .gguf import write_gguf
@@ -74,7 +74,7 @@ def report_of(run: Run) -> str | None:
         folder = run.find("evaluation", evaluation_inputs(run))
     except KitError:  # the merge or the data are not at hand: no card of theirs either
         return None
-    return markdown_card(json.loads((folder / "report_card.json").read_text())) if folder else None
+    return markdown_card(json.loads((check_files(folder) / "report_card.json").read_text())) if folder else None
 
 
 def merged_texts(run: Run, merged: Path) -> dict[str, str]:
