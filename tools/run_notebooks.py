@@ -69,7 +69,8 @@ def execute(notebook: nbformat.NotebookNode, name: str, folder: Path, timeout: i
 
 if __name__ == "__main__":
     commit, seconds = head(), {}
-    names = sys.argv[1:] or sorted(path.stem for path in NOTEBOOKS.glob("0*.ipynb"))
+    found = [*sorted(NOTEBOOKS.glob("0*.ipynb")), *sorted(NOTEBOOKS.glob("solutions/*.ipynb"))]
+    names = sys.argv[1:] or [str(path.relative_to(NOTEBOOKS).with_suffix("")) for path in found]
     if not sys.argv[1:]:
         for folder in ("course", "all-in-one"):
             shutil.rmtree(BUILD / folder, ignore_errors=True)
