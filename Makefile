@@ -3,9 +3,10 @@
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 BIN := .venv/bin
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
-SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg
+SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg LORA_KIT_WIDGETS=off
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider
 
-.PHONY: help demo test lint types unit notebooks format scrub model handbook test-kills test-gpu clean \
+.PHONY: help demo test lint types unit notebooks format scrub model handbook test-all test-browser test-kills test-gpu solutions clean \
   bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency \
   bench-generate bench-verdict run-notebooks
 
@@ -39,7 +40,7 @@ unit: .venv/ready  ## unit tests: CPU, no network
 
 notebooks: .venv/ready  ## the notebooks, run on the embedded model
 	rm -rf build/notebook-runs
-	$(SMALL) $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider notebooks/
+	$(SMALL) $(BIN)/python -m pytest $(NBVAL) notebooks/0[1-5]*.ipynb
 
 run-notebooks: .venv/ready  ## run the notebooks in order and keep their outputs and seconds
 	PYTHONPATH=benchmarks $(BIN)/python tools/run_notebooks.py
@@ -99,6 +100,16 @@ model: .venv/ready  ## build the embedded model anew (about an hour and a half o
 
 handbook: .venv/ready  ## write the embedded datasets anew
 	$(BIN)/python tools/build_handbook.py
+
+test-browser: .venv/ready  ## notebooks 03 and 05 in JupyterLab and a headless Chromium; pictures in build/browser
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[browser]"
+	$(BIN)/python -m pytest -m browser tests/test_browser.py
+
+solutions: .venv/ready  ## the solutions and the all-in-one notebook, run on the embedded model
+	rm -rf build/notebook-runs
+	$(SMALL) $(BIN)/python -m pytest $(NBVAL) notebooks/solutions notebooks/00_all_in_one.ipynb
+
+test-all: test solutions test-browser test-kills  ## everything that needs no GPU and no network
 
 test-kills: .venv/ready  ## 20 trainings killed at random moments, each resumed to the same adapter
 	$(BIN)/python -m pytest tests/test_checkpoints.py -m slow -s

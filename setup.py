@@ -41,6 +41,7 @@ setup(
         "gguf": ["gguf"],  # lk.export(run, "gguf"), and Ollama
         "harness": ["lm-eval"],  # lk.evaluate(run, harness=[...])
         "bench": ["trl"],  # the peer of `make bench-data`
+        "browser": ["jupyterlab", "playwright"],  # `make test-browser`, with a Chromium of the machine's own
         "test": [
             "pytest",
             "nbval",

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .adapters import attach_lora, load_adapter, save_adapter, set_adapter
     from .base import load_tokenizer
+    from .budget import budget
     from .chatting import chat
     from .data import prepare
     from .environment import doctor, environment_report
@@ -34,6 +35,7 @@ _ROOMS = {
     "Run": "runs",
     "answers": "generation",
     "attach_lora": "adapters",
+    "budget": "budget",
     "chat": "chatting",
     "doctor": "environment",
     "environment_report": "environment",
@@ -61,6 +63,7 @@ __all__ = [
     "Run",
     "answers",
     "attach_lora",
+    "budget",
     "chat",
     "doctor",
     "environment_report",

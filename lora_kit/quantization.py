@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,9 @@ def load_base(run: Run, *, folder: Path | None = None) -> PreTrainedModel:
     Raises:
         KitError: not a Llama, no access, damaged weights, or no memory for it.
     """
+    start = time.monotonic()
     model = load_model(run.profile, folder or locate(run.profile.base))
+    model.loading_seconds = time.monotonic() - start  # what a budget asks
     if folder is None:
         print(f"base: {run.profile.base.title}, {describe(model)}")
     return model

@@ -27,6 +27,7 @@ ACCOUNTS = re.compile(r"login\(|push_to_hub|HF_TOKEN|WANDB|lk\.push")
 TAGS = {"setup", "parameters", "core", "last", "exercise"}
 LARGEST = 300_000  # bytes; GitHub shows larger ones slowly or not at all
 CHECKED = 6  # cells of a lesson whose output nbval compares, at least
+BUDGET, BUDGETS, IN_ALL = 90, {"03_lora_training": 240}, 480  # seconds
 CLAIMS = set(range(1, 15))  # of what LoRA promises, each measured in a cell
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -162,3 +163,12 @@ def test_every_claim_is_measured() -> None:
 def test_all_in_one_is_made_from_the_core_cells() -> None:
     built, there = build_all_in_one.build(), nbformat.read(ALL_IN_ONE, as_version=4)
     assert [cell.source for cell in there.cells] == [cell.source for cell in built.cells]
+
+
+def test_the_course_keeps_its_time() -> None:
+    """Seconds of the last `make run-notebooks` on two cores; like every time, one fails at three times its budget."""
+    record = json.loads((FOLDER.parent / "benchmarks" / "results" / "notebooks.json").read_text())
+    taken = {name: told["seconds"] for name, told in record["figures"].items()}
+    course = {name: seconds for name, seconds in taken.items() if name in {path.stem for path in COURSE}}
+    late = {name: seconds for name, seconds in course.items() if seconds > 3 * BUDGETS.get(name, BUDGET)}
+    assert not late and sum(course.values()) <= 3 * IN_ALL

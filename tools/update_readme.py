@@ -89,11 +89,14 @@ def generate(record: dict[str, Any]) -> str:
 
 
 def notebooks(record: dict[str, Any]) -> str:
-    rows = ["| notebook | seconds |", "|---|--:|"]
-    rows += [f"| {name.replace('_', ' ')} | {seconds} |" for name, seconds in record["figures"].items()]
+    rows = ["| notebook | seconds on two CPU cores | memory of its kernel | on a T4 |", "|---|--:|--:|---|"]
+    for name, taken in record["figures"].items():
+        title = name.replace("_", " ").removeprefix("solutions/")
+        rows.append(f"| {title} | {taken['seconds']} | {taken['peak_mib']:,} MiB | not measured |")
+    course = sum(taken["seconds"] for name, taken in record["figures"].items() if re.match("0[1-5]", name))
     return "\n".join(rows) + (
-        f"\n\nOne after the other on the embedded model, stages of earlier ones found; `make run-notebooks` on "
-        f"{record['date']}, {record['machine']}."
+        f"\n\nOn the embedded model. 00 alone from nothing; 01 to 05 from nothing one after the other, {course} s in "
+        f"all; solutions after them. `make run-notebooks` on {record['date']}, {record['machine']}."
     )
 
 

@@ -57,18 +57,23 @@ def prompts(run: Run, count: int) -> tuple[list[list[int]], int]:
 
 def say_minutes(rows: Rows, parameters: int, models: int, device: str) -> None:
     """Print what comparing the models will take, from one matrix product on this machine."""
+    rate = matmul_rate(device)
+    work = 2 * parameters * rows.tokens * models
+    print(
+        f"certificate: {models} models on {len(rows.ids)} answers, {rows.tokens:,} tokens, layer by layer on the "
+        f"{device}: {work / 1e12:,.1f} TFLOP, about {work / rate / 60:.1g} min"
+    )
+
+
+def matmul_rate(device: str) -> float:
+    """Operations a second of one matrix product in float32 on "cpu" or "cuda"."""
     import torch
 
     left, right = torch.ones(512, 4096, device=device), torch.ones(4096, 4096, device=device)
     float((left @ right)[0, 0])  # the first one also starts the library
     start = time.perf_counter()
     float((left @ right)[0, 0])
-    rate = 2 * 512 * 4096 * 4096 / (time.perf_counter() - start)
-    work = 2 * parameters * rows.tokens * models
-    print(
-        f"certificate: {models} models on {len(rows.ids)} answers, {rows.tokens:,} tokens, layer by layer on the "
-        f"{device}: {work / 1e12:,.1f} TFLOP, about {work / rate / 60:.1g} min"
-    )
+    return 2 * 512 * 4096 * 4096 / (time.perf_counter() - start)
 
 
 def _spread(rows: list, count: int) -> list:  # type: ignore[type-arg]

@@ -22,12 +22,13 @@ from .streaming import merge_folder
 if TYPE_CHECKING:
     from ..runs import Run, Stage
 
+COMPARED = 64  # answers on which merge and adapter are compared
 REFUSED = "refused-merge"  # the folder of a merge that failed its certificate
 KAGGLE_WORKING = Path("/kaggle/working")
 KAGGLE_KEEPS = 20 * 10**9  # bytes of that folder; beyond them a session's output is lost
 
 
-def merge(run: Run, *, onto: str = "original", compare: int = 64) -> Path:
+def merge(run: Run, *, onto: str = "original", compare: int = COMPARED) -> Path:
     """Write base + adapter as a plain model folder with its certificate, and return it.
 
     Reads one tensor at a time, adds in float32, rounds once to the base's own type. The same inputs are merged once.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 from ..adapters import is_fresh, trainable
@@ -137,7 +138,7 @@ def probe(model: PreTrainedModel, batches: list[Batch], layers: int, run: Run) -
         step = _step_seconds(model, run)
     for parameter in trainable(model).values():
         parameter.grad = None
-    return sum(took for took, _ in times[1:]) / sum(tokens for _, tokens in times[1:]), step
+    return median(took / tokens for took, tokens in times[1:]), step
 
 
 def _step_seconds(model: PreTrainedModel, run: Run) -> float:

@@ -1,0 +1,115 @@
+"""The minutes of every stage, before they are spent: what is timed is timed on this machine, the rest is counted."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .adapters import is_fresh
+from .base import load_tokenizer, locate
+from .data import encode_batch, last_answer
+from .errors import KitError
+from .generation import generate_ids, prompts_of
+from .merging import COMPARED, matmul_rate
+from .quantization import parameter_counts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .data import Prepared
+    from .runs import Run
+    from .training import Plan
+
+LOADS = 3  # the base for the certificate's answers, the base and the merged model for the report card
+MODELS = 3  # base, adapter and merged model answer each question
+STEPS = 8  # tokens that are timed
+SAMPLE = 32 * 2**20  # bytes of the base that are copied
+BLANK = 1e-9
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Minutes by stage."""
+
+    minutes: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.minutes.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{stage} {minutes:.1f}" for stage, minutes in self.minutes.items())
+        return f"budget: {parts}; about {self.total:.1f} minutes in all"
+
+
+def budget(model: PreTrainedModel, data: Prepared, run: Run, plan: Plan) -> Budget:
+    """Print and return the minutes from here to the report card.
+
+    Args:
+        model: the base with a fresh adapter.
+        data: from `lk.prepare`.
+        run: its profile holds every setting.
+        plan: from `lk.plan`.
+
+    Raises:
+        KitError: the adapter is trained already: then most stages are done.
+    """
+    if not is_fresh(model, run.profile.lora):
+        raise KitError("a budget needs the base with a fresh adapter, as lk.plan does")
+    base = locate(run.profile.base)
+    size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    copied = _seconds_a_byte(base, run.path)
+    found = Budget(
+        {
+            "load": LOADS * getattr(model, "loading_seconds", 0.0) / 60,
+            "train": plan.minutes,
+            "answers": _answer_seconds(model, data, run) / 60,
+            "merge": size * copied / 60,
+            "certificate": _certificate_seconds(model, data, run) / 60,
+        }
+    )
+    print(found)
+    return found
+
+
+def _answer_seconds(model: PreTrainedModel, data: Prepared, run: Run) -> float:
+    """One batch is timed; the base is taken to use all tokens that it may, the others as many as the references."""
+    settings, tokenizer = run.profile.evaluation, load_tokenizer(run.profile.base)
+    chats = [row["messages"] for row in data.test][: settings.limit]
+    if not chats:
+        return 0.0
+    prompts = prompts_of(chats[: settings.batch_size], tokenizer)
+    start = time.perf_counter()
+    generate_ids(model, prompts, max_new_tokens=STEPS, eos_token_id=-1)  # no row may end early
+    step = (time.perf_counter() - start) / STEPS
+    spans = [last_answer(row.labels) for row in encode_batch(chats[:64], tokenizer)]
+    usual = sum(end - begin for begin, end in spans) / len(spans)
+    batches = -(-len(chats) // settings.batch_size)
+    return batches * step * (settings.max_new_tokens + (MODELS - 1) * usual)
+
+
+def _seconds_a_byte(base: Path, place: Path) -> float:
+    """Reading and writing, from a piece of the base's own file."""
+    with next(base.glob("*.safetensors")).open("rb") as file:
+        start = time.perf_counter()
+        piece = file.read(SAMPLE)
+    target = place / f".probe-{os.getpid()}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with target.open("wb") as file:
+            file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        return (time.perf_counter() - start) / max(len(piece), 1)
+    finally:
+        target.unlink(missing_ok=True)
+
+
+def _certificate_seconds(model: PreTrainedModel, data: Prepared, run: Run) -> float:
+    """Four models over COMPARED answers, a layer at a time, at the speed of one matrix product on this machine."""
+    parameters = sum(part["parameters"] for part in parameter_counts(model).values())
+    tokens = COMPARED * (data.figures["tokens"] / max(data.figures["train_rows"], 1))
+    return 4 * 2 * parameters * tokens / max(matmul_rate(model.device.type), BLANK)
