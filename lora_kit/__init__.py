@@ -13,7 +13,6 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .adapters import attach_lora, load_adapter, save_adapter, set_adapter
     from .base import load_tokenizer
-    from .budget import budget
     from .chatting import chat
     from .data import prepare
     from .environment import doctor, environment_report
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from .extras import export, push
     from .generation import answers
     from .merging import merge
+    from .minutes import budget
     from .notebook import settings
     from .pipeline import make
     from .profiles import PROFILES
@@ -35,7 +35,7 @@ _ROOMS = {
     "Run": "runs",
     "answers": "generation",
     "attach_lora": "adapters",
-    "budget": "budget",
+    "budget": "minutes",
     "chat": "chatting",
     "doctor": "environment",
     "environment_report": "environment",

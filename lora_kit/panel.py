@@ -41,6 +41,9 @@ def _curve(course: Sequence[float]) -> str:
     )
     return (
         f"<svg role='img' aria-label='loss, from {course[0]:.3g} to {course[-1]:.3g}' viewBox='0 0 {WIDTH} {HEIGHT}' "
+        "preserveAspectRatio='none' "
         f"style='width:100%;height:{HEIGHT}px;margin-top:.5em'>"
-        f"<polyline points='{points}' fill='none' stroke='#0072B2' stroke-width='2'/></svg>"
+        f"<polyline points='{points}' fill='none' stroke='#0072B2' stroke-width='2' "
+        "vector-effect='non-scaling-stroke'/>"
+        "</svg>"
     )

@@ -74,7 +74,8 @@ class Progress:
     def _line(self, elapsed: float) -> str:
         parts, share = [self.title, self._count(), *self._figures()], self._share()
         if share is not None:
-            parts.insert(1, f"[{'#' * int(share * BAR):.<{BAR}}] {share:4.0%}")
+            drawn = "" if self.mode == "notebook" else f"[{'#' * int(share * BAR):.<{BAR}}] "  # the panel has a bar
+            parts.insert(1, f"{drawn}{share:4.0%}")
             if 0 < share < 1:
                 parts.append(f"{duration(elapsed / share * (1 - share))} left")
         return "  ".join(parts)

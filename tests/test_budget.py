@@ -7,8 +7,8 @@ import torch
 
 import lora_kit as lk
 from lora_kit.adapters import adapter_state
-from lora_kit.budget import Budget
 from lora_kit.data import data_inputs, load_prepared
+from lora_kit.minutes import Budget
 
 
 def test_a_budget_names_every_stage_and_adds_up() -> None:

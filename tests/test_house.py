@@ -20,7 +20,7 @@ LAYERS = (
     {"data", "quantization"},
     {"adapters", "generation"},
     {"training", "merging", "evaluation"},
-    {"pipeline", "budget", "chatting", "extras", "notebook", "__main__", "__init__"},
+    {"pipeline", "minutes", "chatting", "extras", "notebook", "__main__", "__init__"},
 )
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib", "accelerate", "pandas", "numpy"}
 ONLY_IN = {"bitsandbytes": ("quantization", "training.optimizers"), "peft": ("adapters", "merging")}

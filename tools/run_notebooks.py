@@ -59,7 +59,7 @@ def execute(notebook: nbformat.NotebookNode, name: str, folder: Path, timeout: i
         resources={"metadata": {"path": folder}},
     )
     peak: list[int] = [0]
-    client.on_cell_executed = lambda **_: peak.append(_peak(client.km.provisioner.pid))
+    client.on_cell_executed = lambda **_: peak.append(_peak(client))
     try:
         client.execute()
         return max(peak)
@@ -70,9 +70,9 @@ def execute(notebook: nbformat.NotebookNode, name: str, folder: Path, timeout: i
         sys.exit(f"{name}: {error.ename}: {error.evalue}\nin\n{str(error).partition('-----')[2][:600].strip('-')}")
 
 
-def _peak(pid: int) -> int:
-    """The most memory that a process ever held, in bytes; Linux tells."""
-    status = Path(f"/proc/{pid}/status")
+def _peak(client: NotebookClient) -> int:
+    """The most memory that the kernel ever held, in bytes; Linux tells, and nobody of a dead one."""
+    status = Path(f"/proc/{getattr(client.km.provisioner, 'pid', None)}/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 

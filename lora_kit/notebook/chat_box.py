@@ -26,7 +26,9 @@ def chat_box(talk: Talk, temperature: float = 0.0) -> Any:
     asked = ipywidgets.Text(placeholder="Your question", layout={"width": "60%"})
     button = ipywidgets.Button(description="Ask", button_style="primary")
     menu = ipywidgets.Dropdown(options=talk.adapters, value=talk.adapter, description="adapter")
-    warmth = ipywidgets.FloatSlider(value=temperature, min=0, max=2, step=0.1, description="temperature")
+    warmth = ipywidgets.FloatSlider(
+        value=temperature, min=0, max=2, step=0.1, description="temperature", style={"description_width": "initial"}
+    )
     answers = {who: ipywidgets.HTML(layout={"width": "50%"}) for who in ("base", "tuned")}
 
     def ask(_: Any) -> None:
