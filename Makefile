@@ -6,7 +6,7 @@ NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
 SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg LORA_KIT_WIDGETS=off
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider
 
-.PHONY: help demo test lint types unit notebooks format scrub model handbook test-all test-browser test-kills test-gpu solutions clean \
+.PHONY: help demo test lint types unit notebooks format scrub home model handbook test-all test-browser test-kills test-gpu solutions clean \
   bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency \
   bench-generate bench-verdict run-notebooks
 
@@ -45,6 +45,9 @@ notebooks: .venv/ready  ## the notebooks, run on the embedded model
 run-notebooks: .venv/ready  ## run the notebooks in order and keep their outputs and seconds
 	PYTHONPATH=benchmarks $(BIN)/python tools/run_notebooks.py
 	$(BIN)/python tools/update_readme.py
+
+home:  ## move every badge and address to another repository: make home HOME=owner/name
+	$(PYTHON) tools/move_home.py $(HOME)
 
 format: .venv/ready  ## put code and notebooks in order
 	$(BIN)/ruff check --fix .

@@ -6,6 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+HOME = "https://github.com/wambugu71/Fine-tuning-meta-llma2-7b-chat-using-LoRa"  # `make home HOME=...` moves it
 VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "lora_kit" / "__init__.py").read_text(encoding="utf-8"), re.M)
 if VERSION is None:
     raise SystemExit('lora_kit/__init__.py must hold a line like __version__ = "0.1.0"')
@@ -17,6 +18,7 @@ setup(
     description="Fine-tune a Llama chat model with LoRA on one small GPU, on your own data, and prove that it worked",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
+    url=HOME,
     license="MIT",
     license_files=["LICENSE", "NOTICE"],
     packages=find_packages(include=["lora_kit", "lora_kit.*"]),

@@ -8,6 +8,7 @@ B starts at zero, so a fresh adapter changes nothing. Source: LoRA, Hu et al. 20
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,10 +53,26 @@ def attach_lora(model: PreTrainedModel, run: Run, *, adapter: str = "default") -
 
 def _add(model: PreTrainedModel, config: Any, adapter: str) -> None:
     """Add a fresh adapter by transformers' own way, so that its `model.set_adapter(name)` works too."""
+    pass_over_old_torchao()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is wanted
         model.add_adapter(config, adapter)
     model.train(model.training)  # PEFT's new layers are in training mode, with dropout, whatever the model is in
+
+
+def pass_over_old_torchao() -> None:
+    """Let PEFT work beside torchao below 0.16, which Colab and Kaggle ship and nothing here uses.
+
+    PEFT from 0.19 raises where it should say that torchao is of no use. tests/test_adapters.py tells when it is mended.
+    """
+    from peft import import_utils
+
+    try:
+        import_utils.is_torchao_available()
+    except ImportError:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
+                module.is_torchao_available = lambda: False  # type: ignore[attr-defined]
 
 
 def detach_lora(model: PreTrainedModel, *, adapter: str = "default") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from lora_kit.adapters import (
     detach_lora,
     is_fresh,
     load_adapter,
+    lora_layers,
     save_adapter,
     set_adapter,
     trainable,
@@ -136,3 +139,27 @@ def test_a_detached_adapter_leaves_the_base_and_can_be_attached_anew(folder: Pat
     assert torch.equal(logits(model), logits(load_small_llama(folder)))
     attach_lora(model, other)
     assert is_fresh(model, other.profile.lora)
+
+
+@pytest.fixture
+def old_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PEFT sees on Colab and Kaggle: torchao 0.10."""
+    from peft import import_utils
+
+    found, told = importlib.util.find_spec, import_utils.importlib_metadata.version
+    there, asked = {"torchao": object()}, import_utils.is_torchao_available.__wrapped__
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: there.get(name) or found(name, *a))
+    monkeypatch.setattr(
+        import_utils.importlib_metadata, "version", lambda name: "0.10.0" if name in there else told(name)
+    )
+    for name, module in list(sys.modules.items()):  # what the cure changes is put back afterwards
+        if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
+            monkeypatch.setattr(module, "is_torchao_available", asked)
+
+
+def test_an_old_torchao_is_passed_over(old_torchao: None, folder: Path) -> None:
+    from peft.tuners.lora import torchao
+
+    with pytest.raises(ImportError, match="incompatible version of torchao"):
+        torchao.is_torchao_available()  # when PEFT no longer raises, `pass_over_old_torchao` can go
+    assert lora_layers(attach_lora(load_small_llama(folder, kind="none"), FakeRun()))

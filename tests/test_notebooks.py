@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import build_all_in_one
+import move_home
 import nbformat
 import pytest
 
@@ -21,7 +22,7 @@ COURSE = sorted(FOLDER.glob("0[1-5]*.ipynb"))
 ALL_IN_ONE = FOLDER / "00_all_in_one.ipynb"
 SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))
 NOTEBOOKS = [ALL_IN_ONE, *COURSE, *SOLUTIONS]
-HOME = "https://colab.research.google.com/github/wambugu71/Fine-tuning-meta-llma2-7b-chat-using-LoRa/blob/main/"
+HOME = f"https://colab.research.google.com/github/{move_home.home()}/blob/main/"
 MACHINE = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users|mnt|content|kaggle)/\w")
 ACCOUNTS = re.compile(r"login\(|push_to_hub|HF_TOKEN|WANDB|lk\.push")
 TAGS = {"setup", "parameters", "core", "last", "exercise"}

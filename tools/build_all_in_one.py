@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from move_home import home
 from run_notebooks import NOTEBOOKS
 
 TARGET = NOTEBOOKS / "00_all_in_one.ipynb"
-SLUG = "wambugu71/Fine-tuning-meta-llma2-7b-chat-using-LoRa"
+SLUG = home()
 HEAD = f"""# 00 · All in one: your data tonight
 
 Settings, data, training, merge, report card, take it home. These are the working cells of the five notebooks, without the lessons: where a step is explained, the section names its notebook.

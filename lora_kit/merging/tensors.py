@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import PREFIX, read_adapter
+from ..adapters import PREFIX, pass_over_old_torchao, read_adapter
 from ..errors import KitError
 from ..manifests import shown
 from ..progress import Progress
@@ -57,11 +57,7 @@ def check_tensors(base: Path, adapter: Path, merged: Path, change: Change | None
 
 
 def peft_layers(base: Path, adapter: Path) -> dict[str, Any]:
-    """PEFT's own LoRA layers with the adapter's weights, on a base without weights, by the name of the base's module.
-
-    Raises:
-        KitError: PEFT refuses because of an old torchao; the message says how to remove it.
-    """
+    """PEFT's own LoRA layers with the adapter's weights, on a base without any, by the name of the base's module."""
     import torch
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
@@ -69,10 +65,8 @@ def peft_layers(base: Path, adapter: Path) -> dict[str, Any]:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-    try:
-        inject_adapter_in_model(LoraConfig.from_pretrained(str(adapter)), model, low_cpu_mem_usage=True)
-    except ImportError as error:  # PEFT 0.19 and later on images with torchao 0.10
-        raise KitError(f"PEFT cannot compute the update that the merge is checked by ({error})") from error
+    pass_over_old_torchao()
+    inject_adapter_in_model(LoraConfig.from_pretrained(str(adapter)), model, low_cpu_mem_usage=True)
     given = {  # PEFT's own loading would move them to where the base is, which has no weights
         name.removeprefix(PREFIX).replace(".weight", ".default.weight"): value
         for name, value in read_adapter(adapter).items()
