@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .base import load_tokenizer
     from .chatting import chat
     from .data import prepare
-    from .environment import doctor, environment_report
+    from .environment import environment_report
     from .errors import KitError
     from .evaluation import evaluate, read_answers
     from .extras import export, push
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .quantization import load_base, release
     from .runs import Run
     from .training import plan, train, trained_adapter
+    from .traps import doctor
 
 _ROOMS = {
     "KitError": "errors",
@@ -37,7 +38,7 @@ _ROOMS = {
     "attach_lora": "adapters",
     "budget": "minutes",
     "chat": "chatting",
-    "doctor": "environment",
+    "doctor": "traps",
     "environment_report": "environment",
     "evaluate": "evaluation",
     "export": "extras",

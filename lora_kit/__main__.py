@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 
-from .environment import default_root, doctor, report
+from .environment import default_root
 from .errors import KitError
 from .manifests import check_files, shown
 from .profiles import PROFILES
 from .runs import Run
+from .traps import doctor
 
 STAGE_OF = {"prepare": "data", "train": "training"}
 HELP = {
@@ -63,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--data", help="handbook, triage, a file or folder of yours, or a Hub id")
             command.add_argument("--name", help="name of the run folder")
             command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in lora__r=32")
+        if name == "doctor":
+            command.add_argument("--json", action="store_true", help="for a program: name, ok, evidence, fix")
         if name == "export":
             command.add_argument("--to", default="adapter-zip", help="adapter-zip, gguf, gguf-q8_0 or ollama")
         if name == "merge":
@@ -150,9 +154,9 @@ def _export(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     if options.root:
         os.environ["LORA_KIT_RUNS"] = options.root
-    checks = doctor(options.profile)
-    print(report(checks))
-    return 0 if all(check.ok for check in checks) else 1
+    checkup = doctor(options.profile)
+    print(json.dumps(checkup.as_data(), indent=1) if options.json else checkup)
+    return 1 if checkup.failed else 0
 
 
 def _runs(options: argparse.Namespace) -> int:

@@ -70,9 +70,14 @@ def file_identity(path: Path) -> str:
     return f"sampled {digest.hexdigest()}"
 
 
+def is_here(base: Base) -> bool:
+    """Whether the base is on this machine, and neither network nor access is needed."""
+    return _local(base) is not None or _cached(base) is not None
+
+
 def access_problem(base: Base) -> str | None:
     """Why the base cannot be had here, with the way out; None when it can."""
-    if _local(base) is not None or _cached(base) is not None:
+    if is_here(base):
         return None
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError

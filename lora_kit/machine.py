@@ -6,6 +6,7 @@ GPUs are counted without starting CUDA (`device_count` asks the driver's tool), 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import os
 import sys
@@ -144,3 +145,18 @@ def memory_gib() -> float:
 def hush_bitsandbytes() -> None:
     """On a CPU it reports an optional kernel package as missing; the built-in code is what we want."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def torch_cuda() -> str:
+    """The CUDA version that torch was built with, as in "128"; empty for a CPU build."""
+    import torch
+
+    return (torch.version.cuda or "").replace(".", "")
+
+
+def bitsandbytes_builds() -> set[str]:
+    """The CUDA versions that the installed bitsandbytes has a file for; it is not imported for that."""
+    found = importlib.util.find_spec("bitsandbytes")
+    folders = list(found.submodule_search_locations or []) if found else []
+    files = [path.stem for folder in folders for path in Path(folder).glob("libbitsandbytes_cuda*")]
+    return {name.removeprefix("libbitsandbytes_cuda").partition("_")[0] for name in files}

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATION = {"errors", "disk", "overrides", "profiles", "base", "machine", "environment", "manifests", "runs"}
+FOUNDATION = {"errors", "disk", "overrides", "profiles", "base", "machine", "environment", "manifests", "runs", "traps"}
 LAYERS = (
     FOUNDATION | {"panel", "progress", "figures"},
     {"data", "quantization"},
