@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .base import load_tokenizer
     from .chatting import chat
     from .data import prepare
-    from .environment import environment_report
+    from .environment import environment_report, keep_on_drive
     from .errors import KitError
     from .evaluation import evaluate, read_answers
     from .extras import export, push
@@ -42,6 +42,7 @@ _ROOMS = {
     "environment_report": "environment",
     "evaluate": "evaluation",
     "export": "extras",
+    "keep_on_drive": "environment",
     "load_adapter": "adapters",
     "load_base": "quantization",
     "load_tokenizer": "base",
@@ -70,6 +71,7 @@ __all__ = [
     "environment_report",
     "evaluate",
     "export",
+    "keep_on_drive",
     "load_adapter",
     "load_base",
     "load_tokenizer",

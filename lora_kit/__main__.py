@@ -6,8 +6,10 @@ import argparse
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from .environment import default_root
 from .errors import KitError
@@ -27,7 +29,7 @@ HELP = {
     "evaluate": "make what is missing, then ask base, adapter and merged model the held-out questions",
     "chat": "talk to base and tuned model side by side",
     "export": "write the adapter as a zip, or the merged model as GGUF or for Ollama",
-    "runs": "list the run folders with their sizes",
+    "runs": "list the run folders with their sizes, or delete one",
 }
 
 
@@ -67,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in lora__r=32")
         if name == "doctor":
             command.add_argument("--json", action="store_true", help="for a program: name, ok, evidence, fix")
+        if name == "runs":
+            command.add_argument("--delete", metavar="NAME", help="delete this run and all that is in it")
         if name == "export":
             command.add_argument("--to", default="adapter-zip", help="adapter-zip, gguf, gguf-q8_0 or ollama")
         if name == "merge":
@@ -160,15 +164,24 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    from pathlib import Path
-
     root = Path(options.root) if options.root else default_root()
-    folders = sorted(path for path in root.glob("*") if any(path.glob("*/manifest.json")))
+    folders = sorted(path for path in root.glob("*") if any(path.rglob("manifest.json")))
+    if options.delete:
+        return _delete(options.delete, folders)
     for folder in folders:
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         print(f"{size / 2**20:10,.1f} MiB  {shown(folder)}")
     if not folders:
         print(f"no runs in {shown(root)}")
+    return 0
+
+
+def _delete(name: str, folders: list[Path]) -> int:
+    found = next((folder for folder in folders if folder.name == name), None)
+    if found is None:
+        raise KitError(f"there is no run {name!r}; there are {', '.join(folder.name for folder in folders) or 'none'}")
+    shutil.rmtree(found)
+    print(f"deleted {shown(found)}")
     return 0
 
 

@@ -79,6 +79,7 @@ def access_problem(base: Base) -> str | None:
     """Why the base cannot be had here, with the way out; None when it can."""
     if is_here(base):
         return None
+    take_secret()
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -98,6 +99,21 @@ def access_problem(base: Base) -> str | None:
     except Exception as error:  # no network, a proxy, the Hub is down: the library has many names for it
         reason = type(error).__name__
         return f"the Hub cannot be reached for {base.source} ({reason}): check the network or give a local folder"
+
+
+def take_secret() -> None:
+    """Make Kaggle's secret HF_TOKEN what the Hub's library reads (Colab's it reads itself): no prompt, nothing shown.
+
+    A kernel that was just pushed has no secret attached: then the run goes on without.
+    """
+    if os.environ.get("HF_TOKEN") or "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:
+        return
+    try:
+        from kaggle_secrets import UserSecretsClient
+
+        os.environ["HF_TOKEN"] = UserSecretsClient().get_secret("HF_TOKEN")
+    except Exception:  # none attached, no internet, not in a kernel: Kaggle has its own names for it
+        return
 
 
 def check_llama(folder: Path) -> Path:

@@ -53,6 +53,27 @@ def default_root() -> Path:
     return parent / "runs" if in_checkout else Path("runs")
 
 
+def keep_on_drive(folder: str = "lora_kit") -> None:
+    """Keep run folders on Google Drive from here on, so that they outlive the Colab machine; asks for consent.
+
+    Args:
+        folder: its name in your Drive.
+
+    Raises:
+        KitError: this is not Colab, or Drive was not granted.
+    """
+    if platform() != "colab":
+        raise KitError("Drive is Colab's: elsewhere set LORA_KIT_RUNS to a folder that stays")
+    try:
+        from google.colab import drive
+
+        drive.mount("/content/drive")
+    except Exception as error:  # refused, timed out: Colab has its own names for it
+        raise KitError(f"Drive was not granted ({type(error).__name__}): runs stay on this machine") from error
+    os.environ["LORA_KIT_RUNS"] = f"/content/drive/MyDrive/{folder}"
+    print(f"runs are kept in Drive's folder {folder}")
+
+
 def prepare_process(profile: Profile) -> str:
     """Show CUDA the GPUs that the profile uses, and say in a phrase what it runs on ("Tesla T4, float16").
 

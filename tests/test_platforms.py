@@ -1,0 +1,132 @@
+"""Colab and Kaggle with fakes: secrets without a prompt, Drive when asked for, what is staged for a push."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import nbformat
+import pytest
+import stage_kaggle
+
+import lora_kit as lk
+from lora_kit import base, environment
+
+from .test_kaggle_metadata import FIELDS
+
+NAMES = ("HF_TOKEN", "KAGGLE_KERNEL_RUN_TYPE", "LORA_KIT_RUNS")
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES:
+        monkeypatch.setenv(name, "")  # so that undoing also removes what the code sets
+        monkeypatch.delenv(name)
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
+    module = ModuleType(name)
+    vars(module).update(members)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def kaggle_secrets(monkeypatch: pytest.MonkeyPatch, secrets: dict[str, str]) -> None:
+    client = SimpleNamespace(get_secret=lambda name: secrets[name])
+    fake(monkeypatch, "kaggle_secrets", UserSecretsClient=lambda: client)
+
+
+def test_kaggle_s_secret_is_taken_without_a_prompt_and_a_missing_one_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kaggle_secrets(monkeypatch, {"HF_TOKEN": "hf_secret"})
+    base.take_secret()
+    assert "HF_TOKEN" not in os.environ  # not on Kaggle
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    base.take_secret()
+    assert os.environ["HF_TOKEN"] == "hf_secret"
+    monkeypatch.delenv("HF_TOKEN")
+    kaggle_secrets(monkeypatch, {})
+    base.take_secret()
+    assert "HF_TOKEN" not in os.environ and capsys.readouterr().out == ""
+
+
+def test_drive_is_asked_for_only_on_colab_and_refusal_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(lk.KitError, match="elsewhere set LORA_KIT_RUNS"):
+        lk.keep_on_drive()
+    mounted: list[str] = []
+    fake(monkeypatch, "google")
+    fake(monkeypatch, "google.colab", drive=SimpleNamespace(mount=mounted.append))
+    assert environment.platform() == "colab"
+    lk.keep_on_drive("course")
+    assert mounted == ["/content/drive"] and environment.default_root() == Path("/content/drive/MyDrive/course")
+    assert "Drive's folder course" in capsys.readouterr().out
+
+    def refuse(place: str) -> None:
+        raise ValueError("mount failed")
+
+    fake(monkeypatch, "google.colab", drive=SimpleNamespace(mount=refuse))
+    with pytest.raises(lk.KitError, match="Drive was not granted"):
+        lk.keep_on_drive()
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stage_kaggle.stage("ada-l", "tinyllama", tmp_path_factory.mktemp("staged") / "kaggle")
+
+
+def test_a_staged_kernel_is_whole(staged: Path) -> None:
+    metadata = json.loads((staged / "kernel-metadata.json").read_text())
+    assert {name: type(value) for name, value in metadata.items()} == FIELDS
+    assert metadata["id"].startswith("ada-l/") and metadata["dataset_sources"] == ["ada-l/lora-kit-wheel"]
+    assert metadata["model_sources"] == [] and metadata["machine_shape"] == "NvidiaTeslaT4"
+    notebook = nbformat.read(staged / metadata["code_file"], as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert any(cell.source.startswith('BASE = "tinyllama"') for cell in code)
+    assert not any(cell.outputs for cell in code)
+    (wheel,) = (staged / "dataset").glob("lora_kit-*.whl")
+    described = json.loads((staged / "dataset" / "dataset-metadata.json").read_text())
+    assert wheel.stat().st_size > 10**6 and described["id"] == "ada-l/lora-kit-wheel"
+
+
+def test_llama_2_comes_as_a_model_source_and_its_licence_is_named_first() -> None:
+    metadata = stage_kaggle.kernel("ada", "auto")
+    assert [source.count("/") for source in metadata["model_sources"]] == [4]
+    told = stage_kaggle.told("ada", "auto", metadata)
+    assert (
+        told.index("licence") < told.index("kaggle datasets create") < told.index("kaggle kernels push -p build/kaggle")
+    )
+    assert "licence" not in stage_kaggle.told("ada", "tiny", stage_kaggle.kernel("ada", "tiny"))
+
+
+@pytest.mark.parametrize(("user", "base", "said"), [("", "auto", "no Kaggle user"), ("ada", "llama3", "is not known")])
+def test_a_wrong_user_or_base_is_said(tmp_path: Path, user: str, base: str, said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        stage_kaggle.stage(user, base, tmp_path / "kaggle")
+
+
+def test_kaggle_s_own_command_line_takes_it(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checks stand before the network; a client that keeps the request takes the network's place."""
+    monkeypatch.setenv("KAGGLE_USERNAME", "ada-l")
+    monkeypatch.setenv("KAGGLE_KEY", "none")
+    extended = pytest.importorskip("kaggle.api.kaggle_api_extended")
+    kept: list[Any] = []
+
+    class Client:
+        def __enter__(self) -> SimpleNamespace:
+            def save_kernel(request: Any) -> SimpleNamespace:
+                kept.append(request)
+                return SimpleNamespace(error=None)
+
+            return SimpleNamespace(kernels=SimpleNamespace(kernels_api_client=SimpleNamespace(save_kernel=save_kernel)))
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(extended.KaggleApi, "build_kaggle_client", lambda self: Client())
+    extended.KaggleApi().kernels_push(str(staged))
+    assert kept[0].slug == json.loads((staged / "kernel-metadata.json").read_text())["id"]

@@ -1,0 +1,114 @@
+"""Write build/lora_kit-workshop.zip, for a room without internet: python tools/workshop_kit.py
+
+START.md            one page: what must be installed beforehand, and two commands
+notebooks/          the course with its solutions and the teacher's notes
+wheels/             lora_kit (with the embedded model and datasets), bitsandbytes' CPU part, small libraries
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from stage_kaggle import ROOT, wheel
+
+KIT = ROOT / "build" / "workshop-kit"
+ZIP = ROOT / "build" / "lora_kit-workshop.zip"
+SMALL = ("py3langid", "rapidfuzz", "psutil")
+LARGEST = 60 * 10**6  # bytes
+BEFORE = (
+    "torch",
+    "transformers>=5.0,<6",
+    "peft>=0.19",
+    "datasets>=4.0",
+    "accelerate>=1.13",
+    "matplotlib",
+    "ipywidgets",
+    "jupyterlab",
+)
+START = f"""# Start
+
+At home, with internet: Python 3.11 or newer, then
+
+    pip install {" ".join(f'"{name}"' for name in BEFORE)}
+
+In the room, in this folder, without internet:
+
+    pip install --no-index --find-links wheels --no-deps lora_kit bitsandbytes {" ".join(SMALL)}
+    jupyter lab notebooks
+
+Open `notebooks/README.md`, then `01_environment_check.ipynb`. Everything runs on the embedded model, without GPU, account or network.
+Set `LORA_KIT_PROFILE=tiny-cpu` before Jupyter starts where a laptop has a GPU.
+
+Made for and tried on Linux, x86-64, Python {sys.version_info.major}.{sys.version_info.minor}. The wheels of bitsandbytes and of the small libraries are of this kind; on Windows and macOS
+install those four at home too: `pip install bitsandbytes {" ".join(SMALL)}`. That was not tried.
+"""
+
+
+def build() -> Path:
+    """Write the zip and return it."""
+    shutil.rmtree(KIT, ignore_errors=True)
+    (KIT / "wheels").mkdir(parents=True)
+    shutil.copytree(ROOT / "notebooks", KIT / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    wheel(KIT / "wheels")
+    fetched = KIT / "fetched"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "-d",
+        str(fetched),
+    ]
+    subprocess.run([*pip, "--only-binary=:all:", *map(pinned, ("bitsandbytes", *SMALL))], check=True)
+    for file in fetched.iterdir():
+        if file.name.startswith("bitsandbytes"):
+            without_cuda(file, KIT / "wheels" / file.name)
+        else:
+            shutil.copy(file, KIT / "wheels")
+    shutil.rmtree(fetched)
+    for name, text in {
+        "START.md": START,
+        "LICENSE": (ROOT / "LICENSE").read_text(),
+        "NOTICE": (ROOT / "NOTICE").read_text(),
+    }.items():
+        (KIT / name).write_text(text)
+    ZIP.unlink(missing_ok=True)
+    shutil.make_archive(str(ZIP.with_suffix("")), "zip", KIT.parent, KIT.name)
+    if ZIP.stat().st_size > LARGEST:
+        raise SystemExit(f"{ZIP.name} has {ZIP.stat().st_size:,} bytes, more than {LARGEST:,}")
+    return ZIP
+
+
+def pinned(name: str) -> str:
+    """A library with the version that requirements.txt pins."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return next(line for line in lines if line.split("==")[0] == name)
+
+
+def without_cuda(source: Path, target: Path) -> None:
+    """The same wheel without its CUDA libraries, which are most of its bytes and no laptop's."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        kept = [name for name in old.namelist() if "libbitsandbytes_" not in name or "_cpu" in name]
+        (record,) = [name for name in kept if name.endswith(".dist-info/RECORD")]
+        lines = []
+        for name in kept:
+            if name != record:
+                data = old.read(name)
+                new.writestr(name, data)
+                digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+                lines.append(f"{name},sha256={digest},{len(data)}")
+        new.writestr(record, "\n".join([*lines, f"{record},,"]) + "\n")
+
+
+if __name__ == "__main__":
+    made = build()
+    print(f"{made.relative_to(ROOT)}: {made.stat().st_size / 1e6:.1f} MB")
