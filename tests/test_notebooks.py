@@ -23,7 +23,9 @@ ALL_IN_ONE = FOLDER / "00_all_in_one.ipynb"
 SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))
 NOTEBOOKS = [ALL_IN_ONE, *COURSE, *SOLUTIONS]
 HOME = f"https://colab.research.google.com/github/{move_home.home()}/blob/main/"
-MACHINE = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users|mnt|content|kaggle)/\w")
+MACHINE = re.compile(
+    r"(?<![\w.])/(?:home|root|tmp|work|Users|mnt|content|kaggle(?!/input))/\w"
+)  # the setup cell looks where Kaggle puts datasets
 ACCOUNTS = re.compile(r"login\(|push_to_hub|HF_TOKEN|WANDB|lk\.push")
 TAGS = {"setup", "parameters", "core", "last", "exercise"}
 LARGEST = 300_000  # bytes; GitHub shows larger ones slowly or not at all

@@ -26,7 +26,13 @@ Settings, data, training, merge, report card, take it home. These are the workin
 Run all. With the embedded model it takes about five minutes on two CPU cores. On a GPU the budget below says the minutes of each stage before they are spent.
 
 [index](README.md) · [01 →](01_environment_check.ipynb)"""
-TAIL = """## Summary
+TAIL = """## Your turn
+
+- Put your own file into the settings, and run all again. The report of 0.2 says what its rows can and cannot show.
+- Change one setting in the form, as `lora__r=8` or `training__epochs=2`. It becomes a run of its own beside this one; compare the cards.
+- Read the ten worst answers in `report.html` before you show the model to anybody.
+
+## Summary
 
 The adapter, its report card and the merged model are yours. To see why each step is as it is, begin at [01 · Environment check](01_environment_check.ipynb)."""
 
