@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -19,6 +21,15 @@ from stage_kaggle import ROOT, wheel
 
 KIT = ROOT / "build" / "workshop-kit"
 ZIP = ROOT / "build" / "lora_kit-workshop.zip"
+CUT = """# the network is cut; a kernel's own sockets to this machine stay
+import socket
+real = socket.socket.connect
+def connect(self, address, *rest):
+    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "localhost"):
+        raise OSError(f"the network is cut, and {address} was asked for")
+    return real(self, address, *rest)
+socket.socket.connect = connect
+"""
 SMALL = ("py3langid", "rapidfuzz", "psutil")
 LARGEST = 60 * 10**6  # bytes
 BEFORE = (
@@ -109,6 +120,33 @@ def without_cuda(source: Path, target: Path) -> None:
         new.writestr(record, "\n".join([*lines, f"{record},,"]) + "\n")
 
 
+def prove(made: Path) -> None:
+    """Unpack, install and run notebooks 01 and 02 from the zip alone, with the network cut.
+
+    Raises:
+        SystemExit: something in the kit asks for the network, or does not run.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        shutil.unpack_archive(made, place)
+        kit, libraries = place / KIT.name, place / "libraries"
+        options = ["--no-index", "--no-deps", "-q", "--disable-pip-version-check", "--find-links", str(kit / "wheels")]
+        names = ["lora_kit", "bitsandbytes", *SMALL]
+        pip = [sys.executable, "-m", "pip", "install", *options, "--target", str(libraries), *names]
+        subprocess.run(pip, check=True)
+        (libraries / "sitecustomize.py").write_text(CUT)
+        told = {"PYTHONPATH": str(libraries), "LORA_KIT_PROFILE": "tiny-cpu", "LORA_KIT_RUNS": str(place / "runs")}
+        for name in ("01_environment_check", "02_data_prep"):
+            convert = ["-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
+            command = [sys.executable, *convert, str(kit / "notebooks" / f"{name}.ipynb")]
+            quiet = {"LORA_KIT_WIDGETS": "off", "LORA_KIT_PROGRESS": "off"}
+            done = subprocess.run(command, cwd=place, env=os.environ | told | quiet, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"{name} does not run from the kit:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+            print(f"{name} runs from the kit with the network cut")
+
+
 if __name__ == "__main__":
     made = build()
+    prove(made)
     print(f"{made.relative_to(ROOT)}: {made.stat().st_size / 1e6:.1f} MB")
