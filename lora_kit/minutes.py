@@ -15,15 +15,16 @@ from .errors import KitError
 from .generation import generate_ids, prompts_of
 from .merging import COMPARED, matmul_rate
 from .quantization import parameter_counts
+from .training import Plan, check_given
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from .data import Prepared
     from .runs import Run
-    from .training import Plan
 
 LOADS = 3  # the base for the certificate's answers, the base and the merged model for the report card
+READS = 6  # four models layer by layer, base and merged once more for their tensors
 MODELS = 3  # base, adapter and merged model answer each question
 STEPS = 8  # tokens that are timed
 SAMPLE = 32 * 2**20  # bytes of the base that are copied
@@ -57,18 +58,19 @@ def budget(model: PreTrainedModel, data: Prepared, run: Run, plan: Plan) -> Budg
     Raises:
         KitError: the adapter is trained already: then most stages are done.
     """
-    if not is_fresh(model, run.profile.lora):
-        raise KitError("a budget needs the base with a fresh adapter, as lk.plan does")
+    check_given(model, data, run)
+    if not is_fresh(model, run.profile.lora) or not isinstance(plan, Plan):
+        raise KitError("a budget needs the base with a fresh adapter, and what lk.plan(model, data, run) gave")
     base = locate(run.profile.base)
     size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    copied = _seconds_a_byte(base, run.path)
+    read, written = _seconds_a_byte(base, run.path)
     found = Budget(
         {
             "load": LOADS * getattr(model, "loading_seconds", 0.0) / 60,
             "train": plan.minutes,
             "answers": _answer_seconds(model, data, run) / 60,
-            "merge": size * copied / 60,
-            "certificate": _certificate_seconds(model, data, run) / 60,
+            "merge": size * (read + written) / 60,
+            "certificate": (size * READS * read + _certificate_seconds(model, data, run)) / 60,
         }
     )
     print(found)
@@ -91,11 +93,12 @@ def _answer_seconds(model: PreTrainedModel, data: Prepared, run: Run) -> float:
     return batches * step * (settings.max_new_tokens + (MODELS - 1) * usual)
 
 
-def _seconds_a_byte(base: Path, place: Path) -> float:
-    """Reading and writing, from a piece of the base's own file."""
+def _seconds_a_byte(base: Path, place: Path) -> tuple[float, float]:
+    """Of reading and of writing, from a piece of the base's own file; what was just read may come faster."""
     with next(base.glob("*.safetensors")).open("rb") as file:
         start = time.perf_counter()
         piece = file.read(SAMPLE)
+    middle = time.perf_counter()
     target = place / f".probe-{os.getpid()}"
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -103,7 +106,8 @@ def _seconds_a_byte(base: Path, place: Path) -> float:
             file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        return (time.perf_counter() - start) / max(len(piece), 1)
+        size = max(len(piece), 1)
+        return (middle - start) / size, (time.perf_counter() - middle) / size
     finally:
         target.unlink(missing_ok=True)
 

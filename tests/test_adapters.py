@@ -146,12 +146,12 @@ def old_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
     """What PEFT sees on Colab and Kaggle: torchao 0.10."""
     from peft import import_utils
 
-    found, told = importlib.util.find_spec, import_utils.importlib_metadata.version
-    there, asked = {"torchao": object()}, import_utils.is_torchao_available.__wrapped__
+    own = importlib.util.module_from_spec(import_utils.__spec__)  # a copy that no earlier cure has touched
+    import_utils.__spec__.loader.exec_module(own)
+    found, told = importlib.util.find_spec, own.importlib_metadata.version
+    there, asked = {"torchao": object()}, own.is_torchao_available.__wrapped__
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: there.get(name) or found(name, *a))
-    monkeypatch.setattr(
-        import_utils.importlib_metadata, "version", lambda name: "0.10.0" if name in there else told(name)
-    )
+    monkeypatch.setattr(own.importlib_metadata, "version", lambda name: "0.10.0" if name in there else told(name))
     for name, module in list(sys.modules.items()):  # what the cure changes is put back afterwards
         if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
             monkeypatch.setattr(module, "is_torchao_available", asked)

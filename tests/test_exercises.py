@@ -18,7 +18,11 @@ WRONG: tuple[Wrong, ...] = (
     ("quantized_bytes", lambda weights, block, scale_bytes: "36", "must return a number; it returns a str"),
     ("llama2_prompt", lambda system, question: f"<s>[INST] {system} {question} [/INST]", "<<SYS>> is missing"),
     ("llama2_prompt", lambda system, question: f"<s>[INST] <<SYS>>{system}<</SYS>>{question}[/INST]", "then must come"),
-    ("llama2_prompt", lambda system, question: solved.llama2_prompt(system, question) + " ", "then must come ''"),
+    (
+        "llama2_prompt",
+        lambda system, question: solved.llama2_prompt(system, question) + " ",
+        "after [/INST] it must end",
+    ),
     ("lora_forward", lambda x, w, a, b, alpha: x @ w.T + alpha * (x @ a.T @ b.T), "with alpha 16 and r 2"),
     ("lora_forward", lambda x, w, a, b, alpha: x @ w.T, "with alpha 16 and r 2, the output is off by"),
     ("lora_forward", lambda x, w, a, b, alpha: (x @ w.T).T, "must have the shape (5, 4), not (4, 5)"),
@@ -58,6 +62,16 @@ WRONG: tuple[Wrong, ...] = (
     ("bootstrap_interval", lambda values, draws: (0.9, 0.9), "the share itself, 0.9, must lie inside"),
     ("bootstrap_interval", lambda values, draws: (0.0, 1.0), "near 0.84 to 0.955, not 0.000 to 1.000"),
     ("bootstrap_interval", lambda values, draws: 0.9, "it must return two numbers"),
+    ("bootstrap_interval", lambda values, draws: (0.84, 0.955), "the share itself, 0.5, must lie inside"),
+    (
+        "token_f1",
+        lambda answer, reference: (
+            solved.token_f1(answer, reference)
+            if "gate" not in answer
+            else solved.token_f1(" ".join(set(answer.split())), " ".join(set(reference.split())))
+        ),
+        "F1 must be 0.666667, not 0.5",
+    ),
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -66,8 +68,20 @@ def test_levels_stand_on_the_histogram() -> None:
 
 def test_ranks_and_singular_values_tell_their_numbers() -> None:
     assert "r 1: 2.00, r 8: 1.50" in alt(figures.rank_curve({1: 2.0, 8: 1.5}))
-    low_rank = torch.randn(12, 2) @ torch.randn(2, 10)
-    figure = figures.singular_values({"layer 0": low_rank}, r=2)
-    drawn = figure.axes[0].get_lines()[0].get_ydata()
-    assert len(drawn) == 10 and max(drawn[2:]) < 1e-4 < min(drawn[:2])
-    assert "none after the 2th" in alt(figure)
+    figure = figures.singular_values({"layer 0": torch.tensor([3.0, 2.0, 1.0, 0.5])}, r=4)
+    assert list(figure.axes[0].get_lines()[0].get_ydata()) == [3.0, 2.0, 1.0, 0.5, 0.0]
+    assert "none after r = 4: layer 0 3 to 0.5" in alt(figure)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"steps": 0}, "steps=0 must be a whole number from 1 to 1000"),
+        ({"steps": "5"}, "steps='5' must be"),
+        ({"steps": 1, "full": True}, "full=True needs quantization__kind='none'"),
+        ({"steps": 1, "data__source": "triage"}, "the lab has its own rows and base"),
+    ],
+)
+def test_the_lab_refuses_what_it_cannot_do(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(lk.KitError, match=said):
+        short_training(**given)

@@ -64,9 +64,12 @@ def test_text_says_the_choice_and_gives_its_run(tmp_run_root: Path, capsys: pyte
         (("tiny", "handbook", "lora__rank=8"), "there is no setting 'lora__rank'"),
         (("tiny", "handbook", "lora__r"), "'lora__r' is no setting: write NAME=VALUE"),
         (("tiny", "handbook", "lora__r=many"), "lora__r='many' does not fit"),
+        (("tiny", "handbook", 5), "must be texts"),
+        ((["auto"],), "must be texts"),
+        (("tiny", None), "DATA is empty"),
     ],
 )
-def test_a_wrong_choice_lists_the_right_ones(given: tuple[str, ...], said: str) -> None:
+def test_a_wrong_choice_lists_the_right_ones(given: tuple[Any, ...], said: str) -> None:
     with pytest.raises(lk.KitError) as error:
         shown_settings(*given)
     assert said in str(error.value)

@@ -61,7 +61,8 @@ def say_minutes(rows: Rows, parameters: int, models: int, device: str) -> None:
     work = 2 * parameters * rows.tokens * models
     print(
         f"certificate: {models} models on {len(rows.ids)} answers, {rows.tokens:,} tokens, layer by layer on the "
-        f"{device}: {work / 1e12:,.1f} TFLOP, about {work / rate / 60:.1g} min"
+        f"{device}: {work / 1e12:,.1f} TFLOP, about {work / rate / 60:.1g} min, and reading the files "
+        f"{models} times"
     )
 
 

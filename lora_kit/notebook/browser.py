@@ -28,7 +28,7 @@ class Rows:
 
     def tokens(self, number: int) -> list[dict[str, Any]]:
         """The row's tokens: id, text, learned, special."""
-        if not 0 <= number < len(self):
+        if not isinstance(number, int) or not 0 <= number < len(self):
             raise KitError(f"row={number} is not there: the rows are 0 to {len(self) - 1}")
         return tokens_of(Encoded(**self._train[number]), self._tokenizer)
 

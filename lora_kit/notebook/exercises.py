@@ -27,7 +27,7 @@ class Exercise(NamedTuple):
 
 def check(solution: Solution) -> None:
     """Try a solution, found by its function's name, and print "ok" or the first thing that is off."""
-    name = getattr(solution, "__name__", str(solution))
+    name = str(getattr(solution, "__name__", solution))
     if name not in EXERCISES:
         print(f"there is no exercise {name!r}; there are {', '.join(EXERCISES)}: keep the function's name")
         return
@@ -40,14 +40,16 @@ def check(solution: Solution) -> None:
 
 def hint(name: str, step: int = 1) -> None:
     """Print help; a larger `step` tells more."""
+    name, step = str(name), max(1, step) if isinstance(step, int) else 1
     told = EXERCISES[name].hints if name in EXERCISES else (f"there is no exercise {name!r}: {', '.join(EXERCISES)}",)
-    print("\n".join(told[: max(1, step)]))
+    print("\n".join(told[:step]))
     if step < len(told):
         print(f"(more: exercises.hint({name!r}, {step + 1}))")
 
 
 def solution(name: str) -> None:
     """Print one way to do it."""
+    name = str(name)
     if name in EXERCISES:
         print(inspect.getsource(getattr(solved, name)).rstrip())
     else:
@@ -66,7 +68,7 @@ EXERCISES = {
         TURTLE,
         "Llama 2's prompt for a system text and a first question, up to where the answer begins",
         (
-            "Look at the mask preview above: which tags stand where?",
+            "Look at 2.3: which tags stand where?",
             "<<SYS>> has its own line, and so has <</SYS>>.",
             "After <</SYS>> comes an empty line, then the question, one space, [/INST].",
         ),

@@ -95,20 +95,21 @@ def rank_curve(losses: Mapping[int, float], base: float | None = None) -> Figure
     return figure
 
 
-def singular_values(updates: Mapping[str, torch.Tensor], r: int) -> Figure:
+def singular_values(spectra: Mapping[str, torch.Tensor], r: int) -> Figure:
     """The singular values of learned updates B A, largest first: at most r of them are not zero.
 
     Args:
-        updates: name -> the update, (out, in).
+        spectra: name -> values, (r,).
         r: the adapter's rank.
     """
-    import torch
-
-    with paper(3.2, f"Singular values of learned updates, falling; none after the {r}th.") as figure:
+    told = ", ".join(
+        f"{name} {float(values.max()):.2g} to {float(values.min()):.2g}" for name, values in spectra.items()
+    )
+    with paper(3.2, f"Singular values of learned updates, falling, none after r = {r}: {told}.") as figure:
         axes = figure.subplots()
-        for name, colour in zip(updates, PARTS.values(), strict=False):
-            values = torch.linalg.svdvals(updates[name].float().cpu()).tolist()
-            axes.plot(range(1, len(values) + 1), values, color=colour, lw=2, label=name)
+        for (name, values), colour in zip(spectra.items(), PARTS.values(), strict=False):
+            drawn = [*values.tolist(), *[0.0] * (r // 4)]
+            axes.plot(range(1, len(drawn) + 1), drawn, color=colour, lw=2, label=name)
         axes.axvline(r, color=FAINT, lw=1.2, ls="--")
         axes.annotate(f"r = {r}", (r, axes.get_ylim()[1]), (4, -8), **beside(INK))
         axes.set(xlabel="which, largest first", ylabel="singular value", ylim=(0, None), xlim=(1, None))

@@ -76,6 +76,10 @@ def settings(base: str = "auto", data: Any = "handbook", changes: str = "") -> S
     Raises:
         KitError: no such base or setting; the message lists the right ones.
     """
+    if not isinstance(base, str) or not isinstance(changes, str):
+        raise KitError(f"base={base!r} and changes={changes!r} must be texts, as 'auto' and 'lora__r=8'")
+    if data is None or data == "":
+        raise KitError("DATA is empty: name a dataset ('handbook'), a file, or give rows")
     chosen = Settings(base, data, changes)
     if problem := chosen.problem():
         raise KitError(problem)

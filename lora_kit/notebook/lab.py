@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..adapters import attach_lora
 from ..base import load_tokenizer, locate
 from ..data import encode_batch, read_conversations
+from ..errors import KitError
 from ..profiles import profile
 from ..quantization import load_model, parameter_counts
 from ..training import Row, all_steps, fit
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..profiles import Profile
 
+MOST = 1000  # steps
 ROWS = 160  # of the handbook, so that a short training sees each row several times
 TINY = {"training__tokens_per_step": 512, "training__epochs": 100, "training__evaluations": 0}
 
@@ -57,6 +59,7 @@ def short_training(steps: int = 40, *, full: bool = False, **overrides: Any) -> 
     Raises:
         KitError: a setting that does not exist or a value that does not fit.
     """
+    _check(steps, full, overrides)
     chosen = profile("tiny-cpu", **TINY | overrides)
     with redirect_stdout(io.StringIO()):
         model = _model(chosen, full)
@@ -72,6 +75,15 @@ def short_training(steps: int = 40, *, full: bool = False, **overrides: Any) -> 
         frozen_bytes=sum(part["bytes"] for part in counts.values()) - trained,
         training_bytes=4 * trained,
     )
+
+
+def _check(steps: int, full: bool, overrides: dict[str, Any]) -> None:
+    if not isinstance(steps, int) or not 1 <= steps <= MOST:
+        raise KitError(f"steps={steps!r} must be a whole number from 1 to {MOST}")
+    if full and overrides.get("quantization__kind") != "none":
+        raise KitError("full=True needs quantization__kind='none': weights in 4 bits cannot be trained")
+    if foreign := [name for name in overrides if name.startswith(("data__", "base__"))]:
+        raise KitError(f"the lab has its own rows and base: leave out {', '.join(foreign)}")
 
 
 def _model(chosen: Profile, full: bool) -> PreTrainedModel:

@@ -1,7 +1,7 @@
 """Notebook 03: plan, batches, loss, the loop."""
 
 from .batches import Row, all_steps, for_measuring, rows_of
-from .guards import loss_ends
+from .guards import check_given, loss_ends
 from .loop import fit
 from .loss import row_losses
 from .planning import Plan, plan
@@ -13,6 +13,7 @@ __all__ = [
     "Row",
     "adapter_stage",
     "all_steps",
+    "check_given",
     "first_goes_first",
     "fit",
     "for_measuring",
