@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from ..figures import FAINT, INK, MODELS, beside, legend, paper, title
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GIB, MIB = 2**30, 2**20
+LABEL = 20  # signs of a label's line: a longer one would push title and legend together
 T4_BYTES = int(14.74 * GIB)  # what a T4 gives a program; 16 GB are on the box
 PARTS = {  # parts of memory -> colour (Okabe and Ito's)
     "weights": "#0072B2",
@@ -42,7 +44,7 @@ def memory_bars(needs: Mapping[str, Mapping[str, float]], limit: float | None = 
         if limit:
             axes.axvline(limit / unit, color=INK, lw=1.3, ls="--")
             axes.annotate("the card", (limit / unit, -0.5), (4, 0), **beside(INK))
-        axes.set_yticks(range(len(needs)), list(needs))
+        axes.set_yticks(range(len(needs)), [fill(way, LABEL) for way in needs])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set(
             xlim=(0, 1.15 * max([limit or 0, *totals.values()]) / unit), ylim=(len(needs) - 0.5, -0.8), xlabel=name
