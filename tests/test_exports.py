@@ -54,7 +54,7 @@ print(model(ids).logits.shape[-1])
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert out == [str(done.profile.lora.r), "<s>", "4096"]
     card = (tmp_path / "README.md").read_text()
-    assert "library_name: peft" in card and "2,642 rows to learn" in card and "don't ship" in card
+    assert "library_name: peft" in card and "2,642 rows to learn" in card and "not enough evidence" in card
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])

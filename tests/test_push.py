@@ -121,7 +121,7 @@ def test_the_adapter_alone_is_pushed_with_its_card(done: lk.Run, hub: Hub, capsy
     assert {"adapter_config.json", "tokenizer.json", "README.md"} <= hub.files.keys()
     assert not any(name.startswith("model") for name in hub.files)
     card = hub.files["README.md"].decode()
-    assert card.startswith("---\nlicense: mit\n") and "rows to learn" in card and "don't ship" in card
+    assert card.startswith("---\nlicense: mit\n") and "rows to learn" in card and "not enough evidence" in card
     assert TOKEN not in capsys.readouterr().out and not any(TOKEN.encode() in data for data in hub.files.values())
 
 

@@ -100,8 +100,8 @@ def stop_at_long_rows(fitter: Fitter, data: Data, what: str = "the data") -> Non
             "with data__too_long=shorten"
         )
         raise KitError(
-            f"{some(fitter.too_long.count)} of {what} of more tokens than max_length={data.max_length} (the longest "
-            f"{fitter.longest_seen:,}): {fitter.too_long}. {way_out if what == 'the data' else 'Shorten them'}"
+            f"{some(fitter.too_long.count)} of more tokens than max_length={data.max_length} (the longest "
+            f"{fitter.longest_seen:,}): {fitter.too_long}. {way_out if what == 'the data' else f'Shorten {what}'}"
         )
 
 
