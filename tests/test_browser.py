@@ -56,7 +56,19 @@ class Notebook:
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         page.evaluate(HELPERS)
         page.add_style_tag(content=".Toastify { display: none }")  # Jupyter's news
-        page.wait_for_function("() => book().sessionContext.session?.kernel?.status === 'idle'", timeout=60_000)
+        self._wait_for_a_kernel()
+
+    def _wait_for_a_kernel(self) -> None:
+        """Until a kernel has been idle for some seconds; where JupyterLab asks which one, the one that it offers."""
+        idle, end = 0, time.monotonic() + 90
+        while idle < 15:
+            assert time.monotonic() < end, "no kernel came"
+            for button in self.page.locator(".jp-Dialog .jp-mod-accept").all():
+                button.click()
+                idle = 0
+            status = self.page.evaluate("book().sessionContext.session?.kernel?.status")
+            idle = idle + 1 if status == "idle" else 0
+            time.sleep(0.2)
 
     def run(self, text: str, wait: bool = True) -> None:
         """Run the first cell that holds `text`; with `wait`, until it has ended, and well."""
@@ -77,8 +89,6 @@ class Notebook:
         return said
 
     def picture(self, name: str) -> None:
-        for button in self.page.locator(".jp-Dialog .jp-mod-accept").all():  # which kernel
-            button.click()
         PICTURES.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=PICTURES / f"{name}.png")
 
