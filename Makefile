@@ -6,7 +6,8 @@ NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
 SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg LORA_KIT_WIDGETS=off
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider
 
-.PHONY: help demo test lint types unit notebooks format scrub home kaggle workshop-kit model handbook test-all test-stacks test-browser test-kills test-gpu solutions clean \
+.PHONY: help demo test lint types unit notebooks solutions format scrub home kaggle workshop-kit model handbook \
+  test-all test-stacks test-browser test-kills test-gpu clean \
   bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency \
   bench-generate bench-verdict run-notebooks
 
@@ -46,8 +47,8 @@ run-notebooks: .venv/ready  ## run the notebooks in order and keep their outputs
 	PYTHONPATH=benchmarks $(BIN)/python tools/run_notebooks.py
 	$(BIN)/python tools/update_readme.py
 
-home:  ## move every badge and address to another repository: make home HOME=owner/name
-	$(PYTHON) tools/move_home.py $(HOME)
+home:  ## move every badge and address to another repository: make home REPOSITORY=owner/name
+	$(PYTHON) tools/move_home.py $(REPOSITORY)
 
 kaggle: .venv/ready  ## stage the Kaggle kernel: make kaggle KAGGLE_USER=name [BASE=tinyllama]
 	$(BIN)/python tools/stage_kaggle.py "$(KAGGLE_USER)" "$(BASE)"
@@ -121,7 +122,7 @@ solutions: .venv/ready  ## the solutions and the all-in-one notebook, run on the
 test-stacks: .venv/ready  ## the notebooks and core tests on what Kaggle and Colab have, and on the newest of all
 	$(BIN)/python tools/test_stacks.py $(STACKS)
 
-test-all: test test-stacks solutions test-browser test-kills  ## everything that needs no GPU and no network
+test-all: test test-stacks solutions test-browser test-kills  ## everything that needs no GPU
 
 test-kills: .venv/ready  ## 20 trainings killed at random moments, each resumed to the same adapter
 	$(BIN)/python -m pytest tests/test_checkpoints.py -m slow -s

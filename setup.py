@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-HOME = "https://github.com/wambugu71/Fine-tuning-meta-llma2-7b-chat-using-LoRa"  # `make home HOME=...` moves it
+HOME = "https://github.com/wambugu71/Fine-tuning-meta-llma2-7b-chat-using-LoRa"  # `make home REPOSITORY=...` moves it
 VERSION = re.search(r'^__version__ = "([^"]+)"', (HERE / "lora_kit" / "__init__.py").read_text(encoding="utf-8"), re.M)
 if VERSION is None:
     raise SystemExit('lora_kit/__init__.py must hold a line like __version__ = "0.1.0"')

@@ -119,7 +119,7 @@ def _vram(chosen: Profile) -> Check:
         return Check("gpu memory", True, "not needed")
     found = machine.gpu()
     gib = found.gib if found else 0.0
-    fix = "use tinyllama-t4, or lower training__tokens_per_micro_batch and say why it must fit"
+    fix = "use the profile tinyllama-t4, or a card with more memory"
     return Check("gpu memory", gib >= need, f"{gib:.1f} GiB, wanted {need:g}", fix)
 
 

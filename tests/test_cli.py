@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,20 @@ def test_preparing_twice_says_that_it_was_done_before(tmp_path: Path, capsys: py
     assert "rows to learn" in capsys.readouterr().out
     assert main(arguments) == 0
     assert "prepare: done before with these settings, in " in capsys.readouterr().out
+
+
+def test_runs_are_listed_and_one_is_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "manifest.json").write_text("{}")
+    assert main(["runs", "--root", str(tmp_path), "--delete", "on"]) == 2
+    assert "there is no run 'on'; there are one, two" in capsys.readouterr().err
+    assert main(["runs", "--root", str(tmp_path), "--delete", "one"]) == 0
+    assert not (tmp_path / "one").exists() and (tmp_path / "two" / "data" / "manifest.json").is_file()
+
+
+def test_the_doctor_speaks_to_programs_too(capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["doctor", "--profile", "tiny-cpu", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert all(set(check) == {"name", "ok", "evidence", "fix"} for check in found)
+    assert status == (0 if all(check["ok"] for check in found) else 1)

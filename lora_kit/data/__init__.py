@@ -17,7 +17,7 @@ from .leaks import near_duplicates
 from .proof import INVARIANTS, verify
 from .questions import question_files, read_questions
 from .reading import Conversation, read_conversations
-from .report import Report, row_html, row_text, tokens_of
+from .report import Report, row_html, row_text, row_tokens
 from .stage import Prepared, data_inputs, load_prepared, prepare
 from .survey import some
 
@@ -43,10 +43,10 @@ __all__ = [
     "read_questions",
     "row_html",
     "row_text",
+    "row_tokens",
     "run_start",
     "some",
     "speaks_llama2",
     "tags_in",
-    "tokens_of",
     "verify",
 ]

@@ -101,7 +101,7 @@ def make_report(
         "measures": measurable(held.test, card),
         "advice": advice(profile, found, encoder),
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken.count} for p in encoder.proofs.values()],
-        "preview": [tokens_of(row, encoder.tokenizer) for row in preview],
+        "preview": [row_tokens(row, encoder.tokenizer) for row in preview],
     }
 
 
@@ -166,7 +166,7 @@ def _bar(pair: tuple[int, int], most: int) -> str:
     )
 
 
-def tokens_of(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+def row_tokens(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     """A row's tokens, each with id, text, and whether it is learned or special."""
     texts = tokenizer.convert_ids_to_tokens(row.input_ids)
     special = set(tokenizer.all_special_ids)

@@ -6,7 +6,7 @@ import html
 from typing import TYPE_CHECKING, Any
 
 from ..base import load_tokenizer
-from ..data import Encoded, row_html, row_text, tokens_of
+from ..data import Encoded, row_html, row_text, row_tokens
 from ..errors import KitError
 from .shown import widgets_shown
 
@@ -30,7 +30,7 @@ class Rows:
         """The row's tokens: id, text, learned, special."""
         if not isinstance(number, int) or not 0 <= number < len(self):
             raise KitError(f"row={number} is not there: the rows are 0 to {len(self) - 1}")
-        return tokens_of(Encoded(**self._train[number]), self._tokenizer)
+        return row_tokens(Encoded(**self._train[number]), self._tokenizer)
 
     def find(self, words: str, start: int) -> int | None:
         """The next row that holds these words, capital and small letters alike, from `start` on and around the end."""

@@ -77,12 +77,11 @@ def nf4_levels(weights: torch.Tensor, levels: torch.Tensor, block: int = 64) -> 
     return figure
 
 
-def rank_curve(losses: Mapping[int, float], base: float | None = None) -> Figure:
+def rank_curve(losses: Mapping[int, float]) -> Figure:
     """The loss after a short training, by rank.
 
     Args:
         losses: r -> nats a learned token.
-        base: the loss before training, as a line.
     """
     told = ", ".join(f"r {r}: {loss:.2f}" for r, loss in losses.items())
     with paper(3.0, f"Loss after a short training by rank: {told}.") as figure:

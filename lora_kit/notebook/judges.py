@@ -86,7 +86,7 @@ def judge_merged(solution: Solution) -> str | None:
 
 
 def judge_f1(solution: Solution) -> str | None:
-    """F1 of five pairs of texts."""
+    """F1 of pairs of texts."""
     cases = {
         ("At six", "at six"): 1.0,
         ("it opens at six", "at six"): 2 * 2 / 6,
@@ -100,7 +100,7 @@ def judge_f1(solution: Solution) -> str | None:
 
 
 def judge_rounded(solution: Solution) -> str | None:
-    """One block of weights through three levels."""
+    """Blocks of weights through a few levels, one of them all zeros."""
     import torch
 
     levels = torch.tensor([-1.0, 0.0, 0.5, 1.0])
