@@ -120,7 +120,7 @@ solutions: .venv/ready  ## the solutions and the all-in-one notebook, run on the
 	$(SMALL) $(BIN)/python -m pytest $(NBVAL) notebooks/solutions notebooks/00_all_in_one.ipynb
 
 test-stacks: .venv/ready  ## the notebooks and core tests on what Kaggle and Colab have, and on the newest of all
-	$(BIN)/python tools/test_stacks.py $(STACKS)
+	$(BIN)/python tools/run_stacks.py $(STACKS)
 
 test-all: test test-stacks solutions test-browser test-kills  ## everything that needs no GPU
 

@@ -1,4 +1,4 @@
-"""Run the notebooks and the core tests on other library stacks: python tools/test_stacks.py [kaggle colab newest]
+"""Run the notebooks and the core tests on other library stacks: python tools/run_stacks.py [kaggle colab newest]
 
 Each file of tests/stacks becomes an environment in build/stacks. The kit itself is installed without dependencies, as
 the setup cell does it. Every notebook and the core tests are one result each; the exit status is the number of failures.
