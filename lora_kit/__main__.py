@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .environment import default_root
+from .environment import default_root, scratch_root
 from .errors import KitError
 from .manifests import check_files, shown
 from .profiles import PROFILES
@@ -169,7 +169,8 @@ def _runs(options: argparse.Namespace) -> int:
     if options.delete:
         return _delete(options.delete, folders)
     for folder in folders:
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        files = [file for part in (folder, scratch_root(root) / folder.name) for file in part.rglob("*")]
+        size = sum({file: file.stat().st_size for file in files if file.is_file()}.values())
         print(f"{size / 2**20:10,.1f} MiB  {shown(folder)}")
     if not folders:
         print(f"no runs in {shown(root)}")
@@ -181,6 +182,7 @@ def _delete(name: str, folders: list[Path]) -> int:
     if found is None:
         raise KitError(f"there is no run {name!r}; there are {', '.join(folder.name for folder in folders) or 'none'}")
     shutil.rmtree(found)
+    shutil.rmtree(scratch_root(found.parent) / name, ignore_errors=True)
     print(f"deleted {shown(found)}")
     return 0
 

@@ -14,6 +14,7 @@ from .errors import KitError
 from .manifests import version
 from .profiles import Profile, profile
 
+KAGGLE_RUNS, KAGGLE_SCRATCH = Path("/kaggle/working/runs"), Path("/kaggle/temp/runs")
 LIBRARIES = {  # the ranges that the tests run on
     "torch": ">=2.4",
     "transformers": ">=5.0,<6",
@@ -47,10 +48,15 @@ def default_root() -> Path:
     if wished := os.environ.get("LORA_KIT_RUNS"):
         return Path(wished)
     if platform() == "kaggle":
-        return Path("/kaggle/working/runs")
+        return KAGGLE_RUNS
     parent = Path(__file__).resolve().parent.parent
     in_checkout = (parent / "setup.py").is_file() and (parent / "notebooks").is_dir()
     return parent / "runs" if in_checkout else Path("runs")
+
+
+def scratch_root(root: Path) -> Path:
+    """Where merged weights go, which can be made again: on Kaggle beside the folder of which 20 GB are kept."""
+    return KAGGLE_SCRATCH if root == KAGGLE_RUNS else root
 
 
 def keep_on_drive(folder: str = "lora_kit") -> None:

@@ -63,7 +63,7 @@ def budget(model: PreTrainedModel, data: Prepared, run: Run, plan: Plan) -> Budg
         raise KitError("a budget needs the base with a fresh adapter, and what lk.plan(model, data, run) gave")
     base = locate(run.profile.base)
     size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    read, written = _seconds_a_byte(base, run.path)
+    read, written = _seconds_a_byte(base, run.scratch)
     found = Budget(
         {
             "load": LOADS * getattr(model, "loading_seconds", 0.0) / 60,

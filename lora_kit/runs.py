@@ -24,11 +24,12 @@ from typing import Any
 from . import profiles
 from .base import access_problem
 from .disk import check_writable, disk_errors
-from .environment import choose_profile, default_root, prepare_process
+from .environment import choose_profile, default_root, prepare_process, scratch_root
 from .errors import KitError
 from .manifests import check_files, file_hash, fingerprint, read_manifest, shown, write_manifest
 
-WEIGHTS = ("merged", "refused-merge", "exports")  # what a packed run leaves out: it can be made again from the rest
+SCRATCH = ("merged", "refused-merge")  # large, and made again from the rest
+LEFT_OUT = (*SCRATCH, "exports")  # of a packed run
 
 
 class Run:
@@ -63,7 +64,8 @@ class Run:
             raise KitError(f"name={name!r} must be the name of a folder, without a path; root= says where it lies")
         self.profile, reason = _choose(profile, overrides)
         machine = prepare_process(self.profile)
-        self.path = Path(root or default_root()).expanduser().resolve() / (name or _folder_name(self.profile))
+        place, name = Path(root or default_root()).expanduser().resolve(), name or _folder_name(self.profile)
+        self.path, self.scratch = place / name, scratch_root(place) / name
         check_writable(self.path)
         if source is not None:
             _unpack(Path(source).expanduser(), self.path)
@@ -72,11 +74,15 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.profile.name!r}, path={str(self.path)!r})"
 
+    def place(self, stage: str) -> Path:
+        """The folder that a stage's folder lies in: the run's, but for merged weights on Kaggle its scratch folder."""
+        return self.scratch if stage.startswith(SCRATCH) else self.path
+
     def find(self, stage: str, inputs: dict[str, Any]) -> Path | None:
         """The finished folder of `stage` that was made from exactly these inputs, or None."""
         wanted = fingerprint(inputs)
-        name = glob.escape(stage)
-        manifests = sorted(self.path.glob(f"{name}/manifest.json")) + sorted(self.path.glob(f"{name}-*/manifest.json"))
+        name, place = glob.escape(stage), self.place(stage)
+        manifests = sorted(place.glob(f"{name}/manifest.json")) + sorted(place.glob(f"{name}-*/manifest.json"))
         return next((m.parent for m in manifests if read_manifest(m.parent)["fingerprint"] == wanted), None)
 
     def need(self, stage: str, inputs: dict[str, Any], *, made_by: str) -> Path:
@@ -87,7 +93,9 @@ class Run:
         """
         folder = self.find(stage, inputs)
         if folder is None:
-            raise KitError(f"{shown(self.path / stage)} is not made yet for these settings: run {made_by} first")
+            raise KitError(
+                f"{shown(self.place(stage) / stage)} is not made yet for these settings: run {made_by} first"
+            )
         return check_files(folder)
 
     @contextmanager
@@ -118,7 +126,7 @@ class Run:
         return path
 
     def _target(self, stage: str, inputs: dict[str, Any]) -> Path:
-        plain = self.path / stage
+        plain = self.place(stage) / stage
         if not plain.exists():
             return plain
         beside = plain.with_name(f"{plain.name}-{fingerprint(inputs)[:6]}")
@@ -209,7 +217,7 @@ def _folder_name(chosen: profiles.Profile) -> str:
 
 
 def _left_out(path: Path) -> bool:
-    return path.parts[0].startswith(WEIGHTS) or any(p.startswith(".") for p in path.parts)  # no manifest without files
+    return path.parts[0].startswith(LEFT_OUT) or any(p.startswith(".") for p in path.parts)  # no manifest without files
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_kit import machine
+from lora_kit import environment, machine
 from lora_kit.__main__ import COMMANDS, HELP, STAGE_OF, main
 from lora_kit.pipeline import STAGES
 from lora_kit.runs import Run
@@ -122,6 +122,20 @@ def test_runs_are_listed_and_one_is_deleted(tmp_path: Path, capsys: pytest.Captu
     assert "there is no run 'on'; there are one, two" in capsys.readouterr().err
     assert main(["runs", "--root", str(tmp_path), "--delete", "one"]) == 0
     assert not (tmp_path / "one").exists() and (tmp_path / "two" / "data" / "manifest.json").is_file()
+
+
+def test_what_a_run_has_on_kaggle_s_scratch_disk_is_listed_and_deleted_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(environment, "KAGGLE_RUNS", tmp_path / "kept")
+    monkeypatch.setattr(environment, "KAGGLE_SCRATCH", tmp_path / "scratch")
+    for place in ("kept/one/data/manifest.json", "scratch/one/merged/model.safetensors"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_bytes(b"x" * 2**20)
+    assert main(["runs", "--root", str(tmp_path / "kept")]) == 0
+    assert "2.0 MiB" in capsys.readouterr().out
+    assert main(["runs", "--root", str(tmp_path / "kept"), "--delete", "one"]) == 0
+    assert not (tmp_path / "kept" / "one").exists() and not (tmp_path / "scratch" / "one").exists()
 
 
 def test_the_doctor_speaks_to_programs_too(capsys: pytest.CaptureFixture[str]) -> None:

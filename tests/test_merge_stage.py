@@ -115,6 +115,21 @@ def test_kaggle_s_20_gb_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     stage.check_room(tmp_path, 10**9)
 
 
+def test_on_kaggle_the_merge_and_a_refused_one_lie_on_the_scratch_disk_and_it_is_said(
+    trained: lk.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained.scratch = tmp_path / "temp" / "short"
+    folder = lk.merge(trained, compare=0)
+    assert folder == trained.scratch / "merged"
+    assert "a scratch disk, empty when the session ends" in capsys.readouterr().out
+    shutil.rmtree(folder)
+    monkeypatch.setattr(stage, "certify", lambda *_, **__: {"problems": ["planted"]})
+    monkeypatch.setattr(stage, "table", lambda certificate: "")
+    with pytest.raises(KitError, match="refused"):
+        lk.merge(trained, compare=0)
+    assert (trained.scratch / "refused-merge" / "model.safetensors").is_file()
+
+
 def test_few_held_out_rows_are_filled_with_learned_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"question": f"What is in room {n}?", "answer": f"Box {n}."} for n in range(40)]
     run = lk.Run("tiny-cpu", data=rows, root=tmp_path, **SHORT)

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import psutil
 import pytest
 
-from lora_kit import disk, runs
+from lora_kit import disk, environment, runs
 from lora_kit.errors import KitError
 from lora_kit.manifests import check_files, fingerprint, read_manifest, shown
 from lora_kit.profiles import PROFILES
@@ -180,6 +180,18 @@ def test_a_packed_run_goes_on_elsewhere_without_the_merged_weights(run: Run, tmp
     assert there.find("data", INPUTS) == there.path / "data"
     assert there.find("merged", INPUTS) is None  # so that it is made again
     assert not list(there.path.glob(".*"))
+
+
+def test_on_kaggle_merged_weights_lie_on_the_scratch_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kept folder holds 20 GB, and a merged 7B model alone is 13.5."""
+    kept, scratch = tmp_path / "working", tmp_path / "temp"
+    monkeypatch.setattr(environment, "KAGGLE_RUNS", kept)
+    monkeypatch.setattr(environment, "KAGGLE_SCRATCH", scratch)
+    run = Run("tiny-cpu", root=kept)
+    assert write(run, "data") == kept / "tiny-cpu" / "data"
+    for stage in ("merged", "merged-dequantized"):
+        assert write(run, stage) == scratch / "tiny-cpu" / stage == run.need(stage, INPUTS, made_by="lk.merge(run)")
+    assert Run("tiny-cpu", root=tmp_path / "mine").scratch == tmp_path / "mine" / "tiny-cpu"  # asked for: all in there
 
 
 def test_packing_into_the_run_itself_does_not_pack_the_pack(run: Run) -> None:

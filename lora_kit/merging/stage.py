@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import locate
+from ..disk import check_writable
 from ..errors import KitError
 from ..manifests import check_files, file_hash, read_manifest, shown
 from ..quantization import round_trip
@@ -50,7 +51,8 @@ def merge(run: Run, *, onto: str = "original", compare: int = COMPARED) -> Path:
     folder = run.find(name, inputs)
     if folder is None:
         adapter, base = trained_adapter(run), locate(run.profile.base)
-        check_room(run.path, size(base))
+        check_writable(run.scratch)
+        check_room(run.scratch, size(base))
         with run.writing(name, inputs) as stage:
             change = round_trip(run.profile)
             if onto == "dequantized" and change is None:
@@ -64,6 +66,8 @@ def merge(run: Run, *, onto: str = "original", compare: int = COMPARED) -> Path:
         check_files(folder)
     print(table(json.loads((folder / "certificate.json").read_text())))
     print(f"merged: {size(folder) / 2**20:,.1f} MiB in {shown(folder)}")
+    if run.scratch != run.path:
+        print("  a scratch disk, empty when the session ends: the kept folder's 20 GB are for what you export")
     return folder
 
 
@@ -92,7 +96,7 @@ def _certified(run: Run, base: Path, adapter: Path, stage: Stage, onto: str, com
     )
     (stage.folder / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n")
     if certificate["problems"]:
-        apart = run.path / REFUSED
+        apart = run.scratch / REFUSED
         shutil.rmtree(apart, ignore_errors=True)
         stage.folder.rename(apart)
         raise KitError(f"{table(certificate)}\nthe merge is refused and lies in {shown(apart)}: delete it, merge again")
