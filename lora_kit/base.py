@@ -101,6 +101,17 @@ def access_problem(base: Base) -> str | None:
         return f"the Hub cannot be reached for {base.source} ({reason}): check the network or give a local folder"
 
 
+def has_token() -> bool:
+    """Whether a token of the Hub is set: variable, login, a secret of Kaggle or Colab. Its value stays where it is."""
+    take_secret()
+    from huggingface_hub import get_token
+
+    try:
+        return bool(get_token())
+    except Exception:  # Colab's secrets do not answer outside its page, with errors of their own
+        return False
+
+
 def take_secret() -> None:
     """Make Kaggle's secret HF_TOKEN what the Hub's library reads (Colab's it reads itself): no prompt, nothing shown.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import machine
-from .base import access_problem, is_here, take_secret
+from .base import access_problem, has_token, is_here
 from .environment import LIBRARIES, choose_profile, compute_dtype, default_root, python_version
 from .manifests import shown, version
 from .profiles import Profile, profile
@@ -208,10 +208,7 @@ def _asked_in_time(chosen: Profile) -> str | None:
 
 
 def _token(chosen: Profile) -> Check:
-    from huggingface_hub import get_token
-
-    take_secret()
-    there = bool(os.environ.get("HF_TOKEN") or get_token())
+    there = has_token()
     fix = f"accept the licence at huggingface.co/{chosen.base.source} and set the secret HF_TOKEN"
     return Check("token", there, f"{'found' if there else 'none'}; {chosen.base.title} is gated", fix)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -52,6 +53,54 @@ def test_kaggle_s_secret_is_taken_without_a_prompt_and_a_missing_one_is_no_error
     kaggle_secrets(monkeypatch, {})
     base.take_secret()
     assert "HF_TOKEN" not in os.environ and capsys.readouterr().out == ""
+
+
+COLAB = {  # of Colab's own package, what matters here
+    "__init__.py": "",
+    "_shell.py": "class Shell: ...",
+    "errors.py": "class Error(Exception): ...",
+    "userdata.py": """
+class NotebookAccessError(Exception): ...
+class SecretNotFoundError(Exception): ...
+class TimeoutException(Exception): ...
+def get(name):
+    ANSWER
+""",
+}
+ON_COLAB = """
+import builtins, google.colab._shell
+builtins.get_ipython = google.colab._shell.Shell
+import lora_kit as lk
+checkup = lk.doctor("llama2-7b-t4")
+print(checkup)
+print(lk.environment_report())
+print({check.name: check.ok for check in checkup}["token"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("return 'hf_planted_secret'", True),
+        ("raise SecretNotFoundError(name)", False),
+        ("raise NotebookAccessError(name)", False),
+        ("raise TimeoutException(name)", False),  # what runs outside Colab's page
+    ],
+)
+def test_colab_s_secret_is_taken_without_a_prompt_and_never_shown(tmp_path: Path, answer: str, found: bool) -> None:
+    """In a process of its own, with the Hub's library as it is and a stand-in for google.colab."""
+    package = tmp_path / "google" / "colab"
+    package.mkdir(parents=True)
+    for name, text in COLAB.items():
+        (package / name).write_text(text.replace("ANSWER", answer))
+    given = os.environ | {"PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_COLAB], env=given, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "platform  colab" in done.stdout and "hf_planted" not in done.stdout + done.stderr
+    assert done.stdout.endswith(f"{found}\n")
+    assert found or "set the secret HF_TOKEN" in done.stdout
 
 
 def test_drive_is_asked_for_only_on_colab_and_refusal_is_said(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_the_token_is_asked_for_only_when_the_base_is_gated_and_is_never_shown(m
     import huggingface_hub
 
     put_gpus(monkeypatch, T4)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: os.environ.get("HF_TOKEN"))
     monkeypatch.setattr(traps, "access_problem", lambda base: None)
     assert "token" not in by_name(doctor("tinyllama-t4"))
     missing = by_name(doctor("llama2-7b-t4"))["token"]
