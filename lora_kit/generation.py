@@ -78,7 +78,8 @@ class Prefix:
         self._cache = DynamicCache()
         if self.length:
             with torch.no_grad():
-                model(torch.tensor([common], device=model.device), past_key_values=self._cache, logits_to_keep=1)
+                ids = torch.tensor([common], device=model.device)
+                model(ids, logits_to_keep=1, **_under_its_name(model, self._cache))
 
     def cache(self, rows: int) -> DynamicCache:
         """Keys and values for a batch of its own."""
@@ -103,12 +104,11 @@ def decode(
 
     ids, mask = _padded([prompt[shared.length :] for prompt in prompts], shared.length, model.device)
     cache, rows = shared.cache(len(prompts)), list(range(len(prompts)))
+    known = _under_its_name(model, cache)
     positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared.length :]
     for _ in range(max_new_tokens):
         with torch.no_grad():
-            logits = model(
-                ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-            ).logits[:, -1]
+            logits = model(ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, **known).logits[:, -1]
         tokens = choose(logits.float())
         said = tokens.tolist()
         yield list(zip(rows, said, strict=True))
@@ -121,6 +121,13 @@ def decode(
             tokens, mask, positions, rows = tokens[kept], mask[kept], positions[kept], [rows[place] for place in going]
         ids, positions = tokens[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+
+def _under_its_name(model: PreTrainedModel, cache: DynamicCache) -> dict[str, DynamicCache]:
+    """The cache as the argument that this transformers takes it by: `cache` from 5.24, `past_key_values` before."""
+    from inspect import signature
+
+    return {"cache" if "cache" in signature(model.forward).parameters else "past_key_values": cache}
 
 
 def chooser(temperature: float, seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -151,7 +158,7 @@ def _padded(rows: list[list[int]], before: int, device: torch.device) -> tuple[t
 def answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    conversations: list[list[Message]],
+    conversations: Sequence[str | list[Message]],
     *,
     max_new_tokens: int,
     batch_size: int = 64,
@@ -159,9 +166,12 @@ def answers(
     """The model's greedy answers as text.
 
     Args:
-        conversations: each ends with the user's turn; a last assistant turn is left out.
+        conversations: each a question, or messages that end with the user's turn; a last assistant turn is left out.
         max_new_tokens: the longest answer in tokens.
         batch_size: prompts at a time; memory grows with it.
+
+    Raises:
+        KitError: what is no conversation.
     """
     rows = generate_ids(
         model,
@@ -214,10 +224,18 @@ def check_length(longest: int, max_new_tokens: int, room: int) -> None:
         )
 
 
-def prompts_of(conversations: list[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def prompts_of(conversations: Sequence[str | list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids up to where the answer begins; a last assistant turn is left out."""
-    asked = [chat[:-1] if chat[-1]["role"] == "assistant" else chat for chat in conversations]
-    return [encode_prompt(chat, tokenizer) for chat in asked]
+    return [encode_prompt(_asked(chat), tokenizer) for chat in conversations]
+
+
+def _asked(chat: str | list[Message]) -> list[Message]:
+    """The messages up to where the answer begins; a plain text is the user's."""
+    if isinstance(chat, str):
+        return [{"role": "user", "content": chat}]
+    if not chat or not all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in chat):
+        raise KitError(f"{str(chat)[:80]!r} is no conversation: give a text, or messages with role and content")
+    return chat[:-1] if chat[-1]["role"] == "assistant" else chat
 
 
 def text_of(row: list[int], tokenizer: PreTrainedTokenizerBase) -> str:

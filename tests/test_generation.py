@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def test_rows_that_ended_leave_and_a_shared_beginning_is_computed_once(
     seen: list[tuple[int, int]] = []
     real = small.forward
 
+    @functools.wraps(real)
     def forward(ids: torch.Tensor | None = None, **told: Any) -> Any:
         ids = told.get("input_ids") if ids is None else ids
         assert ids is not None
@@ -120,3 +122,12 @@ def test_quantized_models_answer_in_batches_too(tmp_path: Path, kind: str) -> No
     ours = generate_ids(model, prompts, max_new_tokens=6, eos_token_id=EOS)
     alone = one_by_one(model, prompts, 6)
     assert sum(a != b for a, b in zip(ours, alone, strict=True)) <= 1  # rounding may turn one on random weights
+
+
+def test_a_plain_question_is_the_user_s_turn_and_what_is_no_conversation_is_said(done: lk.Run) -> None:
+    tokenizer = lk.load_tokenizer(done.profile.base)
+    asked = [{"role": "user", "content": "Who are you?"}]
+    assert prompts_of(["Who are you?"], tokenizer) == prompts_of([asked], tokenizer)
+    for wrong in ([], [{"text": "hi"}], ["hi"]):
+        with pytest.raises(lk.KitError, match="is no conversation: give a text, or messages"):
+            prompts_of([wrong], tokenizer)  # type: ignore[list-item]
