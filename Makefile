@@ -9,7 +9,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cachepro
 .PHONY: help demo test lint types unit notebooks solutions format scrub home kaggle workshop-kit model handbook \
   test-all test-stacks test-browser test-kills test-gpu clean \
   bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency \
-  bench-generate bench-verdict run-notebooks
+  bench-generate bench-verdict bench-gpu run-notebooks
 
 help:  ## this list
 	@echo "make TARGET   (with another Python: make PYTHON=/path/to/python3.12 TARGET)"
@@ -92,6 +92,11 @@ bench-generate: .venv/ready  ## answers a second against pipeline and model.gene
 
 bench-verdict: .venv/ready  ## how often good adapters are held back and bad ones shipped; writes results/verdict.json
 	$(BIN)/python benchmarks/verdict.py
+	$(BIN)/python tools/update_readme.py
+
+bench-gpu: .venv/ready  ## training at 7B size in a T4's memory against TRL and Trainer; needs a CUDA card; writes results/gpu.json
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python tools/update_readme.py
 
 bench-plan: .venv/ready  ## what lk.plan says against what training takes; writes benchmarks/results/plan.json

@@ -193,5 +193,6 @@ def card_bytes(model: PreTrainedModel) -> int | None:
 
     if model.device.type != "cuda":
         return None
-    free, _ = torch.cuda.mem_get_info(model.device)
-    return int(free + torch.cuda.memory_reserved(model.device))
+    free, total = torch.cuda.mem_get_info(model.device)
+    share = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)(model.device)  # newer torch
+    return int(min(free + torch.cuda.memory_reserved(model.device), share * total))

@@ -1,0 +1,192 @@
+"""Three ways to train the same adapter on the same rows of a quantized Llama, each as its documentation says.
+
+    lora_kit   plan() decides how many layers are computed twice, fit() trains
+    trainer    transformers' Trainer: prepare_model_for_kbit_training, get_peft_model, fp16
+    trl        TRL's SFTTrainer with a SFTConfig as it comes (bf16, gradient checkpointing)
+
+A kit is made once with its model; `train` starts from a fresh adapter each time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from lora_kit.profiles import Profile
+
+Rows = list[tuple[list[int], list[int]]]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all kits share: the base, and a profile with the adapter, the learning rate and the device."""
+
+    base: Path
+    profile: Profile
+    scratch: Path
+
+    @property
+    def card(self) -> bool:
+        return self.profile.device == "cuda"
+
+
+class LoraKit:
+    """This project."""
+
+    def __init__(self, setup: Setup) -> None:
+        from lora_kit.quantization import load_model
+
+        self.run, self.model = SimpleNamespace(profile=setup.profile), load_model(setup.profile, setup.base)
+
+    def train(self, rows: Rows, tokens_per_step: int, batch: int) -> list[float]:
+        """The losses, step by step; `batch` is not asked, as the token budget says what lies on the card at a time."""
+        from dataclasses import replace
+
+        from lora_kit.adapters import attach_lora, detach_lora
+        from lora_kit.training.batches import Row, all_steps
+        from lora_kit.training.loop import Around, fit
+        from lora_kit.training.planning import layers_to_recompute
+
+        detach_lora(self.model)
+        attach_lora(self.model, self.run)
+        most = min(tokens_per_step, self.run.profile.training.tokens_per_micro_batch)
+        own = {"tokens_per_step": tokens_per_step, "tokens_per_micro_batch": most}
+        settings = replace(self.run.profile.training, epochs=1, **own)
+        steps = all_steps([Row(*row) for row in rows], settings)
+        self.layers = layers_to_recompute(self.model, steps, self.run)
+        return [row["loss"] for row in fit(self.model, steps, settings, Around(layers=self.layers)).log]
+
+
+class Peer:
+    """What transformers' Trainer and TRL have in common: a PEFT model, rows in micro-batches of a fixed count."""
+
+    half = "float16"
+
+    def __init__(self, setup: Setup) -> None:
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+        from lora_kit.adapters import pass_over_old_torchao
+        from lora_kit.quantization import cure_cpu_kernels
+
+        self.setup, lora = setup, setup.profile.lora
+        dtype = getattr(torch, self.half) if setup.card else torch.float32
+        four = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        place = {"": 0 if setup.card else "cpu"}
+        model = AutoModelForCausalLM.from_pretrained(
+            setup.base, quantization_config=four, dtype=dtype, device_map=place
+        )
+        cure_cpu_kernels(model)
+        pass_over_old_torchao()
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
+            target_modules=list(lora.target_modules),
+            init_lora_weights="gaussian",
+            task_type="CAUSAL_LM",
+        )
+        self.model = get_peft_model(self.prepared(model), config)
+
+    def prepared(self, model: Any) -> Any:
+        return model
+
+    def train(self, rows: Rows, tokens_per_step: int, batch: int) -> list[float]:
+        """The losses, step by step, in micro-batches of `batch` rows."""
+        import torch
+
+        from lora_kit.adapters import lora_layers
+
+        torch.manual_seed(0)
+        for layer in lora_layers(self.model):
+            layer.reset_lora_parameters("default", "gaussian")
+        work = self.worker(rows, self.arguments(rows, tokens_per_step, batch))
+        work.train()
+        return [row["loss"] for row in work.state.log_history if "loss" in row]
+
+    def arguments(self, rows: Rows, tokens_per_step: int, batch: int) -> dict[str, Any]:
+        mean = sum(len(ids) for ids, _ in rows) / len(rows)
+        return {
+            "output_dir": str(self.setup.scratch),
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": max(1, round(tokens_per_step / mean / batch)),
+            "num_train_epochs": 1,
+            "learning_rate": self.setup.profile.training.learning_rate,
+            "max_grad_norm": self.setup.profile.training.max_grad_norm,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.03,
+            "seed": self.setup.profile.training.seed,
+            "use_cpu": not self.setup.card,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+        }
+
+    def worker(self, rows: Rows, arguments: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+
+class PlainTrainer(Peer):
+    """transformers and PEFT."""
+
+    def prepared(self, model: Any) -> Any:
+        from peft import prepare_model_for_kbit_training
+
+        return prepare_model_for_kbit_training(model)
+
+    def worker(self, rows: Rows, arguments: dict[str, Any]) -> Any:
+        from datasets import Dataset
+        from transformers import Trainer, TrainingArguments
+
+        data = Dataset.from_list([{"input_ids": ids, "labels": labels} for ids, labels in rows])
+        told = TrainingArguments(**arguments, fp16=self.setup.card)
+        return Trainer(self.model, told, train_dataset=data, data_collator=padded)
+
+
+class Trl(Peer):
+    """TRL and PEFT; it makes a quantized model's adapters bfloat16, which no scaler for float16 takes."""
+
+    half = "bfloat16"
+
+    def worker(self, rows: Rows, arguments: dict[str, Any]) -> Any:
+        from datasets import Dataset
+        from trl import SFTConfig, SFTTrainer
+
+        told = [{"input_ids": ids, "completion_mask": [int(n >= 0) for n in labels]} for ids, labels in rows]
+        more = {} if self.setup.card else {"bf16": False}
+        config = SFTConfig(**arguments, **more, completion_only_loss=True, max_length=None)
+        return SFTTrainer(self.model, config, train_dataset=Dataset.from_list(told), processing_class=self.tokenizer())
+
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        from lora_kit.base import ASSETS
+
+        tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny-chat")
+        tokenizer.pad_token_id = 0
+        return tokenizer
+
+
+def padded(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+    """Rows padded on the right, with the mask that the Trainer's models are given."""
+    import torch
+
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def laid(name: str, fill: int) -> torch.Tensor:
+        return torch.tensor([row[name] + [fill] * (width - len(row[name])) for row in rows])
+
+    mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
+    return {"input_ids": laid("input_ids", 0), "labels": laid("labels", -100), "attention_mask": mask}
+
+
+KITS = {"lora_kit": LoraKit, "trainer": PlainTrainer, "trl": Trl}

@@ -1,0 +1,83 @@
+"""What lk.plan says of memory and time against what the card takes, over 40 settings; called by gpu.py."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+from gpu_kits import Setup
+
+SHAPES = ((8, 256), (4, 512), (2, 1024), (1, 2048), (1, 4096))  # rows, tokens each
+RANKS, TARGETS, KEPT = (8, 64), (("q_proj", "v_proj"), ("all",)), (1, 8)  # layers that are not computed twice
+
+
+def plan_against_card(setup: Setup, longest: int) -> dict[str, Any]:
+    """Bytes said and taken for every setting up to that length, and seconds said and taken for one of them."""
+    from lora_kit.profiles import ALL_LINEAR
+    from lora_kit.quantization import load_model
+
+    model = load_model(setup.profile, setup.base)
+    found = []
+    shapes = [shape for shape in SHAPES if shape[1] <= longest]
+    for (rows, length), r, targets, kept in itertools.product(shapes, RANKS, TARGETS, KEPT):
+        lora = replace(setup.profile.lora, r=r, target_modules=ALL_LINEAR if targets == ("all",) else targets)
+        run = SimpleNamespace(profile=replace(setup.profile, lora=lora))
+        layers = max(0, len(model.model.layers) - kept)
+        found.append({"rows": rows, "length": length, "r": r, "targets": len(lora.target_modules), "layers": layers})
+        found[-1] |= bytes_of(model, run, batch_of(rows, length), layers)
+    off = [one["said"] / one["allocated"] - 1 for one in found if one["allocated"]]
+    return {"settings": found, "least_off": min(off, default=None), "most_off": max(off, default=None)} | minutes(
+        model, setup
+    )
+
+
+def batch_of(rows: int, length: int) -> Any:
+    """A micro-batch of random tokens, the second half of each row learned."""
+    import random
+
+    from lora_kit.training.batches import Batch, Row
+
+    ids = [[random.Random(n).randrange(3, 32000) for _ in range(length)] for n in range(rows)]
+    return Batch([], [Row(row, [-100] * (length // 2) + row[length // 2 :]) for row in ids])
+
+
+def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
+    """One step of one micro-batch: what the formulas say, and the card's peak."""
+    import torch
+
+    from lora_kit.adapters import attach_lora, detach_lora
+    from lora_kit.training.loop import Around, fit
+    from lora_kit.training.memory import activation_bytes, passing_bytes
+    from lora_kit.training.planning import fixed_bytes, sizes_of
+
+    detach_lora(model)
+    attach_lora(model, run)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    sizes = sizes_of(model, run)
+    said = sum(fixed_bytes(model, run)) + activation_bytes(sizes, batch, layers) + passing_bytes(sizes, batch)
+    fit(model, [[batch], [batch]], run.profile.training, Around(layers=layers))
+    taken = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+    return {"said": said} | taken
+
+
+def minutes(model: Any, setup: Setup) -> dict[str, float]:
+    """Seconds that the probe says for 20 steps, and that they take."""
+    from lora_kit.adapters import attach_lora, detach_lora
+    from lora_kit.training.loop import Around, fit
+    from lora_kit.training.planning import probe
+
+    detach_lora(model)
+    run, layers = SimpleNamespace(profile=setup.profile), len(model.model.layers) - 1
+    attach_lora(model, run)
+    steps = [[batch_of(2, 512), batch_of(4, 256)] for _ in range(20)]
+    batches = [batch for step in steps for batch in step]
+    token, step = probe(model, batches, layers, run)
+    said = token * sum(batch.tokens for batch in batches) + step * len(steps)
+    start = time.perf_counter()
+    fit(model, steps, setup.profile.training, Around(layers=layers))
+    return {"seconds_said": said, "seconds_taken": time.perf_counter() - start}
