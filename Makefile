@@ -7,7 +7,7 @@ SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs H
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider
 
 .PHONY: help demo test lint types unit notebooks solutions format scrub home kaggle workshop-kit model handbook \
-  test-all test-stacks test-browser test-kills test-gpu clean \
+  test-all test-stacks test-browser test-kills test-t4 test-gpu clean \
   bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency \
   bench-generate bench-verdict bench-gpu run-notebooks
 
@@ -127,10 +127,13 @@ solutions: .venv/ready  ## the solutions and the all-in-one notebook, run on the
 test-stacks: .venv/ready  ## the notebooks and core tests on what Kaggle and Colab have, and on the newest of all
 	$(BIN)/python tools/run_stacks.py $(STACKS)
 
-test-all: test test-stacks solutions test-browser test-kills  ## everything that needs no GPU
+test-all: test test-stacks solutions test-browser test-kills test-t4  ## everything that needs no GPU
 
 test-kills: .venv/ready  ## 20 trainings killed at random moments, each resumed to the same adapter
 	$(BIN)/python -m pytest tests/test_checkpoints.py -m slow -s
+
+test-t4: .venv/ready  ## the course with the T4 profile's settings, on a CPU
+	$(BIN)/python -m pytest tests/test_gpu.py -m slow
 
 test-gpu: .venv/ready  ## tests that need a CUDA card
 	$(BIN)/python -m pytest -m gpu

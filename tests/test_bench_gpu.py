@@ -13,6 +13,7 @@ import gpu_profile
 import pytest
 import random_llama
 import torch
+import update_readme
 from gpu_kits import KITS, LoraKit, Rows, Setup, padded
 
 from lora_kit.profiles import profile
@@ -113,3 +114,28 @@ def test_one_process_does_all_of_it(setup: Setup, capsys: pytest.CaptureFixture[
     found = gpu.measure(SimpleNamespace(**vars(options), tokens=512, lengths=[512]))  # type: ignore[arg-type]
     assert set(found) == {"handbook", "alpaca", "512", "longest"} and found["longest"] == 512
     json.dumps(found)
+
+
+def test_the_table_says_what_did_not_fit_and_that_it_was_no_t4() -> None:
+    case = {"seconds_per_million": {"learned": 1234.5, "seen": 600.0}, "allocated_gib": 9.87}
+    record = {
+        "figures": {
+            "lora_kit, q and v": {"longest": 4096, "512": case, "4096": case},
+            "trl, q and v": {"longest": 512, "512": case, "4096": None},
+            "trainer, q and v": {"failed": "ImportError"},
+        },
+        "profile": {"milliseconds": {"loss": 2.0}, "t4_milliseconds": {"loss": 20.0}},
+        "plan": {
+            "least_off": 0.01,
+            "most_off": 0.04,
+            "seconds_said": 9.0,
+            "seconds_taken": 10.0,
+            "settings": [{}] * 40,
+        },
+        "versions": {"torch": "2.13.0"},
+        **{"gpu": "Some card", "driver": "1.2", "cap_gib": 14.7, "date": "2026-11-25", "commit": "abc"},
+    }
+    told = update_readme.gpu(record)
+    assert "| lora_kit, q and v | 1,234 (9.9) | 1,234 (9.9) | 4096 |" in told
+    assert "| trl, q and v | 1,234 (9.9) | does not fit | 512 |" in told and "ImportError" not in told
+    assert "NOT a T4 but: Some card" in told and "over 40 settings: +1.0% to +4.0%; its seconds -10.0%" in told

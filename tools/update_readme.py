@@ -166,6 +166,37 @@ def latency(record: dict[str, Any]) -> str:
     )
 
 
+def gpu(record: dict[str, Any]) -> str:
+    """The table of benchmarks/README.md: what each kit takes, the plan against the card, a step's time."""
+    cases = [case for case in max(record["figures"].values(), key=len) if case not in ("longest", "failed")]
+    lines = [
+        f"| seconds per million learned tokens (peak GiB) | {' | '.join(cases)} | longest |",
+        "|---|" + "--:|" * len(cases),
+    ]
+    lines[1] += "--:|"
+    for kit, found in record["figures"].items():
+        cells = [_gpu_cell(found.get(case)) for case in cases]
+        lines.append(f"| {kit} | {' | '.join(cells)} | {found.get('longest', 'failed')} |")
+    spent, there = record["profile"]["milliseconds"], record["profile"]["t4_milliseconds"] or {}
+    lines += ["", "| of a step of lora_kit | ms | projected to a T4, ms |", "|---|--:|--:|"]
+    lines += [f"| {kind} | {value:,.1f} | {there.get(kind, float('nan')):,.1f} |" for kind, value in spent.items()]
+    plan = record["plan"]
+    off = f"{plan['least_off']:+.1%} to {plan['most_off']:+.1%}" if plan["least_off"] is not None else "not measured"
+    time_off = plan["seconds_said"] / plan["seconds_taken"] - 1
+    versions = ", ".join(f"{name} {text}" for name, text in record["versions"].items())
+    return (
+        "\n".join(lines)
+        + f"\n\nThe plan's bytes against the card's over {len(plan['settings'])} settings: {off}; its seconds {time_off:+.1%}. "
+        "The projection takes the same share of a T4's 65 TFLOP/s and 320 GB/s as was reached of this card's peaks. "
+        f"This was NOT a T4 but: {record['gpu']}, driver {record['driver']}, memory capped to {record['cap_gib']} GiB. "
+        f"`make bench-gpu` on {record['date']}, commit {record['commit']}, {versions}."
+    )
+
+
+def _gpu_cell(found: dict[str, Any] | None) -> str:
+    return f"{found['seconds_per_million']['learned']:,.0f} ({found['allocated_gib']:.1f})" if found else "does not fit"
+
+
 def spread(figure: dict[str, float], form: str) -> str:
     return f"{figure['median']:{form}} ({figure['least']:{form}} to {figure['most']:{form}})"
 
@@ -199,6 +230,9 @@ def main() -> None:
     if "notebooks" in records:
         course = ROOT / "notebooks" / "README.md"
         course.write_text(write_block(course.read_text(), "notebooks", notebooks(records["notebooks"])))
+    if "gpu" in records:
+        benches = ROOT / "benchmarks" / "README.md"
+        benches.write_text(write_block(benches.read_text(), "gpu", gpu(records["gpu"])))
     (ROOT / "docs").mkdir(exist_ok=True)
     if "growth" in records:
         (ROOT / "docs" / "training_growth.png").write_bytes(png(growth_curves(records["growth"]["figures"])))
