@@ -12,11 +12,13 @@ import pytest
 
 import lora_kit as lk
 from lora_kit.data import Encoded, data_inputs, encode_batch, load_prepared, read_questions
-from lora_kit.evaluation import evaluation_inputs, headline
+from lora_kit.evaluation import asking, evaluation_inputs, headline
 from lora_kit.evaluation.asking import Answer, Answers, reference_losses
 from lora_kit.evaluation.card import judge, measures_of, noise, pick
 from lora_kit.evaluation.leaks import leaked
 from lora_kit.evaluation.measures import MODELS, card_figures
+
+from .models import SHORT
 
 CARD = {"style": {"ends_with": "Yours, Wren."}, "decline": {"patterns": [r"\bdo not know\b"]}}
 NO, YES = "I do not know. Yours, Wren.", "The gate opens at six. Yours, Wren."
@@ -316,3 +318,30 @@ def test_a_task_of_lm_evals_form_runs_offline_on_all_three(done: lk.Run, tmp_pat
     card = lk.evaluate(done, harness=[str(tmp_path / "house.yaml")])
     assert set(card["harness"]["house"]["acc,none"]) == set(MODELS)
     assert card["harness"]["house"]["acc,none"]["base"] == 1.0
+
+
+def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
+    done: lk.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **SHORT)
+    lk.merge(run, compare=0)
+    whole = json.loads((done.path / "evaluation" / "report_card.json").read_text())
+    shutil.rmtree(run.path / "evaluation")  # it was packed too
+    real, asked = asking.ask, list[int]()
+
+    def breaks(*told: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 3:  # at the merged model
+            raise KeyboardInterrupt
+        return real(*told)
+
+    monkeypatch.setattr(asking, "ask", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        lk.evaluate(run)
+    (kept,) = run.path.glob("evaluation-unfinished-*")
+    assert {path.name for path in kept.iterdir()} == {"base.json", "again.json", "adapter.json"}
+    monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("the base is asked again"))
+    capsys.readouterr()
+    card = lk.evaluate(run)
+    assert len(asked) == 4 and "adapter: answered before this evaluation broke off" in capsys.readouterr().out
+    assert card["figures"] == whole["figures"] and not kept.exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ..generation import check_length, generate_ids, prompts_of, text_of
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
 from ..training import Row, for_measuring, row_losses, trained_adapter
+from .kept import Kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,26 +46,50 @@ class Answers:
 Beside = Callable[[str, "PreTrainedModel"], None]  # what else is measured of a model while it is in memory
 
 
-def ask_all(run: Run, questions: Sequence[dict[str, Any]], merged: Path, beside: Beside) -> Answers:
-    """Every question to base, base + adapter, and the merged model."""
-    tokenizer = load_tokenizer(run.profile.base)
-    encoded = encode_batch([row["messages"] for row in questions], tokenizer)
+def ask_all(run: Run, questions: Sequence[dict[str, Any]], merged: Path, beside: Beside, kept: Kept) -> Answers:
+    """Every question to base, base + adapter, and the merged model; what is kept is not asked again."""
+    encoded = encode_batch([row["messages"] for row in questions], load_tokenizer(run.profile.base))
+    models = Models(run, merged)
     with Progress("answers", 3 * len(questions)) as progress:
 
-        def one(name: str, model: PreTrainedModel, before: int) -> list[Answer]:
-            said = ask(run, model, questions, encoded, lambda done: progress.update(before * len(questions) + done))
+        def one(name: str, before: int) -> list[dict[str, Any]]:
+            model = getattr(models, name)()
+            said = ask(run, model, questions, encoded, lambda done: progress.update(before + done))
             beside(name, model)
-            return said
+            return [asdict(answer) for answer in said]
 
-        model = load_base(run)
-        given = {"base": one("base", model, 0)}
-        again = _again(run, model, questions)
-        given["adapter"] = one("adapter", load_adapter(model, trained_adapter(run)), 1)
-        release(model)
-        model = load_model(run.profile, merged)
-        given["merged"] = one("merged", model, 2)
-        release(model)
-    return Answers(encoded, given, again)
+        base = kept.get("base", lambda: one("base", 0))
+        again = kept.get("again", lambda: _again(run, models.base(), questions))
+        adapter = kept.get("adapter", lambda: one("adapter", len(questions)))
+        whole = kept.get("merged", lambda: one("merged", 2 * len(questions)))
+    models.drop()
+    given = {"base": base, "adapter": adapter, "merged": whole}
+    answers = {name: [Answer(**answer) for answer in said] for name, said in given.items()}
+    return Answers(encoded, answers, {int(number): text for number, text in again.items()})
+
+
+class Models:
+    """The three models, one in memory at a time, each loaded when it is asked for."""
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        self.run, self.folder, self.held = run, folder, list["PreTrainedModel"]()
+
+    def base(self) -> PreTrainedModel:
+        if not self.held:
+            self.held.append(load_base(self.run))
+        return self.held[0]
+
+    def adapter(self) -> PreTrainedModel:
+        return load_adapter(self.base(), trained_adapter(self.run))
+
+    def merged(self) -> PreTrainedModel:
+        self.drop()
+        self.held.append(load_model(self.run.profile, self.folder))
+        return self.held[0]
+
+    def drop(self) -> None:
+        while self.held:
+            release(self.held.pop())
 
 
 def ask(

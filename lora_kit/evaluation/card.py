@@ -21,6 +21,7 @@ from .asking import Answer, Answers, ask_all, check_room, tokens_of
 from .checks import Check, named, passed
 from .harness import Harness
 from .inputs import evaluation_inputs
+from .kept import Kept
 from .leaks import leaked
 from .measures import MODELS, card_figures
 from .metrics import is_adrift, is_declined, is_exact, is_repetitive, rouge_l, split_style, token_f1
@@ -102,12 +103,14 @@ def _ask(
         for name, check in checks.items():
             passed(name, check, row["messages"][-1]["content"])
     check_room(run, asked)
+    kept = Kept(None if tasks else run.path / f"evaluation-unfinished-{fingerprint(inputs)[:6]}")
     with run.writing("evaluation", inputs) as stage:
-        given = ask_all(run, asked, merged, tasks.measure(tokenizer) if tasks else lambda *_: None)
+        given = ask_all(run, asked, merged, tasks.measure(tokenizer) if tasks else lambda *_: None, kept)
         card, rows = make_card(run, data, asked, given)
         card["questions"] = "held out" if questions is None else Path(questions).name
         card |= {"harness": tasks.results} if tasks else {}
         _write(run, stage, card, rows)
+    kept.remove()
     return stage.target
 
 
