@@ -48,10 +48,10 @@ run-notebooks: .venv/ready  ## run the notebooks in order and keep their outputs
 	$(BIN)/python tools/update_readme.py
 
 home:  ## move every badge and address to another repository: make home REPOSITORY=owner/name
-	$(PYTHON) tools/move_home.py $(REPOSITORY)
+	$(PYTHON) tools/move_home.py '$(REPOSITORY)'
 
 kaggle: .venv/ready  ## stage the Kaggle kernel: make kaggle KAGGLE_USER=name [BASE=tinyllama]
-	$(BIN)/python tools/stage_kaggle.py "$(KAGGLE_USER)" "$(BASE)"
+	$(BIN)/python tools/stage_kaggle.py '$(KAGGLE_USER)' '$(BASE)'
 
 workshop-kit: .venv/ready  ## one zip for a room without internet
 	$(BIN)/python tools/workshop_kit.py

@@ -9,8 +9,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
+from .disk import absolute
 from .environment import default_root, scratch_root
 from .errors import KitError
 from .manifests import check_files, shown
@@ -158,15 +160,16 @@ def _export(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     if options.root:
         os.environ["LORA_KIT_RUNS"] = options.root
-    checkup = doctor(options.profile)
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):  # of a program's JSON nothing else is a part
+        checkup = doctor(options.profile)
     print(json.dumps(checkup.as_data(), indent=1) if options.json else checkup)
     return 1 if checkup.failed else 0
 
 
 def _runs(options: argparse.Namespace) -> int:
-    root = Path(options.root) if options.root else default_root()
+    root = absolute(options.root or default_root())
     folders = sorted(path for path in root.glob("*") if any(path.rglob("manifest.json")))
-    if options.delete:
+    if options.delete is not None:
         return _delete(options.delete, folders)
     for folder in folders:
         files = [file for part in (folder, scratch_root(root) / folder.name) for file in part.rglob("*")]

@@ -101,6 +101,12 @@ def access_problem(base: Base) -> str | None:
         return f"the Hub cannot be reached for {base.source} ({reason}): check the network or give a local folder"
 
 
+def is_offline() -> bool:
+    """Whether the Hub's library may not ask the network, in the words that it takes for a yes."""
+    said = (os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(word in ("1", "ON", "YES", "TRUE") for word in said)
+
+
 def has_token() -> bool:
     """Whether a token of the Hub is set: variable, login, a secret of Kaggle or Colab. Its value stays where it is."""
     take_secret()
@@ -180,8 +186,8 @@ def _download(base: Base) -> Path:
     if (cached := _cached(base)) is not None:
         return cached
     problem = access_problem(base)
-    if problem or os.environ.get("HF_HUB_OFFLINE") == "1":
-        raise KitError(problem or f"{base.source} is not in the cache and HF_HUB_OFFLINE=1 forbids the download")
+    if problem or is_offline():
+        raise KitError(problem or f"{base.source} is not in the cache and HF_HUB_OFFLINE forbids the download")
     try:
         return Path(snapshot_download(base.source, revision=base.revision, allow_patterns=WANTED))
     except Exception as error:  # the network, the Hub, the disk: the library has many names for it

@@ -48,6 +48,18 @@ def _disk_reason(error: Exception) -> str | None:
     return os.strerror(int(code[1])) if code and int(code[1]) in DISK else None
 
 
+def absolute(folder: str | os.PathLike[str]) -> Path:
+    """The folder with ~ and links resolved.
+
+    Raises:
+        KitError: nobody has that home.
+    """
+    try:
+        return Path(folder).expanduser().resolve()
+    except RuntimeError as error:
+        raise KitError(f"{os.fspath(folder)!r} names no folder: {error}") from error
+
+
 def check_writable(folder: Path) -> None:
     """Make the folder and write into it once.
 

@@ -15,6 +15,7 @@ from .manifests import version
 from .profiles import Profile, profile
 
 KAGGLE_RUNS, KAGGLE_SCRATCH = Path("/kaggle/working/runs"), Path("/kaggle/temp/runs")
+DRIVE, DRIVE_SCRATCH = Path("/content/drive"), Path("/content/runs")
 LIBRARIES = {  # the ranges that the tests run on
     "torch": ">=2.4",
     "transformers": ">=5.0,<6",
@@ -55,8 +56,10 @@ def default_root() -> Path:
 
 
 def scratch_root(root: Path) -> Path:
-    """Where merged weights go, which can be made again: on Kaggle beside the folder of which 20 GB are kept."""
-    return KAGGLE_SCRATCH if root == KAGGLE_RUNS else root
+    """Where merged weights go, which can be made again: not into Kaggle's kept 20 GB, nor onto a Drive."""
+    if root == KAGGLE_RUNS:
+        return KAGGLE_SCRATCH
+    return DRIVE_SCRATCH if root.is_relative_to(DRIVE) else root
 
 
 def keep_on_drive(folder: str = "lora_kit") -> None:
@@ -68,15 +71,17 @@ def keep_on_drive(folder: str = "lora_kit") -> None:
     Raises:
         KitError: this is not Colab, or Drive was not granted.
     """
+    if not folder or ".." in Path(folder).parts or Path(folder).is_absolute():
+        raise KitError(f"folder={folder!r} must be the name of a folder in your Drive")
     if platform() != "colab":
         raise KitError("Drive is Colab's: elsewhere set LORA_KIT_RUNS to a folder that stays")
     try:
         from google.colab import drive
 
-        drive.mount("/content/drive")
+        drive.mount(str(DRIVE))
     except Exception as error:  # refused, timed out: Colab has its own names for it
         raise KitError(f"Drive was not granted ({type(error).__name__}): runs stay on this machine") from error
-    os.environ["LORA_KIT_RUNS"] = f"/content/drive/MyDrive/{folder}"
+    os.environ["LORA_KIT_RUNS"] = str(DRIVE / "MyDrive" / folder)
     print(f"runs are kept in Drive's folder {folder}")
 
 

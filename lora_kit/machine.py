@@ -94,7 +94,7 @@ def set_visible_gpus(profile: Profile) -> int:
 
     A visible second card is not idle: libraries split a model or a batch over it without being asked.
     """
-    if HID in os.environ:  # hidden by an earlier run
+    if os.environ.get(HID, "").isdigit():  # hidden by an earlier run
         count = int(os.environ[HID])
         if profile.processes > 1:  # its processes start CUDA themselves, so they see what is shown again
             os.environ.pop(HID)
@@ -155,8 +155,8 @@ def torch_cuda() -> str:
 
 
 def bitsandbytes_builds() -> set[str]:
-    """The CUDA versions that the installed bitsandbytes has a file for; it is not imported for that."""
+    """What the installed bitsandbytes has a file for: "cpu", and CUDA versions; it is not imported for that."""
     found = importlib.util.find_spec("bitsandbytes")
     folders = list(found.submodule_search_locations or []) if found else []
-    files = [path.stem for folder in folders for path in Path(folder).glob("libbitsandbytes_cuda*")]
-    return {name.removeprefix("libbitsandbytes_cuda").partition("_")[0] for name in files}
+    files = [path.stem for folder in folders for path in Path(folder).glob("libbitsandbytes_c*")]
+    return {name.removeprefix("libbitsandbytes_").removeprefix("cuda").partition("_")[0] for name in files}

@@ -23,7 +23,7 @@ from typing import Any
 
 from . import profiles
 from .base import access_problem
-from .disk import check_writable, disk_errors
+from .disk import absolute, check_writable, disk_errors
 from .environment import choose_profile, default_root, prepare_process, scratch_root
 from .errors import KitError
 from .manifests import check_files, file_hash, fingerprint, read_manifest, shown, write_manifest
@@ -59,12 +59,12 @@ class Run:
         **overrides: Any,
     ) -> None:
         if data is not None:
-            overrides["data__source"] = _as_source(data, Path(root or default_root()).expanduser().resolve())
+            overrides["data__source"] = _as_source(data, absolute(root or default_root()))
         if name is not None and (Path(name).name != name or name in (".", "..")):
             raise KitError(f"name={name!r} must be the name of a folder, without a path; root= says where it lies")
         self.profile, reason = _choose(profile, overrides)
         machine = prepare_process(self.profile)
-        place, name = Path(root or default_root()).expanduser().resolve(), name or _folder_name(self.profile)
+        place, name = absolute(root or default_root()), name or _folder_name(self.profile)
         self.path, self.scratch = place / name, scratch_root(place) / name
         check_writable(self.path)
         if source is not None:
@@ -117,9 +117,13 @@ class Run:
 
     def pack(self, target: str | os.PathLike[str] | None = None) -> Path:
         """Zip what cannot be made again in seconds (data, adapters, manifests, answers), not the merged weights."""
-        path = Path(target or self.path.with_name(f"{self.path.name}.zip")).expanduser().resolve()
+        name = f"{self.path.name}.zip"
+        path = absolute(target or self.path.with_name(name))
+        path = path / name if path.is_dir() else path
         found = [p for p in sorted(self.path.rglob("*")) if p.is_file() and p != path]
         files = [p for p in found if not _left_out(p.relative_to(self.path))]
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with disk_errors(path), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in files:
                 archive.write(file, file.relative_to(self.path))

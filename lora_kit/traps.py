@@ -11,15 +11,15 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TooLate
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from . import machine
-from .base import access_problem, has_token, is_here
-from .environment import LIBRARIES, choose_profile, compute_dtype, default_root, python_version
+from .base import access_problem, has_token, is_here, is_offline
+from .disk import absolute
+from .environment import LIBRARIES, choose_profile, compute_dtype, default_root, python_version, scratch_root
 from .manifests import shown, version
 from .profiles import Profile, profile
 
@@ -119,17 +119,20 @@ def _vram(chosen: Profile) -> Check:
         return Check("gpu memory", True, "not needed")
     found = machine.gpu()
     gib = found.gib if found else 0.0
-    fix = "use the profile tinyllama-t4, or a card with more memory"
+    fix = "use the profile tinyllama-t4, or a card with more memory" if found else machine.WAY_OUT
     return Check("gpu memory", gib >= need, f"{gib:.1f} GiB, wanted {need:g}", fix)
 
 
 def _build(chosen: Profile) -> Check:
     """bitsandbytes has one file for each CUDA version, and picks the one of torch's."""
     if chosen.device != "cuda":
-        return Check("bitsandbytes build", True, "its CPU part is used")
-    wanted, there = machine.torch_cuda(), machine.bitsandbytes_builds()
+        ok = "cpu" in machine.bitsandbytes_builds()
+        seen = "its CPU part is used" if ok else "its CPU part is missing"
+        return Check("bitsandbytes build", ok, seen, f"pip install --force-reinstall --no-deps bitsandbytes, {RESTART}")
+    wanted, there = machine.torch_cuda(), machine.bitsandbytes_builds() - {"cpu"}
     seen = f"torch has CUDA {wanted or 'none'}, bitsandbytes has {', '.join(sorted(there)) or 'none'}"
-    fix = f"pip install -U bitsandbytes, {RESTART}" if wanted else f"install a torch with CUDA, {RESTART}"
+    fix = f"install a torch with CUDA, {RESTART}" if machine.gpu_count() else machine.WAY_OUT
+    fix = f"pip install -U bitsandbytes, {RESTART}" if wanted else fix
     return Check("bitsandbytes build", wanted in there, seen, fix)
 
 
@@ -161,7 +164,7 @@ def _ram(chosen: Profile) -> Check:
 
 
 def _disk(chosen: Profile) -> Check:
-    root, need = default_root(), _needs(chosen)[0]
+    root, need = scratch_root(default_root()), _needs(chosen)[0]  # the merged model is most of it
     free = shutil.disk_usage(_existing(root)).free / 2**30
     fix = "free some space, or set LORA_KIT_RUNS to a folder on a larger disk"
     return Check("disk", free >= need, f"{free:.1f} GiB free at {shown(root)}, wanted {need:g}", fix)
@@ -178,8 +181,8 @@ def _write_access() -> Check:
 
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
-    folder = folder.expanduser().resolve()
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    folder = absolute(folder)
+    return next(place for place in (folder, *folder.parents) if os.path.exists(place))
 
 
 def _base(chosen: Profile) -> list[Check]:
@@ -188,23 +191,23 @@ def _base(chosen: Profile) -> list[Check]:
         return [Check("base", True, f"{chosen.base.title} is here")]
     found = [_token(chosen)] if chosen.base.gated else []
     otherwise = f", or use the profile {chosen.base.fallback}" if chosen.base.fallback else ""
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
+    if is_offline():
         fix = f"unset HF_HUB_OFFLINE, or put the model's folder into base__source{otherwise}"
-        return [*found, Check("base", False, f"{chosen.base.title} is not here, and HF_HUB_OFFLINE=1", fix)]
+        return [*found, Check("base", False, f"{chosen.base.title} is not here, and HF_HUB_OFFLINE is set", fix)]
     problem = _asked_in_time(chosen)
     seen = f"{chosen.base.title} can be downloaded" if problem is None else f"{chosen.base.title} cannot be had"
     return [*found, Check("base", problem is None, seen, f"{problem}{otherwise}" if problem else "")]
 
 
 def _asked_in_time(chosen: Profile) -> str | None:
-    """What the Hub says of access, or that it says nothing."""
-    pool = ThreadPoolExecutor(1)
-    try:
-        return pool.submit(access_problem, chosen.base).result(PATIENCE)
-    except TooLate:
+    """What the Hub says of access, or that it says nothing; a daemon asks, for which the process does not wait."""
+    said: list[str | None] = []
+    asking = Thread(target=lambda: said.append(access_problem(chosen.base)), daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    if not said:
         return f"the Hub does not answer within {PATIENCE:g} s: check the network, or give a local folder"
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    return said[0]
 
 
 def _token(chosen: Profile) -> Check:

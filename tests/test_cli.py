@@ -11,6 +11,7 @@ from lora_kit import environment, machine
 from lora_kit.__main__ import COMMANDS, HELP, STAGE_OF, main
 from lora_kit.pipeline import STAGES
 from lora_kit.runs import Run
+from lora_kit.traps import Checkup
 
 TINY = ["--profile", "tiny-cpu"]
 MISTAKES = {
@@ -134,8 +135,22 @@ def test_what_a_run_has_on_kaggle_s_scratch_disk_is_listed_and_deleted_with_it(
         (tmp_path / place).write_bytes(b"x" * 2**20)
     assert main(["runs", "--root", str(tmp_path / "kept")]) == 0
     assert "2.0 MiB" in capsys.readouterr().out
-    assert main(["runs", "--root", str(tmp_path / "kept"), "--delete", "one"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs", "--root", "kept", "--delete", "one"]) == 0  # as people type it
     assert not (tmp_path / "kept" / "one").exists() and not (tmp_path / "scratch" / "one").exists()
+
+
+def test_of_the_doctor_s_json_nothing_else_is_a_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def talkative(name: str | None) -> Checkup:
+        print("2 GPUs are here")
+        return Checkup([])
+
+    monkeypatch.setattr("lora_kit.__main__.doctor", talkative)
+    assert main(["doctor", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out) == [] and "2 GPUs are here" in told.err
 
 
 def test_the_doctor_speaks_to_programs_too(capsys: pytest.CaptureFixture[str]) -> None:

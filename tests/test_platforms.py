@@ -112,7 +112,11 @@ def test_drive_is_asked_for_only_on_colab_and_refusal_is_said(
     fake(monkeypatch, "google")
     fake(monkeypatch, "google.colab", drive=SimpleNamespace(mount=mounted.append))
     assert environment.platform() == "colab"
+    for wrong in ("", "../../etc", "/etc"):
+        with pytest.raises(lk.KitError, match="must be the name of a folder"):
+            lk.keep_on_drive(wrong)
     lk.keep_on_drive("course")
+    assert environment.scratch_root(environment.default_root()) == Path("/content/runs")  # a merged 7B fills a Drive
     assert mounted == ["/content/drive"] and environment.default_root() == Path("/content/drive/MyDrive/course")
     assert "Drive's folder course" in capsys.readouterr().out
 
@@ -141,6 +145,27 @@ def test_a_staged_kernel_is_whole(staged: Path) -> None:
     (wheel,) = (staged / "dataset").glob("lora_kit-*.whl")
     described = json.loads((staged / "dataset" / "dataset-metadata.json").read_text())
     assert wheel.stat().st_size > 10**6 and described["id"] == "ada-l/lora-kit-wheel"
+
+
+def test_staging_again_keeps_what_a_kernel_gave_back_and_your_own_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = stage_kaggle.ROOT / "kaggle-kernel-metadata.json"
+    root, target = tmp_path / "root", tmp_path / "kaggle"
+    (root / "notebooks").mkdir(parents=True)
+    told = json.loads(real.read_text()) | {"dataset_sources": ["ada/my-faq"]}
+    (root / real.name).write_text(json.dumps(told))
+    source = (stage_kaggle.ROOT / "notebooks" / "00_all_in_one.ipynb").read_text()
+    (root / "notebooks" / "00_all_in_one.ipynb").write_text(source.replace('BASE = \\"auto\\"', 'BASE = \\"llama-2\\"'))
+    monkeypatch.setattr(stage_kaggle, "ROOT", root)
+    monkeypatch.setattr(stage_kaggle, "wheel", lambda folder: None)
+    (target / "output").mkdir(parents=True)
+    (target / "output" / "adapter.zip").touch()
+    stage_kaggle.stage("ada", "tinyllama", target)
+    assert (target / "output" / "adapter.zip").exists()
+    metadata = json.loads((target / "kernel-metadata.json").read_text())
+    assert metadata["dataset_sources"] == ["ada/my-faq", "ada/lora-kit-wheel"]
+    assert 'BASE = \\"tinyllama\\"' in (target / "00_all_in_one.ipynb").read_text()
 
 
 def test_llama_2_comes_as_a_model_source_and_its_licence_is_named_first() -> None:

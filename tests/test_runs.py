@@ -201,6 +201,13 @@ def test_packing_into_the_run_itself_does_not_pack_the_pack(run: Run) -> None:
             assert sorted(archive.namelist()) == ["data/manifest.json", "data/rows.txt"]
 
 
+def test_packing_into_a_folder_or_a_place_that_is_not_there_yet(run: Run, tmp_path: Path) -> None:
+    write(run)
+    (tmp_path / "there").mkdir()
+    assert run.pack(tmp_path / "there") == tmp_path / "there" / "tiny-cpu.zip"
+    assert run.pack(tmp_path / "new" / "mine.zip").is_file()
+
+
 def test_packing_on_a_full_disk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write(run)
     monkeypatch.setattr(zipfile.ZipFile, "write", full)

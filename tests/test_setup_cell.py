@@ -63,7 +63,8 @@ def test_on_colab_only_what_is_missing_comes_from_the_project_s_address(
 def test_a_wheel_comes_before_a_checkout_and_that_before_the_address(
     monkeypatch: pytest.MonkeyPatch, empty: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "setup.py").touch()
+    (tmp_path / "lora_kit").mkdir()
+    (tmp_path / "lora_kit" / "__init__.py").touch()
     assert installs(monkeypatch, empty, "torch") == pip("--no-deps", "..", *NEEDED)
     dataset = tmp_path / "input" / "datasets" / "somebody" / "lora-kit"
     dataset.mkdir(parents=True)
@@ -76,8 +77,19 @@ def test_a_wheel_comes_before_a_checkout_and_that_before_the_address(
     assert given == pip("--find-links", ".", "--no-deps", wheel.name, *NEEDED)
 
 
+def test_of_several_wheels_the_newest_is_taken_and_another_project_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, empty: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "setup.py").touch()  # somebody else's
+    assert ADDRESS in installs(monkeypatch, empty, "torch")[0]
+    for number in ("0.2.0", "0.1.0", "0.3.0"):
+        (empty / f"lora_kit-{number}-py3-none-any.whl").touch()
+    assert "lora_kit-0.3.0-py3-none-any.whl" in installs(monkeypatch, empty, "torch")[0]
+
+
 def test_a_bare_machine_gets_all_it_needs(monkeypatch: pytest.MonkeyPatch, empty: Path, tmp_path: Path) -> None:
-    (tmp_path / "setup.py").touch()
+    (tmp_path / "lora_kit").mkdir()
+    (tmp_path / "lora_kit" / "__init__.py").touch()
     assert installs(monkeypatch, empty) == pip("..", *NEEDED)
 
 
@@ -85,7 +97,7 @@ def test_a_bare_machine_gets_all_it_needs(monkeypatch: pytest.MonkeyPatch, empty
 def test_it_is_the_same_few_lines_everywhere(path: Path) -> None:
     same = setup_cell(NOTEBOOKS[0])
     if path.parent.name == "solutions":
-        same = same.replace('[".."]', '["../.."]').replace('"../setup.py"', '"../../setup.py"')
+        same = same.replace('[".."]', '["../.."]').replace('"../lora_kit/__init__.py"', '"../../lora_kit/__init__.py"')
     assert setup_cell(path) == same
     assert not re.search(r"upgrade|-U|restart|login|torchao", same)
 
@@ -111,5 +123,9 @@ def test_moving_it_rewrites_all_of_them(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"setup.py", "README.md", "notebooks/00_all_in_one.ipynb", "kaggle-kernel-metadata.json"} <= changed
     assert move_home.home() == "Ada/course"
     assert not [path for path in move_home.texts() if before in path.read_text() or f'"{owner}/' in path.read_text()]
-    with pytest.raises(SystemExit, match="give owner/name"):
-        move_home.move("nowhere")
+    move_home.move(before)
+    for path in move_home.texts():  # there and back, also by a name that stands elsewhere or has capitals
+        assert path.read_bytes() == (ROOT / path.relative_to(clone)).read_bytes(), path
+    for name in ("nowhere", "../..", "a/b.git", "a b/c", "a/."):
+        with pytest.raises(SystemExit, match="give owner/name"):
+            move_home.move(name)

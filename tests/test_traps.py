@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,8 +121,10 @@ def test_no_token_not_granted_and_no_network_are_told_apart(
 
 def test_offline_is_a_finding_only_where_something_must_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     put_gpus(monkeypatch, T4)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE=1" in by_name(doctor("tinyllama-t4"))["base"].evidence
+    for name, yes in (("HF_HUB_OFFLINE", "1"), ("HF_HUB_OFFLINE", "true"), ("TRANSFORMERS_OFFLINE", "yes")):
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setenv(name, yes)
+        assert "HF_HUB_OFFLINE is set" in by_name(doctor("tinyllama-t4"))["base"].evidence
     assert by_name(doctor("tiny-cpu"))["base"].ok
 
 
@@ -148,7 +153,7 @@ def test_the_token_is_asked_for_only_when_the_base_is_gated_and_is_never_shown(m
 
 def test_bitsandbytes_must_have_a_file_for_torch_s_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     put_gpus(monkeypatch, T4)
-    monkeypatch.setattr(machine, "bitsandbytes_builds", lambda: {"126", "128"})
+    monkeypatch.setattr(machine, "bitsandbytes_builds", lambda: {"126", "128", "cpu"})
     for cuda, fits, fix in (("128", True, ""), ("132", False, "pip install -U bitsandbytes"), ("", False, "with CUDA")):
         monkeypatch.setattr(machine, "torch_cuda", lambda cuda=cuda: cuda)
         check = by_name(doctor("tinyllama-t4"))["bitsandbytes build"]
@@ -161,7 +166,7 @@ def test_the_builds_are_read_from_the_files_names(monkeypatch: pytest.MonkeyPatc
         (tmp_path / name).touch()
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    assert machine.bitsandbytes_builds() == {"128", "132"}
+    assert machine.bitsandbytes_builds() == {"128", "132", "cpu"}
 
 
 def test_a_card_that_is_too_small_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,3 +195,28 @@ def test_the_report_shows_ways_out_only_where_they_are_needed() -> None:
 def test_an_unknown_profile_is_named_with_the_right_ones() -> None:
     with pytest.raises(KitError, match="tiny-cpu"):
         doctor("llama3")
+
+
+def test_a_hub_that_stays_silent_holds_no_process_back() -> None:
+    """In a process of its own: a thread that waits must not keep it alive."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        given = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
+        code = "from lora_kit import traps; traps.PATIENCE = 0.5; print(traps.doctor('tinyllama-t4'))"
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, timeout=60)
+    assert "the Hub does not answer within 0.5 s" in done.stdout
+
+
+def test_the_cpu_part_of_bitsandbytes_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cpu" in machine.bitsandbytes_builds() and by_name(doctor("tiny-cpu"))["bitsandbytes build"].ok
+    monkeypatch.setattr(machine, "bitsandbytes_builds", lambda: {"128"})
+    missing = by_name(doctor("tiny-cpu"))["bitsandbytes build"]
+    assert not missing.ok and "missing" in missing.evidence
+
+
+def test_places_that_cannot_be_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_KIT_RUNS", "~nobody-has-this-name/runs")
+    with pytest.raises(KitError, match="names no folder"):
+        doctor("tiny-cpu")
+    monkeypatch.setenv("LORA_KIT_RUNS", "x" * 300)
+    assert by_name(doctor("tiny-cpu"))["disk"].ok

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SLUG = re.compile(r"[\w.-]+/[\w.-]+")
+SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/(?![\w.-]*\.git$)\w[\w.-]*")  # as GitHub names them
 
 
 def home() -> str:
@@ -24,8 +24,10 @@ def home() -> str:
 
 def texts() -> list[Path]:
     """Every text file of the repository."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    paths = [ROOT / name for name in listed.split("\0") if name]
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=False, capture_output=True, text=True)
+    if listed.returncode:
+        raise SystemExit("this folder is no git clone: clone the repository, then move it")
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
     return [path for path in paths if path.suffix in (".py", ".md", ".ipynb", ".json", ".toml", ".txt")]
 
 
@@ -34,11 +36,13 @@ def move(to: str) -> list[Path]:
     if not SLUG.fullmatch(to):
         raise SystemExit(f"{to!r} is no repository: give owner/name, as {home()}")
     before, changed = home(), []
+    named = re.compile(rf"(github\.com/|/github/){re.escape(before)}(?![\w-])")  # not by chance, as in a figure's bytes
+    mine = re.compile(rf'"{re.escape(before.split("/")[0])}/', re.I)
     for path in texts():
         text = path.read_text(encoding="utf-8")
-        new = text.replace(before, to)
+        new = named.sub(rf"\g<1>{to}", text)
         if path.name == "kaggle-kernel-metadata.json":
-            new = new.replace(f'"{before.split("/")[0]}/', f'"{to.split("/")[0].lower()}/')
+            new = mine.sub(f'"{to.split("/")[0].lower()}/', new)
         if new != text:
             path.write_text(new, encoding="utf-8")
             changed.append(path)

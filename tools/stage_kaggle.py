@@ -34,9 +34,9 @@ def stage(user: str, base: str = "auto", target: Path = TARGET) -> Path:
         raise SystemExit(f"{user!r} is no Kaggle user: give the name in your profile's address, small letters")
     if base not in BASES:
         raise SystemExit(f"BASE={base!r} is not known; there are {', '.join(BASES)}")
-    shutil.rmtree(target, ignore_errors=True)
-    (target / "dataset").mkdir(parents=True)
     metadata = kernel(user, base)
+    shutil.rmtree(target / "dataset", ignore_errors=True)  # what a kernel gave back, beside it, stays
+    (target / "dataset").mkdir(parents=True)
     (target / "kernel-metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
     nbformat.write(notebook(base), target / metadata["code_file"])
     wheel(target / "dataset")
@@ -50,7 +50,7 @@ def kernel(user: str, base: str) -> dict[str, Any]:
     metadata: dict[str, Any] = json.loads((ROOT / "kaggle-kernel-metadata.json").read_text())
     metadata["id"] = f"{user}/{metadata['id'].partition('/')[2]}"
     metadata["code_file"] = Path(metadata["code_file"]).name
-    metadata["dataset_sources"] = [f"{user}/{DATASET}"]
+    metadata["dataset_sources"] = [*metadata["dataset_sources"], f"{user}/{DATASET}"]
     if base not in LLAMA:
         metadata["model_sources"] = []
     if base == "tiny":
@@ -63,14 +63,18 @@ def notebook(base: str) -> nbformat.NotebookNode:
     found = nbformat.read(ROOT / "notebooks" / "00_all_in_one.ipynb", as_version=4)
     for cell in found.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            cell.source = re.sub(r'^BASE = "\w+"', f'BASE = "{base}"', cell.source)
+            cell.source, found_it = re.subn(r'^BASE = "[^"]*"', f'BASE = "{base}"', cell.source)
+            if not found_it:
+                raise SystemExit('the settings cell of 00_all_in_one.ipynb must begin with BASE = "..."')
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     return found
 
 
 def wheel(folder: Path) -> None:
-    """Build lora_kit's wheel into a folder."""
+    """Build lora_kit's wheel into a folder, of nothing that an earlier build left."""
+    for left in (ROOT / "build" / "lib", *(ROOT / "build").glob("bdist.*")):
+        shutil.rmtree(left, ignore_errors=True)
     options = ["--no-deps", "-q", "--disable-pip-version-check", "-w", str(folder)]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(ROOT)], check=True)
 

@@ -44,7 +44,7 @@ BEFORE = (
 )
 START = f"""# Start
 
-At home, with internet: Python 3.11 or newer, then
+At home, with internet: Python {sys.version_info.major}.{sys.version_info.minor}, in an environment of its own (`python -m venv course`), then
 
     pip install {" ".join(f'"{name}"' for name in BEFORE)}
 
@@ -53,11 +53,13 @@ In the room, in this folder, without internet:
     pip install --no-index --find-links wheels --no-deps lora_kit bitsandbytes {" ".join(SMALL)}
     jupyter lab notebooks
 
-Open `notebooks/README.md`, then `01_environment_check.ipynb`. Everything runs on the embedded model, without GPU, account or network.
-Set `LORA_KIT_PROFILE=tiny-cpu` before Jupyter starts where a laptop has a GPU.
+Open `notebooks/README.md` (right click, Open With, Markdown Preview), then `01_environment_check.ipynb`. Everything runs on the embedded
+model, without GPU, account or network. Where a laptop has a GPU, hide it before Jupyter starts: `export CUDA_VISIBLE_DEVICES=`. Where other
+programs keep the CPU busy, `export OMP_NUM_THREADS=1` makes training faster, not slower.
 
-Made for and tried on Linux, x86-64, Python {sys.version_info.major}.{sys.version_info.minor}. The wheels of bitsandbytes and of the small libraries are of this kind; on Windows and macOS
-install those four at home too: `pip install bitsandbytes {" ".join(SMALL)}`. That was not tried.
+Made for and tried on Linux, x86-64, Python {sys.version_info.major}.{sys.version_info.minor}. The wheels of bitsandbytes and of the small libraries are of this kind. With
+another Python (3.11 is the oldest), on Windows and on macOS, install those four at home too: `pip install bitsandbytes {" ".join(SMALL)}`.
+That was not tried.
 """
 
 

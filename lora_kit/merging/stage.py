@@ -67,7 +67,7 @@ def merge(run: Run, *, onto: str = "original", compare: int = COMPARED) -> Path:
     print(table(json.loads((folder / "certificate.json").read_text())))
     print(f"merged: {size(folder) / 2**20:,.1f} MiB in {shown(folder)}")
     if run.scratch != run.path:
-        print("  a scratch disk, empty when the session ends: the kept folder's 20 GB are for what you export")
+        print("  a scratch disk, empty when the session ends; what you export is kept")
     return folder
 
 
