@@ -8,7 +8,8 @@ process of its own, in turn, for every round. In it:
     longest   the longest row that fits alone
 
 Then lora_kit alone: what the plan says against what the card takes (gpu_plan.py), and where the time goes
-(gpu_profile.py). --shape small --device cpu runs all of it in a minute, without meaning. Writes results/gpu.json.
+(gpu_profile.py). Writes results/gpu.json; with --shape small --device cpu every part runs, means nothing, and writes
+nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def rows_like(case: str, tokens: int) -> Rows:
     if case == "handbook":
         rows = handbook()
         rng.shuffle(rows)
-        return (rows * (1 + tokens // sum(len(ids) for ids, _ in rows)))[: tokens * len(rows) // total(rows)]
+        return (rows * (1 + tokens // total(rows)))[: tokens * len(rows) // total(rows)]
     while total(rows) < tokens:
         if case == "alpaca":  # a stand-in by lengths: prompts in their template, answers of 65 tokens in the mean
             asked, answer = rng.randint(45, 90), min(900, 2 + int(rng.lognormvariate(3.7, 0.95)))
@@ -207,7 +208,6 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--kits", nargs="+", choices=KITS, default=list(KITS))
     parser.add_argument("--base", type=Path, help="where the random model lies, or is written")
-    parser.add_argument("--name", default="gpu", help="of the result file")
     for name in ("kit", "targets", "part"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -225,7 +225,10 @@ def main() -> None:
     alone = {part: in_a_process(options, part=part, targets="q and v") for part in ("plan", "profile")}
     print(json.dumps(alone, indent=1))
     figures = {name: summary(results) for name, results in rounds.items()}
-    store(options.name, commit, ("trl",), **card(), cap_gib=T4_GIB, rounds=options.rounds, figures=figures, **alone)
+    if options.device == "cuda":
+        store("gpu", commit, ("trl",), **card(), cap_gib=T4_GIB, rounds=options.rounds, figures=figures, **alone)
+    if broken := [part for part, found in alone.items() if "failed" in found]:
+        raise SystemExit(f"lora_kit's own {' and '.join(broken)} failed: see above")  # a peer's failure is a result
 
 
 def make_base(options: argparse.Namespace) -> None:

@@ -10,28 +10,29 @@ from typing import Any
 
 from gpu_kits import Setup
 
+from lora_kit.profiles import ALL_LINEAR
+
 SHAPES = ((8, 256), (4, 512), (2, 1024), (1, 2048), (1, 4096))  # rows, tokens each
-RANKS, TARGETS, KEPT = (8, 64), (("q_proj", "v_proj"), ("all",)), (1, 8)  # layers that are not computed twice
+RANKS, TARGETS = (8, 64), (("q_proj", "v_proj"), ALL_LINEAR)
+KEPT = (1, 8)  # layers that are not computed twice
 
 
 def plan_against_card(setup: Setup, longest: int) -> dict[str, Any]:
     """Bytes said and taken for every setting up to that length, and seconds said and taken for one of them."""
-    from lora_kit.profiles import ALL_LINEAR
     from lora_kit.quantization import load_model
 
     model = load_model(setup.profile, setup.base)
     found = []
     shapes = [shape for shape in SHAPES if shape[1] <= longest]
     for (rows, length), r, targets, kept in itertools.product(shapes, RANKS, TARGETS, KEPT):
-        lora = replace(setup.profile.lora, r=r, target_modules=ALL_LINEAR if targets == ("all",) else targets)
+        lora = replace(setup.profile.lora, r=r, target_modules=targets)
         run = SimpleNamespace(profile=replace(setup.profile, lora=lora))
         layers = max(0, len(model.model.layers) - kept)
-        found.append({"rows": rows, "length": length, "r": r, "targets": len(lora.target_modules), "layers": layers})
+        found.append({"rows": rows, "length": length, "r": r, "targets": len(targets), "layers": layers})
         found[-1] |= bytes_of(model, run, batch_of(rows, length), layers)
     off = [one["said"] / one["allocated"] - 1 for one in found if one["allocated"]]
-    return {"settings": found, "least_off": min(off, default=None), "most_off": max(off, default=None)} | minutes(
-        model, setup
-    )
+    ends = {"least_off": min(off, default=None), "most_off": max(off, default=None)}
+    return {"settings": found} | ends | seconds_of(model, setup)
 
 
 def batch_of(rows: int, length: int) -> Any:
@@ -65,7 +66,7 @@ def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
     return {"said": said} | taken
 
 
-def minutes(model: Any, setup: Setup) -> dict[str, float]:
+def seconds_of(model: Any, setup: Setup) -> dict[str, float]:
     """Seconds that the probe says for 20 steps, and that they take."""
     from lora_kit.adapters import attach_lora, detach_lora
     from lora_kit.training.loop import Around, fit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from gpu_kits import LoraKit, Rows, Setup
@@ -13,6 +14,7 @@ KINDS = {  # of operations, by parts of their names; the first that fits
     "loss": ("softmax", "nll_loss"),
     "optimizer": ("_foreach", "_fused", "_amp"),
 }
+REST = "element by element, copies, all else"
 COMPUTE = ("attention", "matrix products")  # bound by arithmetic; all else by memory
 CARDS = {  # float16 TFLOP/s without sparsity, GB/s, as their makers say
     "T4": (65, 320),
@@ -42,7 +44,7 @@ def by_kind(events: Any, on_card: bool, steps: int) -> dict[str, float]:
     """Own time of operations, summed by kind; a kernel counts where the operation that started it does."""
     from torch.autograd import DeviceType
 
-    found = dict.fromkeys([*KINDS, "element by element, copies, all else"], 0.0)
+    found = dict.fromkeys([*KINDS, REST], 0.0)
     for event in events:
         if event.device_type == DeviceType.CPU:
             spent = event.self_device_time_total if on_card else event.self_cpu_time_total
@@ -51,15 +53,12 @@ def by_kind(events: Any, on_card: bool, steps: int) -> dict[str, float]:
 
 
 def kind_of(name: str) -> str:
-    return next(
-        (kind for kind, parts in KINDS.items() if any(part in name for part in parts)),
-        "element by element, copies, all else",
-    )
+    return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), REST)
 
 
 def on_t4(spent: dict[str, float], card: str) -> dict[str, float] | None:
     """The same step on a T4, if it reached the same share of its peaks; None where the card's are not known."""
-    known = next((name for name in CARDS if name in card.split()), None) or next((n for n in CARDS if n in card), None)
+    known = next((name for name in CARDS if name in re.split("[ -]", card)), None)  # whole words: an L40S is no L4
     if known is None:
         return None
     arithmetic, memory = (here / there for here, there in zip(CARDS[known], CARDS["T4"], strict=True))

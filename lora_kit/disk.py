@@ -52,7 +52,7 @@ def absolute(folder: str | os.PathLike[str]) -> Path:
     """The folder with ~ and links resolved.
 
     Raises:
-        KitError: nobody has that home.
+        KitError: nobody has that home, or links that go in a circle.
     """
     try:
         return Path(folder).expanduser().resolve()

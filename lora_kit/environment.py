@@ -69,7 +69,7 @@ def keep_on_drive(folder: str = "lora_kit") -> None:
         folder: its name in your Drive.
 
     Raises:
-        KitError: this is not Colab, or Drive was not granted.
+        KitError: no name of a folder, this is not Colab, or Drive was not granted.
     """
     if not folder or ".." in Path(folder).parts or Path(folder).is_absolute():
         raise KitError(f"folder={folder!r} must be the name of a folder in your Drive")

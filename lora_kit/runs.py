@@ -68,7 +68,7 @@ class Run:
         self.path, self.scratch = place / name, scratch_root(place) / name
         check_writable(self.path)
         if source is not None:
-            _unpack(Path(source).expanduser(), self.path)
+            _unpack(absolute(source), self.path)
         print(f"{self.profile.name} ({reason}): {self.profile.base.title}, {machine}, folder {shown(self.path)}")
 
     def __repr__(self) -> str:

@@ -131,8 +131,8 @@ def _build(chosen: Profile) -> Check:
         return Check("bitsandbytes build", ok, seen, f"pip install --force-reinstall --no-deps bitsandbytes, {RESTART}")
     wanted, there = machine.torch_cuda(), machine.bitsandbytes_builds() - {"cpu"}
     seen = f"torch has CUDA {wanted or 'none'}, bitsandbytes has {', '.join(sorted(there)) or 'none'}"
-    fix = f"install a torch with CUDA, {RESTART}" if machine.gpu_count() else machine.WAY_OUT
-    fix = f"pip install -U bitsandbytes, {RESTART}" if wanted else fix
+    other_torch = f"install a torch with CUDA, {RESTART}" if machine.gpu_count() else machine.WAY_OUT
+    fix = f"pip install -U bitsandbytes, {RESTART}" if wanted else other_torch
     return Check("bitsandbytes build", wanted in there, seen, fix)
 
 
@@ -182,7 +182,7 @@ def _write_access() -> Check:
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     folder = absolute(folder)
-    return next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    return next(place for place in (folder, *folder.parents) if os.path.exists(place))  # Path raises on long names
 
 
 def _base(chosen: Profile) -> list[Check]:

@@ -95,7 +95,9 @@ def test_the_projection_scales_arithmetic_and_memory_apart() -> None:
     spent = {"matrix products": 65.0, "optimizer": 320.0}
     assert gpu_profile.on_t4(spent, "Tesla T4") == spent
     assert gpu_profile.on_t4(spent, "NVIDIA H100 80GB HBM3") == {"matrix products": 989.0, "optimizer": 3350.0}
-    assert gpu_profile.on_t4(spent, "Some other card") is None
+    assert gpu_profile.on_t4(spent, "NVIDIA A100-SXM4-80GB") == {"matrix products": 312.0, "optimizer": 2039.0}
+    for card in ("NVIDIA L40S", "Some other card"):
+        assert gpu_profile.on_t4(spent, card) is None
 
 
 def test_rounds_become_medians_and_what_did_not_fit_stays_said() -> None:

@@ -339,7 +339,7 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
     with pytest.raises(KeyboardInterrupt):
         lk.evaluate(run)
     (kept,) = run.path.glob("evaluation-unfinished-*")
-    assert {path.name for path in kept.iterdir()} == {"base.json", "again.json", "adapter.json"}
+    assert {path.name for path in kept.iterdir()} == {"base.json", "base-again.json", "adapter.json"}
     monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("the base is asked again"))
     capsys.readouterr()
     card = lk.evaluate(run)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from lora_kit.training.guards import check_finite, check_learned
 from lora_kit.training.loop import fit
 from lora_kit.training.loss import learned_tokens, loss_sum, training_mode
 from lora_kit.training.optimizers import make_scaler, probe_scale, schedule
-from lora_kit.training.planning import probe
+from lora_kit.training.planning import card_bytes, probe
 from lora_kit.training.processes import World
 
 from .models import FakeRun, load_small_llama, random_rows, save_small_llama, small_profile
@@ -252,3 +254,15 @@ def test_an_adapter_that_learned_nothing_is_a_failure(folder: Path) -> None:
         check_learned(model, [{"loss": 1.0}] * 30)
     with pytest.raises(KitError, match="did not fall"):
         check_learned(adapted(folder), [{"loss": 1.0}] * 30)
+
+
+def test_a_card_is_as_large_as_what_the_process_may_take_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"mem_get_info": (60, 80), "memory_reserved": 5, "get_per_process_memory_fraction": 1.0}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value, raising=False)
+    card: Any = SimpleNamespace(device=torch.device("cuda"))
+    assert card_bytes(card) == 65
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.25)
+    assert card_bytes(card) == 20
+    monkeypatch.delattr(torch.cuda, "get_per_process_memory_fraction")  # an older torch
+    assert card_bytes(card) == 65

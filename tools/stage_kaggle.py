@@ -50,7 +50,7 @@ def kernel(user: str, base: str) -> dict[str, Any]:
     metadata: dict[str, Any] = json.loads((ROOT / "kaggle-kernel-metadata.json").read_text())
     metadata["id"] = f"{user}/{metadata['id'].partition('/')[2]}"
     metadata["code_file"] = Path(metadata["code_file"]).name
-    metadata["dataset_sources"] = [*metadata["dataset_sources"], f"{user}/{DATASET}"]
+    metadata["dataset_sources"] = [*dict.fromkeys([*metadata["dataset_sources"], f"{user}/{DATASET}"])]
     if base not in LLAMA:
         metadata["model_sources"] = []
     if base == "tiny":
@@ -63,8 +63,8 @@ def notebook(base: str) -> nbformat.NotebookNode:
     found = nbformat.read(ROOT / "notebooks" / "00_all_in_one.ipynb", as_version=4)
     for cell in found.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            cell.source, found_it = re.subn(r'^BASE = "[^"]*"', f'BASE = "{base}"', cell.source)
-            if not found_it:
+            cell.source, count = re.subn(r'^BASE = "[^"]*"', f'BASE = "{base}"', cell.source)
+            if not count:
                 raise SystemExit('the settings cell of 00_all_in_one.ipynb must begin with BASE = "..."')
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

@@ -169,17 +169,16 @@ def latency(record: dict[str, Any]) -> str:
 def gpu(record: dict[str, Any]) -> str:
     """The table of benchmarks/README.md: what each kit takes, the plan against the card, a step's time."""
     cases = [case for case in max(record["figures"].values(), key=len) if case not in ("longest", "failed")]
-    lines = [
-        f"| seconds per million learned tokens (peak GiB) | {' | '.join(cases)} | longest |",
-        "|---|" + "--:|" * len(cases),
-    ]
-    lines[1] += "--:|"
+    head = ["seconds per million learned tokens (peak GiB)", *cases, "longest"]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(cases) + 1)]
     for kit, found in record["figures"].items():
         cells = [_gpu_cell(found.get(case)) for case in cases]
         lines.append(f"| {kit} | {' | '.join(cells)} | {found.get('longest', 'failed')} |")
     spent, there = record["profile"]["milliseconds"], record["profile"]["t4_milliseconds"] or {}
     lines += ["", "| of a step of lora_kit | ms | projected to a T4, ms |", "|---|--:|--:|"]
-    lines += [f"| {kind} | {value:,.1f} | {there.get(kind, float('nan')):,.1f} |" for kind, value in spent.items()]
+    for kind, value in spent.items():
+        projected = f"{there[kind]:,.1f}" if kind in there else "–"
+        lines.append(f"| {kind} | {value:,.1f} | {projected} |")
     plan = record["plan"]
     off = f"{plan['least_off']:+.1%} to {plan['most_off']:+.1%}" if plan["least_off"] is not None else "not measured"
     time_off = plan["seconds_said"] / plan["seconds_taken"] - 1

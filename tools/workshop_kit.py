@@ -55,7 +55,7 @@ In the room, in this folder, without internet:
 
 Open `notebooks/README.md` (right click, Open With, Markdown Preview), then `01_environment_check.ipynb`. Everything runs on the embedded
 model, without GPU, account or network. Where a laptop has a GPU, hide it before Jupyter starts: `export CUDA_VISIBLE_DEVICES=`. Where other
-programs keep the CPU busy, `export OMP_NUM_THREADS=1` makes training faster, not slower.
+programs keep all cores busy, `export OMP_NUM_THREADS=1` makes training faster, not slower.
 
 Made for and tried on Linux, x86-64, Python {sys.version_info.major}.{sys.version_info.minor}. The wheels of bitsandbytes and of the small libraries are of this kind. With
 another Python (3.11 is the oldest), on Windows and on macOS, install those four at home too: `pip install bitsandbytes {" ".join(SMALL)}`.

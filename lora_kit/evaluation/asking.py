@@ -52,16 +52,16 @@ def ask_all(run: Run, questions: Sequence[dict[str, Any]], merged: Path, beside:
     models = Models(run, merged)
     with Progress("answers", 3 * len(questions)) as progress:
 
-        def one(name: str, before: int) -> list[dict[str, Any]]:
-            model = getattr(models, name)()
+        def one(name: str, load: Callable[[], PreTrainedModel], before: int) -> list[dict[str, Any]]:
+            model = load()
             said = ask(run, model, questions, encoded, lambda done: progress.update(before + done))
             beside(name, model)
             return [asdict(answer) for answer in said]
 
-        base = kept.get("base", lambda: one("base", 0))
-        again = kept.get("again", lambda: _again(run, models.base(), questions))
-        adapter = kept.get("adapter", lambda: one("adapter", len(questions)))
-        whole = kept.get("merged", lambda: one("merged", 2 * len(questions)))
+        base = kept.get("base", lambda: one("base", models.base, 0))
+        again = kept.get("base-again", lambda: _again(run, models.base(), questions))
+        adapter = kept.get("adapter", lambda: one("adapter", models.adapter, len(questions)))
+        whole = kept.get("merged", lambda: one("merged", models.merged, 2 * len(questions)))
     models.drop()
     given = {"base": base, "adapter": adapter, "merged": whole}
     answers = {name: [Answer(**answer) for answer in said] for name, said in given.items()}
@@ -75,19 +75,23 @@ class Models:
         self.run, self.folder, self.held = run, folder, list["PreTrainedModel"]()
 
     def base(self) -> PreTrainedModel:
+        """The quantized base."""
         if not self.held:
             self.held.append(load_base(self.run))
         return self.held[0]
 
     def adapter(self) -> PreTrainedModel:
+        """The base that is there, with the adapter on it from here."""
         return load_adapter(self.base(), trained_adapter(self.run))
 
     def merged(self) -> PreTrainedModel:
+        """The merged model, in the base's place."""
         self.drop()
         self.held.append(load_model(self.run.profile, self.folder))
         return self.held[0]
 
     def drop(self) -> None:
+        """Free the memory of what is loaded."""
         while self.held:
             release(self.held.pop())
 

@@ -1,6 +1,6 @@
 """Each model's answers are kept as soon as they are whole, so that an evaluation that breaks off goes on with the next.
 
-evaluation-unfinished-3f2a91/   base.json  again.json  adapter.json     gone when the card is written
+evaluation-unfinished-3f2a91/   base.json  base-again.json  adapter.json     gone when the card is written
 """
 
 from __future__ import annotations
