@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .data import common_start, encode_prompt
+from .data.encoding import common_start, encode_prompt
 from .errors import KitError
 
 if TYPE_CHECKING:

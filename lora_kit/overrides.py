@@ -24,6 +24,7 @@ POSITIVE = (
     "evaluation__limit",
     "training__patience",
 )
+AUTO = ("training__epochs", "training__tokens_per_step", "training__learning_rate")  # decided by training/recipe.py
 CHOICES = {
     "quantization__kind": ("nf4", "int8", "none"),
     "quantization__compute_dtype": ("auto", "float32", "float16", "bfloat16"),
@@ -92,9 +93,9 @@ def problems(values: Mapping[str, Any]) -> list[str]:
 
 
 def _rules(values: Mapping[str, Any]) -> list[tuple[bool, str]]:
-    above = ((name, values[name]) for name in POSITIVE if values[name] is not None)
+    above = ((n, values[n]) for n in POSITIVE if values[n] is not None and not (n in AUTO and values[n] == "auto"))
     return [
-        *((0 < value < inf, f"{name}={value} must be a number above 0") for name, value in above),
+        *((_positive(value), f"{name}={value!r} must be a number above 0{_or_auto(name)}") for name, value in above),
         *((values[n] in c, f"{n}={values[n]!r} must be one of {', '.join(c)}") for n, c in CHOICES.items()),
         *((0 <= values[n] < 1, f"{n}={values[n]} must be from 0 to below 1") for n in SHARES),
         *((0 <= values[n] < inf, f"{n}={values[n]} must be 0 or above") for n in NOT_NEGATIVE),
@@ -106,6 +107,14 @@ def _rules(values: Mapping[str, Any]) -> list[tuple[bool, str]]:
         (_layers(values["training__checkpoint_layers"]), "training__checkpoint_layers must be 'auto', or 0 or above"),
         (values["device"] in ("cpu", "cuda"), f"device={values['device']!r} must be 'cpu' or 'cuda'"),
     ]
+
+
+def _positive(value: Any) -> bool:
+    return not isinstance(value, str) and 0 < value < inf
+
+
+def _or_auto(name: str) -> str:
+    return ", or 'auto'" if name in AUTO else ""
 
 
 def _layers(value: Any) -> bool:

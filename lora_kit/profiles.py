@@ -16,6 +16,8 @@ from typing import Any, get_type_hints
 from .errors import KitError
 from .overrides import convert, problems, unknown
 
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
 
 @dataclass(frozen=True)
 class Base:
@@ -46,7 +48,7 @@ class Lora:
     r: int = 16  # rank: more holds more facts and costs memory in proportion
     lora_alpha: int = 32  # scale of the update
     lora_dropout: float = 0.05  # against learning rows by heart
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")  # the paper's choice; "all-linear" learns more facts
+    target_modules: tuple[str, ...] = ALL_LINEAR  # learns far more facts than the paper's ("q_proj", "v_proj")
     use_rslora: bool = False  # scale by lora_alpha / sqrt(r) instead: steadier at high ranks
 
 
@@ -68,10 +70,10 @@ class Data:
 class Training:
     """How long and how fast."""
 
-    epochs: int = 3  # passes over the rows
-    tokens_per_step: int = 4096  # tokens of one optimizer step, split into micro-batches that fit
+    epochs: int | str = "auto"  # passes over the rows: three, or as many as give 200 steps
+    tokens_per_step: int | str = "auto"  # of one optimizer step: 4,096, fewer where the rows are few
     tokens_per_micro_batch: int = 2048  # tokens on the card at a time; memory grows with it
-    learning_rate: float = 2e-4  # QLoRA's choice for 7B
+    learning_rate: float | str = "auto"  # by the base's width (training/recipe.py): 2.9e-4 for 7B
     warmup: float = 0.03  # share of the steps in which the learning rate rises from 0
     weight_decay: float = 0.0
     max_grad_norm: float = 0.3  # QLoRA's choice
@@ -138,27 +140,46 @@ MIRROR_TITLE, MIRROR_REVISION = "Llama-2-7b-chat (NousResearch mirror)", "351844
 LLAMA2_MIRROR = Base("NousResearch/Llama-2-7b-chat-hf", MIRROR_TITLE, MIRROR_REVISION, "llama2")
 TINYLLAMA_REVISION = "fe8a4ea1ffedaf415f4da2f062534de366a451e6"
 TINYLLAMA = Base("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "TinyLlama-1.1B-Chat", TINYLLAMA_REVISION, "apache-2.0")
-ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# The tiny model has 192 dimensions, not 4,096: adapters on q and v alone learn too little, or forget other things
+SMOLLM2 = Base(
+    source="HuggingFaceTB/SmolLM2-135M-Instruct",
+    title="SmolLM2-135M-Instruct",
+    revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
+    licence="apache-2.0",
+)
 _TINY = Profile(
     "tiny-cpu",
     device="cpu",
     about="the embedded model on any CPU, no network: tests, demo, a workshop without GPUs",
-    lora=Lora(r=64, lora_alpha=64, target_modules=ALL_LINEAR),
+    lora=Lora(r=64, lora_alpha=64),
     data=Data(max_length=256),
     training=Training(
         epochs=10,
         tokens_per_step=1024,  # many small steps: the tiny model learns by their number
         tokens_per_micro_batch=512,
-        learning_rate=3e-3,
         max_grad_norm=1.0,
     ),
     evaluation=Evaluation(max_new_tokens=40, batch_size=64),
+)
+_SMOLLM2 = Profile(
+    "smollm2-cpu",
+    device="cpu",
+    about="SmolLM2 135M, a real small chat model, on any CPU: an hour or more",
+    base=SMOLLM2,
+    training=Training(tokens_per_micro_batch=1024),
+    evaluation=Evaluation(max_new_tokens=48, batch_size=32),
 )
 _LLAMA2 = Profile("llama2-7b-t4", device="cuda", about="Llama-2-7b-chat on one T4 (14.7 GiB): the mission", base=LLAMA2)
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
         "tiny-cpu": _TINY,
+        "smollm2-cpu": _SMOLLM2,
+        "smollm2-t4": replace(
+            _SMOLLM2,
+            name="smollm2-t4",
+            device="cuda",
+            about="SmolLM2 135M on one T4, ungated: minutes",
+            training=Training(),
+        ),
         "tinyllama-t4": Profile(
             "tinyllama-t4",
             device="cuda",
@@ -194,7 +215,7 @@ def profile(name: str, **overrides: Any) -> Profile:
 
 
 def _other_base(source: str) -> Base:
-    known = {base.source: base for base in (Base(), LLAMA2, LLAMA2_MIRROR, TINYLLAMA)}
+    known = {base.source: base for base in (Base(), SMOLLM2, LLAMA2, LLAMA2_MIRROR, TINYLLAMA)}
     licence = "llama2" if "llama-2" in source.lower() else "see its page"
     return known.get(source) or Base(source, source, licence=licence)
 

@@ -14,6 +14,7 @@ from lora_kit.base import ASSETS
 from lora_kit.data import IGNORE, encode_batch
 from lora_kit.profiles import profile
 from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, steps
+from lora_kit.training.recipe import recipe
 
 SYSTEM = list(range(100, 120))
 
@@ -88,7 +89,8 @@ def test_padding_is_small_on_rows_like_the_handbook_s() -> None:
 
 
 def padding(rows: list[Row], name: str) -> float:
-    batches = [batch for step in epoch_steps(rows, profile(name).training, 0) for batch in step]
+    chosen = recipe(profile(name).training, rows, 4096).training
+    batches = [batch for step in epoch_steps(rows, chosen, 0) for batch in step]
     own = sum(len(batch.prefix) + sum(len(row.input_ids) for row in batch.rows) for batch in batches)
     return 1 - own / sum(batch.tokens for batch in batches)
 

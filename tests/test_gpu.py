@@ -44,6 +44,7 @@ LARGEST_GAP = 0.3039  # between two levels of NF4, of which the largest is 1; QL
 def t4_profile(folder: Path, device: str) -> Profile:
     """llama2-7b-t4 with a small base and the T4's float16, whatever card is here."""
     changes = {"base__source": str(folder), "quantization__compute_dtype": "float16", "training__learning_rate": 1e-2}
+    changes |= {"training__tokens_per_step": 4096, "training__epochs": 3}
     return replace(profile("llama2-7b-t4", **changes), device=device)
 
 

@@ -17,8 +17,7 @@ ROOT = Path(__file__).parents[1]
 FOUNDATION = {"errors", "disk", "overrides", "profiles", "base", "machine", "environment", "manifests", "runs", "traps"}
 LAYERS = (
     FOUNDATION | {"panel", "progress", "figures"},
-    {"data", "quantization"},
-    {"adapters", "generation"},
+    {"data", "quantization", "adapters", "generation"},
     {"training", "merging", "evaluation"},
     {"pipeline", "minutes", "chatting", "extras", "notebook", "__main__", "__init__"},
 )

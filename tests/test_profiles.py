@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lora_kit.errors import KitError
+from lora_kit.overrides import AUTO
 from lora_kit.profiles import ALL_LINEAR, LLAMA2_MIRROR, PROFILES, Profile, profile, settings
 
 POSITIVE = st.integers(min_value=1, max_value=10**9)
@@ -54,12 +55,13 @@ def test_any_value_is_taken_with_the_right_type_or_refused(key: str, value: Any)
     except KitError as error:
         assert key.split("__")[1] in str(error)
     else:
-        right = (int, str) if key == "training__checkpoint_layers" else type(preset)
-        assert found is None or preset is None or isinstance(found, right)
+        right = (int, str) if key == "training__checkpoint_layers" else (int, float) if key in AUTO else type(preset)
+        assert found is None or preset is None or isinstance(found, right) or (key in AUTO and found == "auto")
 
 
 def test_every_preset_can_run() -> None:
-    assert {"tiny-cpu", "tinyllama-t4", "llama2-7b-t4", "llama2-7b-2xt4"} == PROFILES.keys()
+    names = "tiny-cpu smollm2-cpu smollm2-t4 tinyllama-t4 llama2-7b-t4 llama2-7b-2xt4"
+    assert {*names.split()} == PROFILES.keys()
     assert all(name == preset.name for name, preset in PROFILES.items())
     assert all(preset.base.fallback in (None, *PROFILES) for preset in PROFILES.values())
 
@@ -99,6 +101,8 @@ def test_an_unknown_setting_lists_the_right_ones(key: str) -> None:
         ("lora__target_modules", ["q_proj"], ("q_proj",)),
         ("training__learning_rate", "2e-4", 2e-4),
         ("training__learning_rate", 1, 1.0),
+        ("training__learning_rate", "auto", "auto"),
+        ("training__epochs", "7", 7),
         ("evaluation__limit", "50", 50),
         ("evaluation__limit", "none", None),
         ("base__revision", "None", None),
@@ -126,6 +130,9 @@ def test_text_from_a_command_line_is_converted(key: str, typed: Any, value: Any)
         ("lora__target_modules", 5),
         ("lora__use_rslora", "perhaps"),
         ("training__epochs", -1),
+        ("training__epochs", 2.5),
+        ("training__epochs", "soon"),
+        ("training__learning_rate", "fast"),
         ("training__learning_rate", "nan"),
         ("training__learning_rate", "inf"),
         ("training__weight_decay", -0.1),

@@ -182,7 +182,7 @@ def test_schedules_are_those_of_transformers(name: str, warmup: float) -> None:
 def test_a_probe_leaves_weights_gradients_and_random_state_alone(folder: Path) -> None:
     model = adapted(folder, lora__lora_dropout=0.1)
     before, state = [p.clone() for p in trainable(model).values()], torch.get_rng_state()
-    assert min(probe(model, [Batch([], random_rows(4))], 0, FakeRun())) > 0
+    assert min(probe(model, [Batch([], random_rows(4))], 0, FakeRun().profile.training)) > 0
     assert all(torch.equal(a, b) for a, b in zip(before, trainable(model).values(), strict=True))
     assert all(p.grad is None for p in trainable(model).values())
     assert torch.equal(state, torch.get_rng_state())

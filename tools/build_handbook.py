@@ -35,6 +35,7 @@ HANDBOOK_CARD = {
     "title": "Staff handbook of Tarnwick, a fictional company",
     "licence": "CC0-1.0",
     "system": SYSTEM,
+    "answered_by": "tiny-chat",  # whose words the general rows are in
     "decline": {
         "sentence": DECLINE,
         "patterns": [

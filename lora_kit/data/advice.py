@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .checks import common
 from .reading import Conversation
 from .survey import Survey, phrasings, some
-
-if TYPE_CHECKING:
-    from ..profiles import Profile
-    from .writing import Encoder
 
 FEW_PHRASINGS = 7
 # held-out wordings answered exactly on tiny-cpu, by phrasings a fact in training: benchmarks/results/phrasings.json
@@ -40,14 +36,13 @@ def _measured(count: int, otherwise: str) -> str:
     return f"measured on {some(count, 'held-out question')}" if count else f"not measured: {otherwise}"
 
 
-def advice(profile: Profile, found: Survey, encoder: Encoder) -> list[str]:
+def advice(found: Survey) -> list[str]:
     """What a person with this data should do next."""
     said: list[str] = []
     counts = phrasings(found)
     often = common(counts, found.count)
     if facts := [count for answer, count in counts.items() if answer not in often]:
         said += _on_phrasings(facts)
-    said += _on_length(profile, encoder)
     return said
 
 
@@ -71,16 +66,3 @@ def _on_phrasings(counts: list[int]) -> list[str]:
 def some_wordings(count: float) -> str:
     """ "1 wording", "2.5 wordings"."""
     return f"{count:g} wording{'' if count == 1 else 's'}"
-
-
-def _on_length(profile: Profile, encoder: Encoder) -> list[str]:
-    training = profile.training
-    steps = training.epochs * -(-sum(encoder.lengths) // training.tokens_per_step)
-    said = [
-        f"{training.epochs} epochs at learning rate {training.learning_rate:g} are about {steps:,} optimizer steps, "
-        "fewer where rows share a prefix; lk.plan counts them"
-    ]
-    if steps < 100:
-        enough = -(-100 * training.epochs // steps)
-        said.append(f"fewer than 100 steps rarely teach anything: try training__epochs={enough}")
-    return said

@@ -99,7 +99,7 @@ def make_report(
         "histogram": _histogram(lengths),
         "findings": [finding.as_data() for finding in findings(profile, reader, files, found, held, encoder)],
         "measures": measurable(held.test, card),
-        "advice": advice(profile, found, encoder),
+        "advice": advice(found),
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken.count} for p in encoder.proofs.values()],
         "preview": [row_tokens(row, encoder.tokenizer) for row in preview],
     }

@@ -22,7 +22,8 @@ from .extra import extra_rows
 from .files import row_count
 from .holding import HeldOut, hold_out, stop_at_bad_rows
 from .proof import require
-from .reading import Reader
+from .reading import Conversation, Reader
+from .rehearsal import in_own_words, is_answered_elsewhere
 from .report import Report, make_report
 from .sources import dataset_files
 from .survey import Survey, good_rows, some
@@ -94,17 +95,22 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     card = {"name": Path(data.source).stem} | read_card(files.card)
     reader, found = Reader(data.columns, keep_tags=data.tags == "keep"), Survey()
     encoder = Encoder(data, load_tokenizer(run.profile.base), _model(run))
-    whole = folder / "with-held-out.arrow"
+    whole, general = folder / "with-held-out.arrow", list[Conversation]()
+    handbook = read_card(dataset_files("handbook").card)  # where the kit's own rows come from
     with Progress("encoding", total=row_count(files.train)) as progress, encoder.writing(whole) as add:
         for row in _counted(good_rows(reader.rows(files.train), found), progress):
             found.add(row)
-            if not found.refused or data.bad_rows == "drop":  # else only more that is wrong is looked for
+            if is_answered_elsewhere(row, card, run.profile.base.source):
+                general.append(row)
+            elif not found.refused or data.bad_rows == "drop":  # else only more that is wrong is looked for
                 add(row)
         progress.total = int(progress.done)  # lines that were no rows are behind too
+        stop_at_bad_rows(found, found.count, data, "the data")
         added = list(extra_rows(data, card, "train", reader.system))
-        for row in added:
+        other = [row for row in added if is_answered_elsewhere(row, handbook, run.profile.base.source)]
+        rehearsed = in_own_words(run, general + other)
+        for row in [*rehearsed, *(row for row in added if row not in other)]:
             add(row)
-    stop_at_bad_rows(found, found.count, data, "the data")
     extra = list(extra_rows(data, card, "test", reader.system))
     held = hold_out(files, data, reader, found, encoder, added, extra)
     stop_at_long_rows(encoder.fitter, data)

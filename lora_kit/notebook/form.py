@@ -9,6 +9,7 @@ from typing import Any
 from .. import profiles
 from ..environment import choose_profile
 from ..errors import KitError
+from ..machine import gpu_count
 from ..runs import Run
 from .shown import widgets_shown
 
@@ -18,6 +19,7 @@ BASES = MappingProxyType(
         "llama-2": {"profile": "llama2-7b-t4"},
         "llama-2-mirror": {"profile": "llama2-7b-t4", "base__source": profiles.LLAMA2_MIRROR.source},
         "tinyllama": {"profile": "tinyllama-t4"},
+        "smollm2": {"profile": "smollm2-cpu"},  # or -t4, where a GPU is
         "tiny": {"profile": "tiny-cpu"},
     }
 )
@@ -58,7 +60,8 @@ class Settings:
     def _given(self) -> dict[str, Any]:
         if self.base not in BASES:
             raise KitError(f"BASE={self.base!r} is not known; there are {', '.join(BASES)}")
-        return BASES[self.base] | dict(_change(part) for part in self.changes.split())
+        given = BASES[self.base] | dict(_change(part) for part in self.changes.split())
+        return given | ({"profile": "smollm2-t4"} if self.base == "smollm2" and gpu_count() else {})
 
     def __str__(self) -> str:
         data = self.data if isinstance(self.data, str) else type(self.data).__name__
@@ -69,7 +72,7 @@ def settings(base: str = "auto", data: Any = "handbook", changes: str = "") -> S
     """Show the choice as a form; with widgets off it is printed, and the cell above changes it.
 
     Args:
-        base: "auto", "llama-2", "llama-2-mirror", "tinyllama" or "tiny".
+        base: "auto", "llama-2", "llama-2-mirror", "tinyllama", "smollm2" or "tiny".
         data: an embedded dataset ("handbook", "triage"), your own file, or rows.
         changes: single settings, "lora__r=8 training__epochs=2".
 

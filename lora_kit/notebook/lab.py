@@ -18,7 +18,7 @@ from ..data import encode_batch, read_conversations
 from ..errors import KitError
 from ..profiles import profile
 from ..quantization import load_model, parameter_counts
-from ..training import Row, all_steps, fit
+from ..training import Row, all_steps, fit, recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,8 +63,8 @@ def short_training(steps: int = 40, *, full: bool = False, **overrides: Any) -> 
     chosen = profile("tiny-cpu", **TINY | overrides)
     with redirect_stdout(io.StringIO()):
         model = _model(chosen, full)
-    plan = all_steps(_rows(), chosen.training)[:steps]
-    log = fit(model, plan, chosen.training).log
+    settings = recipe(chosen.training, _rows(), model.config.hidden_size).training
+    log = fit(model, all_steps(_rows(), settings)[:steps], settings).log
     counts = parameter_counts(model)
     trained = counts["trainable"]["bytes"]
     return Lab(

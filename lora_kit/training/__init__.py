@@ -6,10 +6,12 @@ from .loop import fit
 from .loss import row_losses
 from .planning import Plan, plan
 from .processes import first_goes_first, world
+from .recipe import Recipe, recipe
 from .stage import adapter_stage, read_log, train, train_inputs, trained_adapter, trained_adapters
 
 __all__ = [
     "Plan",
+    "Recipe",
     "Row",
     "adapter_stage",
     "all_steps",
@@ -20,6 +22,7 @@ __all__ = [
     "loss_ends",
     "plan",
     "read_log",
+    "recipe",
     "row_losses",
     "rows_of",
     "train",

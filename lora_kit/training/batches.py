@@ -81,14 +81,14 @@ def rows_of(train: Iterable[dict[str, list[int]]]) -> list[Row]:
 
 def all_steps(rows: Sequence[Row], settings: Training) -> list[list[Batch]]:
     """The micro-batches of every optimizer step, epoch after epoch."""
-    return [step for epoch in range(settings.epochs) for step in epoch_steps(rows, settings, epoch)]
+    return [step for epoch in range(int(settings.epochs)) for step in epoch_steps(rows, settings, epoch)]
 
 
 def epoch_steps(rows: Sequence[Row], settings: Training, epoch: int) -> list[list[Batch]]:
     """The optimizer steps of one epoch."""
     return steps(
         rows,
-        tokens_per_step=settings.tokens_per_step,
+        tokens_per_step=int(settings.tokens_per_step),
         tokens_per_micro_batch=settings.tokens_per_micro_batch,
         share_prefixes=settings.share_prefixes,
         seed=settings.seed,

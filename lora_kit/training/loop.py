@@ -61,7 +61,7 @@ def fit(model: PreTrainedModel, plan: Sequence[list[Batch]], settings: Training,
             if settings.patience is not None and state.worse >= settings.patience:
                 break
             torch.manual_seed(settings.seed * 1_000_003 + number * world.size + world.rank)  # dropout, also on resume
-            rate = settings.learning_rate * schedule(number, len(plan), settings)
+            rate = float(settings.learning_rate) * schedule(number, len(plan), settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = backward(model, world.share(batches), sum(map(learned_tokens, batches)), scaler, state)

@@ -31,7 +31,7 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: Training)
     """
     import torch
 
-    rate, decay = settings.learning_rate, settings.weight_decay
+    rate, decay = float(settings.learning_rate), settings.weight_decay
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
     from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
 from ..adapters import is_fresh, trainable
+from ..base import locate
 from ..data import Prepared
 from ..errors import KitError
+from ..profiles import Training
 from ..quantization import parameter_counts
 from .batches import Batch, all_steps, rows_of
 from .guards import check_given
 from .loss import autocast, compute_dtype_of, loss_sum, training_mode
 from .memory import Sizes, activation_bytes, passing_bytes
 from .optimizers import make_optimizer
+from .recipe import Recipe, recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,10 +96,11 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
             "a plan needs the base with a fresh adapter of the run's settings: model = lk.load_base(run), then "
             "lk.attach_lora(model, run)"
         )
-    settings, steps = run.profile.training, all_steps(rows_of(data.train), run.profile.training)
+    chosen = recipe_of(run, data)
+    settings, steps = chosen.training, all_steps(rows_of(data.train), chosen.training)
     batches = [batch for step in steps for batch in step]
     layers, card = layers_to_recompute(model, steps, run), card_bytes(model)
-    forward, step = probe(model, batches, layers, run)
+    forward, step = probe(model, batches, layers, settings)
     tokens, sizes = sum(batch.tokens for batch in batches), sizes_of(model, run)
     weights, adapter, optimizer = fixed_bytes(model, run)
     own = sum(len(batch.prefix) + sum(len(row.input_ids) for row in batch.rows) for batch in batches)
@@ -114,11 +119,17 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
         card_bytes=card,
         minutes=(forward * tokens + step * len(steps)) / 60,
     )
-    print(result)
+    print(f"{chosen}\n{result}")
     return result
 
 
-def probe(model: PreTrainedModel, batches: list[Batch], layers: int, run: Run) -> tuple[float, float]:
+def recipe_of(run: Run, data: Prepared) -> Recipe:
+    """The run's training settings on this data, with every "auto" decided."""
+    width = json.loads((locate(run.profile.base) / "config.json").read_text())["hidden_size"]
+    return recipe(run.profile.training, rows_of(data.train), width)
+
+
+def probe(model: PreTrainedModel, batches: list[Batch], layers: int, settings: Training) -> tuple[float, float]:
     """Seconds a token of forward and backward, and seconds of an optimizer step; nothing is left changed."""
     import torch
 
@@ -135,18 +146,18 @@ def probe(model: PreTrainedModel, batches: list[Batch], layers: int, run: Run) -
             times.append((time.perf_counter() - begun, batch.tokens))
             if len(times) > 2 and time.perf_counter() - start > PROBE_SECONDS:
                 break
-        step = _step_seconds(model, run)
+        step = _step_seconds(model, settings)
     for parameter in trainable(model).values():
         parameter.grad = None
     return median(took / tokens for took, tokens in times[1:]), step
 
 
-def _step_seconds(model: PreTrainedModel, run: Run) -> float:
+def _step_seconds(model: PreTrainedModel, settings: Training) -> float:
     """An optimizer step on copies of the adapter."""
     import torch
 
     copies = [torch.nn.Parameter(weight.detach().clone()) for weight in trainable(model).values()]
-    optimizer = make_optimizer(copies, run.profile.training)
+    optimizer = make_optimizer(copies, settings)
     for copy in copies:
         copy.grad = torch.zeros_like(copy)
     optimizer.step()

@@ -22,13 +22,13 @@ from ..data import Prepared, data_inputs, encode_batch, some
 from ..errors import KitError
 from ..machine import memory_gib
 from ..manifests import file_hash, fingerprint, read_manifest, shown
-from ..profiles import settings
+from ..profiles import Training, settings
 from ..progress import Progress
 from .batches import Batch, Row, all_steps, for_measuring, rows_of
 from .checkpoints import Checkpoints, LogRow, State
 from .guards import check_given, check_learned, loss_ends, stop_asked
 from .loop import Around, fit
-from .planning import layers_to_recompute
+from .planning import layers_to_recompute, recipe_of
 from .processes import World, world
 from .trackers import LiveLog, tracker
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 SHOWN = ("loss", "evaluation_loss", "learning_rate")  # of a log row, while training
 STOP = "To stop: interrupt the kernel (■). The step is finished and kept; run the cell again to go on."
+AUTO = ("epochs", "tokens_per_step", "learning_rate")
 HELD_OUT = 64  # rows whose loss is measured during training
 
 
@@ -80,7 +81,9 @@ def train(
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs)
     if here.first:
         _tell_others(checkpoints.folder)
-    steps, state = all_steps(rows_of(data.train), run.profile.training), State()
+    chosen, state = recipe_of(run, data), State()
+    steps = all_steps(rows_of(data.train), chosen.training)
+    print(chosen)
     try:
         with (
             run.writing(stage, inputs) if here.first else nullcontext() as work,
@@ -88,12 +91,12 @@ def train(
             tracker(track if here.first else None, run.path.name, run.path / "tracking", settings(run.profile)) as send,
         ):
             around = Around(checkpoints=checkpoints, force=force, world=here, stop=stop, seen=send)
-            state = _fit_and_show(model, steps, data, run, around)
+            state = _fit_and_show(model, steps, chosen.training, data, run, around)
             if not _finished(state, steps, run):
                 raise _Left
             check_learned(model, state.log)
             if work:
-                _write(model, state, run, work)
+                _write(model, state, chosen.training, run, work)
     except _Left:
         print(
             f"training: stopped after step {state.step} of {len(steps)} and kept in {shown(checkpoints.folder)}; "
@@ -127,10 +130,11 @@ def _processes(run: Run) -> World:
     return here
 
 
-def _write(model: PreTrainedModel, state: State, run: Run, work: Stage) -> None:
+def _write(model: PreTrainedModel, state: State, chosen: Training, run: Run, work: Stage) -> None:
     save_adapter(model, work.folder / "adapter", run)
     (work.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in state.log))
     work.figures |= {"steps": state.step, "last_loss": state.log[-1]["loss"], "seconds": state.seconds}
+    work.figures |= {name: getattr(chosen, name) for name in AUTO}  # what "auto" became
 
 
 def _attach(model: PreTrainedModel, run: Run) -> None:
@@ -144,7 +148,9 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
         take_adapter(model, Path(start).expanduser())
 
 
-def _fit_and_show(model: PreTrainedModel, steps: list[list[Batch]], data: Prepared, run: Run, around: Around) -> State:
+def _fit_and_show(
+    model: PreTrainedModel, steps: list[list[Batch]], chosen: Training, data: Prepared, run: Run, around: Around
+) -> State:
     around.held_out, around.layers = _held_out(data, run), layers_to_recompute(model, steps, run)
     send, written = around.seen, LiveLog(around.checkpoints.folder / "log.jsonl") if around.checkpoints else None
     with Progress("training", len(steps), curve="loss", hint=STOP) as progress:
@@ -158,7 +164,7 @@ def _fit_and_show(model: PreTrainedModel, steps: list[list[Batch]], data: Prepar
             send(row)
 
         around.seen = seen
-        return fit(model, steps, run.profile.training, around)
+        return fit(model, steps, chosen, around)
 
 
 def _finished(state: State, steps: list[list[Batch]], run: Run) -> bool:
@@ -168,8 +174,7 @@ def _finished(state: State, steps: list[list[Batch]], run: Run) -> bool:
 
 def _say(state: State, target: Path, run: Run) -> None:
     first, last = loss_ends(state.log)
-    kept = f", kept from step {state.best_step}, where the evaluation loss is lowest"
-    ended = kept if run.profile.training.patience else ""
+    ended = f", kept from step {state.best_step}, the lowest evaluation loss" if run.profile.training.patience else ""
     skipped = f", {some(state.skipped, 'step')} skipped by float16 overflow" if state.skipped else ""
     print(f"training: {some(state.step, 'step')}, loss {first:.3f} to {last:.3f}{skipped}{ended}. In {shown(target)}")
 

@@ -1,0 +1,251 @@
+"""Which recipe learns: python benchmarks/recipe.py [--base smollm2|tiny] [--device cuda]   (make bench-recipe)
+
+The handbook is learned by the same loop from one point of a grid to the next: learning rate, layers, rank, steps, and
+three seeds at the chosen point. Each point's adapter answers the held-out questions on the quantized base, which is
+what merging keeps. A finished point is kept in build/recipe and not trained again, so that the sweep can be spread over
+several calls. Writes benchmarks/results/recipe.json with every point that is there.
+
+    --share 4     every fourth row and question: on two CPU cores a point of SmolLM2 takes about half an hour so
+    --jobs 8      processes at a time, on a card that has room
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from record import ROOT, head, store
+
+STEPS, EPOCHS = 250, 6  # at the grid's middle
+FILES = {"smollm2": str(ROOT / "build" / "smollm2"), "tiny": "tiny-chat"}
+TITLES = {"smollm2": "SmolLM2-135M-Instruct", "tiny": "tiny-chat"}
+WIDTHS = {"smollm2": 576, "tiny": 192}
+QV = ("q_proj", "v_proj")
+PLACE = ROOT / "build" / "recipe"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training."""
+
+    base: str
+    rate: float
+    targets: str = "all linear"  # or "q and v"
+    r: int = 16
+    steps: int = STEPS
+    epochs: int = EPOCHS
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        targets = self.targets.replace(" ", "-")
+        return f"{self.base}-{targets}-r{self.r}-{self.rate:.2g}-{self.steps}x{self.epochs}-seed{self.seed}"
+
+
+def grid(base: str) -> list[Point]:
+    """All points of a base, the most telling first."""
+    from lora_kit.training.recipe import rate_for
+
+    rule = rate_for(WIDTHS[base])
+    middle = Point(base, rule)
+    old = Point(base, 2e-4, "q and v", steps=63, epochs=3)  # what the T4 profile was before
+    rates = [float(f"{rule * factor:.2g}") for factor in (0.5, 2, 0.25, 4, 0.125, 8)]
+    return [
+        middle,
+        old,
+        *(replace(middle, rate=rate) for rate in rates[:4]),
+        *(replace(middle, rate=rate, targets="q and v") for rate in (rule, *rates[1:2], rates[3])),
+        *(replace(middle, steps=steps) for steps in (60, 120, 500)),
+        *(replace(middle, r=r) for r in (4, 64)),
+        *(replace(middle, seed=seed) for seed in (1, 2)),
+        *(replace(middle, epochs=epochs) for epochs in (3, 12)),
+        *(replace(middle, rate=rate) for rate in rates[4:]),
+        *(replace(middle, rate=rate, targets="q and v") for rate in (rates[0], rates[5])),
+    ]
+
+
+class Bench:
+    """A base, the encoded handbook, and what the base itself says."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import lora_kit as lk
+        from lora_kit.training import rows_of
+
+        place = options.out / f"{options.base}-share{options.share}"
+        profile = "smollm2-t4" if options.device == "cuda" else "smollm2-cpu"
+        source = str(options.folder or FILES[options.base])
+        told = {"quantization__compute_dtype": "float16"} if options.device == "cuda" else {}  # a T4's
+        self.run = lk.Run(profile, root=place, name="run", base__source=source, **told)
+        self.data = lk.prepare(self.run)
+        self.rows = rows_of(self.data.train)[:: options.share]
+        self.questions = self.data.test[:: options.share]
+        self.model = lk.load_base(self.run)
+        self.batch = 256 if options.device == "cuda" else 32
+        self.place = place
+
+    def base_says(self) -> tuple[list[Any], list[Any]]:
+        """The base's own answers to the general questions, and its likeliest tokens along them; asked once."""
+        from lora_kit.base import load_tokenizer
+        from lora_kit.evaluation.divergence import answer_rows, likeliest
+        from lora_kit.generation import prompts_of
+
+        path, general = self.place / "base.json", self.general
+        prompts = prompts_of([row["messages"] for row in general], load_tokenizer(self.run.profile.base))
+        if not path.exists():
+            ids = self.ids(prompts)
+            told = likeliest(self.model, answer_rows(prompts, ids), self.run.profile.training)
+            path.write_text(json.dumps({"ids": ids, "likeliest": told}))
+        kept = json.loads(path.read_text())
+        return answer_rows(prompts, kept["ids"]), kept["likeliest"]
+
+    @property
+    def general(self) -> list[dict[str, Any]]:
+        return [row for row in self.questions if row["kind"] == "general"]
+
+    def ids(self, prompts: Sequence[list[int]]) -> list[list[int]]:
+        from lora_kit.base import load_tokenizer
+        from lora_kit.generation import generate_ids
+
+        eos = load_tokenizer(self.run.profile.base).eos_token_id
+        most = self.run.profile.evaluation.max_new_tokens
+        return generate_ids(self.model, prompts, max_new_tokens=most, eos_token_id=eos, batch_size=self.batch)
+
+    def train(self, point: Point) -> dict[str, Any]:
+        """The point's adapter, trained, asked, and its figures."""
+        from lora_kit.adapters import attach_lora, detach_lora
+        from lora_kit.profiles import ALL_LINEAR
+        from lora_kit.training import all_steps, fit
+        from lora_kit.training.recipe import tokens_of
+
+        run = copy.copy(self.run)
+        lora = replace(run.profile.lora, r=point.r, target_modules=QV if point.targets == "q and v" else ALL_LINEAR)
+        settings = replace(run.profile.training, seed=point.seed, learning_rate=point.rate, epochs=point.epochs)
+        size = point.epochs * tokens_of(self.rows, settings) // point.steps
+        settings = replace(settings, tokens_per_step=size, tokens_per_micro_batch=min(size, 4096), evaluations=0)
+        run.profile = replace(run.profile, lora=lora, training=settings)
+        detach_lora(self.model)
+        attach_lora(self.model, run)
+        steps, start = all_steps(self.rows, settings), time.time()
+        log = fit(self.model, steps, settings).log
+        trained = time.time() - start
+        figures = self.ask()
+        losses = [round(row["loss"], 4) for row in log[:: max(1, len(log) // 50)]]
+        return {"steps_taken": len(log), "tokens_per_step": size, "train_seconds": round(trained, 1), "loss": losses,
+                "seconds": round(time.time() - start, 1), **figures}  # fmt: skip
+
+    def ask(self) -> dict[str, float]:
+        """Shares over the held-out questions; `kept` along the base's own answers to general ones."""
+        from lora_kit.base import load_tokenizer
+        from lora_kit.evaluation.divergence import divergences
+        from lora_kit.evaluation.metrics import is_declined, is_exact, rouge_l, split_style
+        from lora_kit.generation import prompts_of, text_of
+
+        self.model.eval()
+        card, tokenizer = self.data.card, load_tokenizer(self.run.profile.base)
+        own, told = self.base_says()
+        said = [
+            text_of(ids, tokenizer) for ids in self.ids(prompts_of([r["messages"] for r in self.questions], tokenizer))
+        ]
+        asked = list(zip(self.questions, said, strict=True))
+        facts, declines = ([pair for pair in asked if pair[0]["kind"] == kind] for kind in ("fact", "decline"))
+        base = [text_of(row.input_ids[sum(label < 0 for label in row.labels) :], tokenizer) for row in own]
+        now = [text for row, text in asked if row["kind"] == "general"]
+        agreement = divergences(self.model, own, told, self.run.profile.training)
+        tokens = [sum(label >= 0 for label in row.labels) for row in own]
+        return {
+            "facts": mean(is_exact(text, [r["messages"][-1]["content"], *r["accepted"]], card) for r, text in facts),
+            "declined": mean(is_declined(text, card) for _, text in declines),
+            "wrongly_declined": mean(is_declined(text, card) for _, text in facts),
+            "style": mean(split_style(text, card)[1] for _, text in [*facts, *declines]),
+            "kept_rouge_l": mean(rouge_l(a, [b], {}) if b else float(not a) for a, b in zip(now, base, strict=True)),
+            **weighted(agreement, tokens),
+        }
+
+
+def mean(values: Any) -> float:
+    found = list(values)
+    return round(sum(found) / max(1, len(found)), 4)
+
+
+def weighted(values: Sequence[Any], tokens: Sequence[int]) -> dict[str, float]:
+    """Per token: agreement with the base's next token, and the KL divergence."""
+    total = sum(tokens)
+    return {
+        name: round(sum(getattr(value, name) * n for value, n in zip(values, tokens, strict=True)) / total, 4)
+        for name in ("agreement", "kl")
+    }
+
+
+def work(options: argparse.Namespace, points: Sequence[Point]) -> None:
+    """Train the points that are not there yet, one after the other."""
+    bench = None
+    for point in points:
+        path = options.out / f"{options.base}-share{options.share}" / f"{point.name}.json"
+        if path.exists():
+            continue
+        bench = bench or Bench(options)
+        found = asdict(point) | {"share": options.share, "device": options.device} | bench.train(point)
+        path.write_text(json.dumps(found) + "\n")
+        print(line(found), flush=True)
+
+
+def line(found: dict[str, Any]) -> str:
+    """One point in one line."""
+    return (
+        f"{found['base']:8}{found['targets']:11} r {found['r']:<3} rate {found['rate']:<8.2g} steps {found['steps']:<4} "
+        f"epochs {found['epochs']:<3} seed {found['seed']}  facts {found['facts']:.3f}  declined {found['declined']:.3f}  "
+        f"wrongly {found['wrongly_declined']:.3f}  style {found['style']:.3f}  agree {found['agreement']:.3f}  "
+        f"kl {found['kl']:.3f}  rouge {found['kept_rouge_l']:.3f}  loss {found['loss'][-1]:.3f}  {found['seconds']:.0f} s"
+    )
+
+
+def spread(options: argparse.Namespace, points: Sequence[Point]) -> None:
+    """The same in several processes; the first one alone prepares the data and asks the base."""
+    words = [sys.executable, __file__, f"--base={options.base}", f"--device={options.device}", f"--out={options.out}"]
+    words += [f"--share={options.share}", *([f"--folder={options.folder}"] if options.folder else [])]
+    bench = Bench(options)
+    bench.base_says()
+    names = [point.name for point in points]
+    parts = [names[n :: options.jobs] for n in range(options.jobs)]
+    running = [subprocess.Popen([*words, "--points", *part]) for part in parts if part]
+    for process in running:
+        process.wait()
+
+
+def gather(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every finished point, of every base and share."""
+    return [json.loads(path.read_text()) for path in sorted(options.out.glob("*-share*/*-seed*.json"))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", choices=FILES, default="smollm2")
+    parser.add_argument("--folder", type=Path, help="where the base lies, if not where `make real-model` puts it")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
+    parser.add_argument("--share", type=int, default=1, help="every how manyth row and question")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--first", type=int, help="only so many points, the most telling")
+    parser.add_argument("--points", nargs="+", help="only these, by name")
+    parser.add_argument("--out", type=Path, default=PLACE)
+    options = parser.parse_args()
+    commit, points = head(), grid(options.base)[: options.first]
+    points = [point for point in points if options.points is None or point.name in options.points]
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.jobs > 1:
+        spread(options, points)
+    else:
+        work(options, points)
+    if options.points is None:
+        store("recipe", commit, points=gather(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What "auto" becomes: a rate by width, enough steps for few rows, a limit for many; what is named stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from lora_kit.data import IGNORE
+from lora_kit.profiles import PROFILES, Training
+from lora_kit.training import Row, all_steps, recipe
+from lora_kit.training.recipe import MOST_EPOCHS, MOST_TOKENS, SMALLEST_STEP, STEPS, rate_for, tokens_of
+
+from .models import random_rows
+
+
+def rows_of_length(count: int, length: int) -> list[Row]:
+    ids = list(range(3, 3 + length))
+    return [Row([number, *ids], [IGNORE] * (length // 2) + ids[: length // 2 + 1]) for number in range(count)]
+
+
+@pytest.mark.parametrize(("width", "rate"), [(192, 3.1e-3), (576, 1.3e-3), (2048, 4.9e-4), (4096, 2.9e-4)])
+def test_the_rate_falls_with_the_width_as_the_published_sweep_found(width: int, rate: float) -> None:
+    assert rate_for(width) == pytest.approx(rate)
+
+
+@hypothesis_settings(deadline=None, max_examples=30)
+@given(st.integers(1, 3000), st.integers(4, 400))
+def test_a_training_takes_enough_steps_and_no_row_too_often(count: int, length: int) -> None:
+    rows = rows_of_length(count, length)
+    found = recipe(Training(), rows, 576)
+    chosen = found.training
+    assert found.steps == len(all_steps(rows, chosen))
+    assert found.steps >= 0.95 * STEPS or chosen.epochs == MOST_EPOCHS
+    assert chosen.epochs == 1 or chosen.epochs * tokens_of(rows, chosen) <= MOST_TOKENS
+    assert 3 <= chosen.epochs <= MOST_EPOCHS
+    assert SMALLEST_STEP <= chosen.tokens_per_step <= 4096
+
+
+def test_few_rows_get_smaller_steps_before_they_get_more_epochs() -> None:
+    large, middle, small = (recipe(Training(), rows_of_length(n, 60), 576).training for n in (15_000, 2_500, 200))
+    assert (large.tokens_per_step, large.epochs) == (4096, 3)
+    assert (middle.tokens_per_step < 4096, middle.epochs) == (True, 3)
+    assert (small.tokens_per_step, small.epochs > 3) == (SMALLEST_STEP, True)
+
+
+def test_many_rows_are_seen_less_often_but_once() -> None:
+    chosen = recipe(Training(), rows_of_length(20_000, 200), 4096)
+    assert chosen.training.epochs == 1
+    assert any("training__epochs=3" in reason for reason in chosen.reasons)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_handful_of_rows_is_said_before_the_first_step(count: int) -> None:
+    found = recipe(Training(), rows_of_length(count, 30), 576)
+    assert found.steps == found.training.epochs == MOST_EPOCHS
+    assert any(f"{MOST_EPOCHS} steps" in reason and "Add rows" in reason for reason in found.reasons)
+
+
+def test_what_is_named_is_taken_as_it_is_and_said_where_the_evidence_differs() -> None:
+    named = Training(epochs=2, tokens_per_step=1024, learning_rate=1e-5)
+    found = recipe(named, random_rows(40), 576)
+    assert (found.training.epochs, found.training.tokens_per_step, found.training.learning_rate) == (2, 1024, 1e-5)
+    told = " ".join(found.reasons)
+    assert "0.0013" in told and f"{found.steps} steps" in told
+    near = recipe(replace(named, learning_rate=1e-3, epochs=200), random_rows(40), 576)
+    assert near.reasons == ()
+
+
+def test_the_micro_batch_is_never_larger_than_the_step() -> None:
+    chosen = recipe(Training(), random_rows(50), 576).training
+    assert chosen.tokens_per_micro_batch == chosen.tokens_per_step == SMALLEST_STEP
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_learns_at_its_base_s_own_rate(name: str) -> None:
+    widths = {"tiny-cpu": 192, "smollm2-cpu": 576, "smollm2-t4": 576, "tinyllama-t4": 2048}
+    width = widths.get(name, 4096)
+    assert recipe(PROFILES[name].training, random_rows(20), width).training.learning_rate == rate_for(width)

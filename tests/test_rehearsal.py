@@ -1,0 +1,58 @@
+"""General rows say what the base itself says, whatever base it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lora_kit import Run, answers, load_base, load_tokenizer, prepare
+from lora_kit.base import ASSETS
+from lora_kit.data import rehearsal
+from lora_kit.data.reading import Conversation, read_conversations
+from lora_kit.data.rehearsal import in_own_words, is_answered_elsewhere
+
+CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())
+
+
+def general(count: int) -> list[Conversation]:
+    return [row for row in read_conversations("handbook") if row.kind == "general"][:count]
+
+
+def test_only_general_rows_that_another_base_answered_are_asked_anew() -> None:
+    fact, known = Conversation([], kind="fact"), Conversation([], kind="general")
+    assert CARD["answered_by"] == "tiny-chat"
+    assert is_answered_elsewhere(known, CARD, "meta-llama/Llama-2-7b-chat-hf")
+    assert not is_answered_elsewhere(known, CARD, "tiny-chat")
+    assert not is_answered_elsewhere(fact, CARD, "meta-llama/Llama-2-7b-chat-hf")
+    assert not is_answered_elsewhere(known, {}, "mine")  # a person's own general rows stay as they are written
+
+
+def test_nothing_is_loaded_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "load_base", lambda run: pytest.fail("loaded"))
+    assert in_own_words(Run("tiny-cpu"), []) == []
+
+
+def test_the_answers_are_the_base_s_own_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "MOST", 8)
+    run = Run("tiny-cpu", root=tmp_path)
+    rows = in_own_words(run, general(16))
+    assert 0 < len(rows) <= 8
+    tokenizer = load_tokenizer(run.profile.base)
+    said = answers(load_base(run), tokenizer, [row.messages for row in rows], max_new_tokens=rehearsal.LONGEST)
+    assert [row.answer for row in rows] == said
+    monkeypatch.setattr(rehearsal, "LONGEST", 2)
+    assert in_own_words(run, general(16)) == []  # no answer ends within two tokens: none is cut short
+
+
+def test_another_base_learns_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded model under another name is another base: it answers 5 general rows itself, all others stay."""
+    import shutil
+
+    other = shutil.copytree(ASSETS / "tiny-chat", tmp_path / "other")
+    monkeypatch.setattr(rehearsal, "MOST", 5)
+    plain = prepare(Run("tiny-cpu", root=tmp_path / "plain"))
+    data = prepare(Run("tiny-cpu", root=tmp_path / "runs", base__source=str(other)))
+    facts_and_declines = plain.figures["train_rows"] - 640
+    assert facts_and_declines < data.figures["train_rows"] <= facts_and_declines + 5
