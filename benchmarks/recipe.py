@@ -199,12 +199,11 @@ def work(options: argparse.Namespace, points: Sequence[Point]) -> None:
 
 def line(found: dict[str, Any]) -> str:
     """One point in one line."""
-    return (
-        f"{found['base']:8}{found['targets']:11} r {found['r']:<3} rate {found['rate']:<8.2g} steps {found['steps']:<4} "
-        f"epochs {found['epochs']:<3} seed {found['seed']}  facts {found['facts']:.3f}  declined {found['declined']:.3f}  "
-        f"wrongly {found['wrongly_declined']:.3f}  style {found['style']:.3f}  agree {found['agreement']:.3f}  "
-        f"kl {found['kl']:.3f}  rouge {found['kept_rouge_l']:.3f}  loss {found['loss'][-1]:.3f}  {found['seconds']:.0f} s"
-    )
+    named = f"{found['base']:8}{found['targets']:11} r {found['r']:<3} rate {found['rate']:<8.2g} "
+    named += f"steps {found['steps']:<4} epochs {found['epochs']:<3} seed {found['seed']} "
+    shown = ("facts", "declined", "wrongly_declined", "style", "agreement", "kl", "kept_rouge_l")
+    figures = "  ".join(f"{name} {found[name]:.3f}" for name in shown)
+    return f"{named} {figures}  loss {found['loss'][-1]:.3f}  {found['seconds']:.0f} s"
 
 
 def spread(options: argparse.Namespace, points: Sequence[Point]) -> None:

@@ -81,9 +81,7 @@ def train(
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs)
     if here.first:
         _tell_others(checkpoints.folder)
-    chosen, state = recipe_of(run, data), State()
-    steps = all_steps(rows_of(data.train), chosen.training)
-    print(chosen)
+    chosen, steps = _decide(data, run)
     try:
         with (
             run.writing(stage, inputs) if here.first else nullcontext() as work,
@@ -91,12 +89,12 @@ def train(
             tracker(track if here.first else None, run.path.name, run.path / "tracking", settings(run.profile)) as send,
         ):
             around = Around(checkpoints=checkpoints, force=force, world=here, stop=stop, seen=send)
-            state = _fit_and_show(model, steps, chosen.training, data, run, around)
+            state = _fit_and_show(model, steps, chosen, data, run, around)
             if not _finished(state, steps, run):
                 raise _Left
             check_learned(model, state.log)
             if work:
-                _write(model, state, chosen.training, run, work)
+                _write(model, state, chosen, run, work)
     except _Left:
         print(
             f"training: stopped after step {state.step} of {len(steps)} and kept in {shown(checkpoints.folder)}; "
@@ -128,6 +126,13 @@ def _processes(run: Run) -> World:
             f"--num_processes {wanted} -m lora_kit train --profile {run.profile.name}"
         )
     return here
+
+
+def _decide(data: Prepared, run: Run) -> tuple[Training, list[list[Batch]]]:
+    """Settings without "auto", said once with their reasons, and the steps that they give."""
+    found = recipe_of(run, data)
+    print(found)
+    return found.training, all_steps(rows_of(data.train), found.training)
 
 
 def _write(model: PreTrainedModel, state: State, chosen: Training, run: Run, work: Stage) -> None:
