@@ -76,8 +76,8 @@ def process_of(part: str) -> tuple[str, ...]:
 def measure(parts: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
     """What one process finds; each result is written to options.out, where there is one, at once."""
     found: dict[str, Any] = {}
-    about = provenance(options)
-    last = 0.0
+    about, last = provenance(options), 0.0
+    make_base(options)
     with tempfile.TemporaryDirectory() as scratch:
         works: dict[str, Any] = {}
         for part in parts:
@@ -108,7 +108,7 @@ def one(part: str, options: argparse.Namespace, scratch: Path, works: dict[str, 
     if kind == "profile":
         from gpu_profile import where_time_goes
 
-        return where_time_goes(works[kit], rows_like("1024", 3 * STEP))
+        return where_time_goes(works[kit], rows_like("1024", 4 * STEP))
     if kind == "longest":
         return longest(works[kit], range(1024, (32 if options.device == "cuda" else 2) * 1024 + 1, 1024))
     return timed(works[kit], rows_like(told[2], options.tokens))
@@ -156,12 +156,16 @@ def keep(out: Path | None, part: str, result: dict[str, Any]) -> None:
     if out:
         unfinished = out / "unfinished"
         unfinished.write_text(json.dumps({"part": part, **result}, indent=1))
-        unfinished.rename(out / f"{part}.json")
+        unfinished.rename(path_of(out, part))
+
+
+def path_of(out: Path, part: str) -> Path:
+    return out / (re.sub(r"[^\w-]+", "_", part) + ".json")
 
 
 def is_done(out: Path, part: str) -> bool:
     """Whether a result is there; one that failed is tried again."""
-    path = out / f"{part}.json"
+    path = path_of(out, part)
     return path.exists() and "found" in json.loads(path.read_text())
 
 
@@ -169,8 +173,6 @@ def run_all(options: argparse.Namespace) -> None:
     """Every part that has no result yet, in order, until the minutes are over."""
     options.out.mkdir(parents=True, exist_ok=True)
     parts = [part for part in options.parts or order() if not is_done(options.out, part)]
-    if any(part not in ("tests", "notebooks") for part in parts):
-        make_base(options)
     for (kind, *_), group in groupby(parts, process_of):
         left = options.until - time.time()
         if left < 5:
@@ -217,10 +219,13 @@ def tested(kind: str, seconds: float) -> dict[str, Any]:
 
 
 def make_base(options: argparse.Namespace) -> None:
-    """Write the random model in 4 bits, in a process of its own, which gives the card back."""
-    if not (options.base / "config.json").exists():
-        words = [sys.executable, str(ROOT / "tools" / "random_llama.py"), str(options.base), "--nf4"]
-        subprocess.run([*words, *(["--small"] if options.device == "cpu" else [])], check=True)
+    """Write the random model in 4 bits, if it is not there."""
+    if (options.base / "config.json").exists():
+        return
+    sys.path.insert(0, str(ROOT / "tools"))
+    from random_llama import SHAPE, SMALL, write_nf4
+
+    write_nf4(options.base, SHAPE | (SMALL if options.device == "cpu" else {}))
 
 
 def gather(out: Path) -> None:

@@ -90,7 +90,7 @@ class LoraKit:
         most, budget, steps = self.run.profile.training.tokens_per_micro_batch, tokens_per_step, list[Any]()
         while len(steps) < wanted:
             self.settings = replace(
-                self.run.profile.training, tokens_per_step=budget, tokens_per_micro_batch=min(most, budget)
+                self.run.profile.training, tokens_per_step=budget, tokens_per_micro_batch=min(most, budget // 2)
             )
             steps, budget = all_steps([Row(*row) for row in rows], self.settings), budget * 19 // 20
         self.layers = layers_to_recompute(self.model, steps, self.run)

@@ -76,7 +76,7 @@ def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
 
 
 def seconds_of(model: Any, setup: Setup) -> dict[str, float]:
-    """Seconds that the probe says for 20 steps, and that they take."""
+    """Seconds that the probe says for 8 steps, and that they take."""
     from lora_kit.adapters import attach_lora, detach_lora
     from lora_kit.training.loop import Around, fit
     from lora_kit.training.planning import probe
@@ -84,7 +84,7 @@ def seconds_of(model: Any, setup: Setup) -> dict[str, float]:
     detach_lora(model)
     run, layers = SimpleNamespace(profile=setup.profile), len(model.model.layers) - 1
     attach_lora(model, run)
-    steps = [[batch_of(2, 512), batch_of(4, 256)] for _ in range(20)]
+    steps = [[batch_of(2, 512), batch_of(4, 256)] for _ in range(8)]
     batches = [batch for step in steps for batch in step]
     token, step = probe(model, batches, layers, run)
     said = token * sum(batch.tokens for batch in batches) + step * len(steps)

@@ -17,7 +17,7 @@ from gpu_kits import LoraKit, Rows
 from gpu_train import STEP
 
 BY_NAME = {  # parts of the names of kernels and operations; the first kind that fits
-    "weights out of 4 bits": ("dequantize", "Dequantize", "4bit"),
+    "weights out of 4 bits": ("dequantize", "Dequantize"),
     "attention": ("scaled_dot_product", "flash_", "efficient_attention", "cudnn_attention", "fmha", "sdpa"),
     "dropout": ("dropout",),
     "loss": ("nll_loss", "log_softmax", "cross_entropy"),
@@ -72,15 +72,14 @@ def where_time_goes(work: LoraKit, rows: Rows) -> dict[str, Any]:
     seen = profile(activities=activities)
     with marked(work.model):
         timed_steps(work, steps, seen.start, seen.stop)
-    count, costs = len(steps) - 1, kernels(seen.events(), on_card)
     spent = dict.fromkeys(KINDS, 0.0)
     listed: dict[tuple[str, str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for names, microseconds in costs:
+    for names, microseconds in kernels(seen.events(), on_card):
         kind = kind_of(names)
-        spent[kind] += microseconds / 1000 / count
+        spent[kind] += microseconds / 1000
         row = listed[kind, names[0], next((name for name in names[1:] if name not in MARKS), "")]
-        row[0] += microseconds / 1000 / count
-        row[1] += 1 / count
+        row[0] += microseconds / 1000
+        row[1] += 1
     most = sorted(listed.items(), key=lambda item: -item[1][0])[:COSTLIEST]
     return {
         "wall_milliseconds": wall,
@@ -97,7 +96,7 @@ def where_time_goes(work: LoraKit, rows: Rows) -> dict[str, Any]:
 def timed_steps(
     work: LoraKit, steps: list[Any], begin: Callable[[], None] = lambda: None, end: Callable[[], None] = lambda: None
 ) -> float:
-    """Milliseconds of a step behind the first one, which also finds the scale of the loss."""
+    """Milliseconds of a step behind the first, which also finds the scale of the loss; `begin`, last step, `end`."""
     import torch
 
     times: list[float] = []
@@ -106,7 +105,7 @@ def timed_steps(
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter())
-        if len(times) == 1:
+        if len(times) == len(steps) - 1:
             begin()
         if len(times) == len(steps):
             end()
@@ -148,7 +147,7 @@ def kernels(events: Sequence[Any], on_card: bool) -> Iterator[tuple[list[str], f
     from torch.autograd import DeviceType
 
     ours = sorted((event for event in events if event.device_type == DeviceType.CPU), key=lambda e: e.time_range.start)
-    forward = {(event.thread, event.sequence_nr): event for event in ours if event.sequence_nr >= 0 and not event.scope}
+    forward = {(e.thread, e.sequence_nr): e for e in ours if e.sequence_nr >= 0 and not e.fwd_thread}
     counted: Counter[str] = Counter()
     for event in ours:
         names = list(names_around(event, forward))
@@ -171,7 +170,7 @@ def names_around(event: Any, forward: dict[tuple[int, int], Any]) -> Iterator[st
     """Its name and those of all that it happened in; behind a backward operation those of its forward one."""
     while event is not None:
         yield event.name
-        backward = event.scope == 1
+        backward = event.fwd_thread and event.sequence_nr >= 0
         event = forward.get((event.fwd_thread, event.sequence_nr)) if backward else event.cpu_parent
 
 
