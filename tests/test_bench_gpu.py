@@ -301,26 +301,30 @@ def test_what_a_card_measured_is_gathered_and_earlier_parts_stay(
     assert "notebooks" in record["not_run"] and "plan" not in record["not_run"]
 
 
-def test_the_table_says_what_did_not_fit_and_that_it_was_no_t4() -> None:
+def test_the_table_says_what_did_not_fit_or_run_and_that_it_was_no_t4() -> None:
     case = {"seconds_per_million": {"learned": 1234.5, "seen": 600.0}, "allocated_gib": 9.87}
-    record = {
-        "figures": {
-            "lora_kit, q and v": {"longest": 4096, "512": case, "4096": case},
-            "trl, q and v": {"longest": 512, "512": case, "4096": None},
-            "trainer, q and v": {"failed": "ImportError"},
-        },
-        "profile": {"milliseconds": {"loss": 2.0}, "t4_milliseconds": {"loss": 20.0}},
-        "plan": {
-            "least_off": 0.01,
-            "most_off": 0.04,
-            "seconds_said": 9.0,
-            "seconds_taken": 10.0,
-            "settings": [{}] * 40,
-        },
+    about = {
+        "gpu": "Some card",
+        "driver": "1.2",
+        "date": "2026-11-25",
+        "commit": "abc",
         "versions": {"torch": "2.13.0"},
-        **{"gpu": "Some card", "driver": "1.2", "cap_gib": 14.7, "date": "2026-11-25", "commit": "abc"},
     }
-    told = update_readme.gpu(record)
-    assert "| lora_kit, q and v | 1,234 (9.9) | 1,234 (9.9) | 4096 |" in told
-    assert "| trl, q and v | 1,234 (9.9) | does not fit | 512 |" in told and "ImportError" not in told
-    assert "NOT a T4 but: Some card" in told and "over 40 settings: +1.0% to +4.0%; its seconds -10.0%" in told
+    off = {"least_off": 0.01, "most_off": 0.04, "seconds_said": 9.0, "seconds_taken": 10.0, "settings": [{}] * 12}
+    found = {
+        "tests": {"passed": 7},
+        "train, lora_kit, q and v, 512": case,
+        "train, lora_kit, q and v, 4096": case,
+        "longest, lora_kit, q and v": 4096,
+        "train, trl, q and v, 4096": None,
+        "profile, q and v": {"milliseconds": {"loss": 2.0}, "t4_milliseconds": {"loss": 2000.0}},
+        "plan": off,
+    }
+    parts = {part: about | {"found": one} for part, one in found.items()}
+    parts["train, trainer, q and v, 512"] = about | {"failed": "ImportError"}
+    told = update_readme.gpu({"cap_gib": 14.7, "parts": parts, "not_run": ["notebooks"]})
+    assert "| lora_kit | 1,234 (9.9) | 1,234 (9.9) | 4096 |" in told
+    assert "| trl | not run | does not fit | not run |" in told and "ImportError" not in told
+    assert "NOT a T4" in told and "Some card, driver 1.2" in told and "Not run: notebooks" in told
+    assert "12 settings: +1.0% to +4.0%; its seconds -10.0%" in told and "7 passed" in told
+    assert "2.0 s for a step" in told
