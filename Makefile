@@ -94,10 +94,10 @@ bench-verdict: .venv/ready  ## how often good adapters are held back and bad one
 	$(BIN)/python benchmarks/verdict.py
 	$(BIN)/python tools/update_readme.py
 
-bench-gpu: .venv/ready  ## training at 7B size in a T4's memory against TRL and Trainer; needs a CUDA card; writes results/gpu.json
+bench-gpu: .venv/ready  ## training at 7B size in a T4's memory against TRL and Trainer, on a CUDA card: MINUTES=9, again to go on; DRY=1 on a CPU
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
-	$(BIN)/python benchmarks/gpu.py
-	$(BIN)/python tools/update_readme.py
+	$(BIN)/python benchmarks/gpu.py --minutes $(or $(MINUTES),9) $(if $(DRY),--dry)
+	$(if $(DRY),,$(BIN)/python tools/update_readme.py)
 
 bench-plan: .venv/ready  ## what lk.plan says against what training takes; writes benchmarks/results/plan.json
 	$(BIN)/python benchmarks/plan.py

@@ -1,22 +1,31 @@
-"""Three ways to train the same adapter on the same rows of a quantized Llama, each as its documentation says.
+"""Ways to train the same adapter on the same rows of a quantized Llama, each as its documentation says.
 
-    lora_kit   plan() decides how many layers are computed twice, fit() trains
-    trainer    transformers' Trainer: prepare_model_for_kbit_training, get_peft_model, fp16
-    trl        TRL's SFTTrainer with a SFTConfig as it comes (bf16, gradient checkpointing)
+    lora_kit         plan() decides how many layers are computed twice, fit() trains
+    lora_kit-small   the same with all layers computed twice, as the peers do: what it takes at their memory
+    trainer          transformers' Trainer: prepare_model_for_kbit_training, get_peft_model, fp16
+    trl              TRL's SFTTrainer with a SFTConfig as it comes (bf16, gradient checkpointing)
 
-A kit is made once with its model; `train` starts from a fresh adapter each time.
+A kit is made once with its model; `prepare` attaches a fresh adapter and gives what trains it and returns the losses,
+step by step: only that is timed. lora_kit's search for the scale of float16 losses is part of it. All kits take as many
+optimizer steps over the same rows: where rows share a prefix, lora_kit computes it once and counts it once, so that its
+steps of 4,096 tokens would hold more rows and be fewer; it gets a smaller budget instead.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from lora_kit.environment import compute_dtype
 from lora_kit.profiles import Profile
 
 Rows = list[tuple[list[int], list[int]]]
+Train = Callable[[], list[float]]
 
 
 @dataclass(frozen=True)
@@ -32,31 +41,78 @@ class Setup:
         return self.profile.device == "cuda"
 
 
+@cache
+def loaded(profile: Profile, base: Path) -> Any:
+    """lora_kit's model of these weights, once a process: whoever uses it attaches an adapter anew."""
+    import torch
+
+    from lora_kit.quantization import load_model
+
+    return in_dtype(load_model(profile, base), getattr(torch, compute_dtype(profile)[0]))
+
+
+def in_dtype(model: Any, dtype: Any) -> Any:
+    """The model as if it had been quantized from weights of `dtype`: stored 4 bits keep the one they were made from."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = module.weight.quant_state.dtype = dtype
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
 class LoraKit:
     """This project."""
 
+    layers_wanted: int | str = "auto"
+
     def __init__(self, setup: Setup) -> None:
-        from lora_kit.quantization import load_model
+        told = replace(setup.profile.training, epochs=1, checkpoint_layers=self.layers_wanted)
+        self.run = SimpleNamespace(profile=replace(setup.profile, training=told))
+        self.model, self.layers = loaded(setup.profile, setup.base), 0
 
-        self.run, self.model = SimpleNamespace(profile=setup.profile), load_model(setup.profile, setup.base)
+    def prepare(self, rows: Rows, tokens_per_step: int, batch: int) -> Train:
+        """A fresh adapter, and its training; `batch`, the peers' rows at a time, only says how many steps they take."""
+        return partial(self.fit, self.steps(rows, tokens_per_step, batch))
 
-    def train(self, rows: Rows, tokens_per_step: int, batch: int) -> list[float]:
-        """The losses, step by step; `batch` is not asked, as the token budget says what lies on the card at a time."""
-        from dataclasses import replace
-
+    def steps(self, rows: Rows, tokens_per_step: int, batch: int) -> list[Any]:
+        """Attach a fresh adapter, lay the steps, as many as the peers take, and choose the layers computed twice."""
         from lora_kit.adapters import attach_lora, detach_lora
         from lora_kit.training.batches import Row, all_steps
-        from lora_kit.training.loop import Around, fit
         from lora_kit.training.planning import layers_to_recompute
 
         detach_lora(self.model)
         attach_lora(self.model, self.run)
-        most = min(tokens_per_step, self.run.profile.training.tokens_per_micro_batch)
-        own = {"tokens_per_step": tokens_per_step, "tokens_per_micro_batch": most}
-        settings = replace(self.run.profile.training, epochs=1, **own)
-        steps = all_steps([Row(*row) for row in rows], settings)
+        wanted = math.ceil(math.ceil(len(rows) / batch) / batches_per_step(rows, tokens_per_step, batch))
+        most, budget, steps = self.run.profile.training.tokens_per_micro_batch, tokens_per_step, list[Any]()
+        while len(steps) < wanted:
+            self.settings = replace(
+                self.run.profile.training, tokens_per_step=budget, tokens_per_micro_batch=min(most, budget // 2)
+            )
+            steps, budget = all_steps([Row(*row) for row in rows], self.settings), budget * 19 // 20
         self.layers = layers_to_recompute(self.model, steps, self.run)
-        return [row["loss"] for row in fit(self.model, steps, settings, Around(layers=self.layers)).log]
+        return steps
+
+    def fit(self, steps: list[Any], seen: Callable[[Any], None] = lambda row: None) -> list[float]:
+        """Train through these steps; `seen` is called after each."""
+        from lora_kit.training.loop import Around, fit
+
+        return [row["loss"] for row in fit(self.model, steps, self.settings, Around(layers=self.layers, seen=seen)).log]
+
+
+class LoraKitSmall(LoraKit):
+    """This project, in as little memory as it can."""
+
+    layers_wanted = 10**6
+
+
+def batches_per_step(rows: Rows, tokens_per_step: int, batch: int) -> int:
+    """How many micro-batches of `batch` rows come nearest to the tokens of a step."""
+    mean = sum(len(ids) for ids, _ in rows) / len(rows)
+    return max(1, round(tokens_per_step / mean / batch))
 
 
 class Peer:
@@ -84,7 +140,7 @@ class Peer:
         model = AutoModelForCausalLM.from_pretrained(
             setup.base, quantization_config=four, dtype=dtype, device_map=place
         )
-        cure_cpu_kernels(model)
+        cure_cpu_kernels(in_dtype(model, dtype))
         pass_over_old_torchao()
         config = LoraConfig(
             r=lora.r,
@@ -99,8 +155,8 @@ class Peer:
     def prepared(self, model: Any) -> Any:
         return model
 
-    def train(self, rows: Rows, tokens_per_step: int, batch: int) -> list[float]:
-        """The losses, step by step, in micro-batches of `batch` rows."""
+    def prepare(self, rows: Rows, tokens_per_step: int, batch: int) -> Train:
+        """A fresh adapter, and its training in micro-batches of `batch` rows."""
         import torch
 
         from lora_kit.adapters import lora_layers
@@ -109,15 +165,18 @@ class Peer:
         for layer in lora_layers(self.model):
             layer.reset_lora_parameters("default", "gaussian")
         work = self.worker(rows, self.arguments(rows, tokens_per_step, batch))
-        work.train()
-        return [row["loss"] for row in work.state.log_history if "loss" in row]
+
+        def train() -> list[float]:
+            work.train()
+            return [row["loss"] for row in work.state.log_history if "loss" in row]
+
+        return train
 
     def arguments(self, rows: Rows, tokens_per_step: int, batch: int) -> dict[str, Any]:
-        mean = sum(len(ids) for ids, _ in rows) / len(rows)
         return {
             "output_dir": str(self.setup.scratch),
             "per_device_train_batch_size": batch,
-            "gradient_accumulation_steps": max(1, round(tokens_per_step / mean / batch)),
+            "gradient_accumulation_steps": batches_per_step(rows, tokens_per_step, batch),
             "num_train_epochs": 1,
             "learning_rate": self.setup.profile.training.learning_rate,
             "max_grad_norm": self.setup.profile.training.max_grad_norm,
@@ -189,4 +248,4 @@ def padded(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
     return {"input_ids": laid("input_ids", 0), "labels": laid("labels", -100), "attention_mask": mask}
 
 
-KITS = {"lora_kit": LoraKit, "trainer": PlainTrainer, "trl": Trl}
+KITS = {"lora_kit": LoraKit, "lora_kit-small": LoraKitSmall, "trl": Trl, "trainer": PlainTrainer}

@@ -1,30 +1,39 @@
-"""What lk.plan says of memory and time against what the card takes, over 40 settings; called by gpu.py."""
+"""What lk.plan says of memory and time against what the card takes, over 12 settings; called by gpu.py."""
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from gpu_kits import Setup
+from gpu_kits import Setup, loaded
 
 from lora_kit.profiles import ALL_LINEAR
 
-SHAPES = ((8, 256), (4, 512), (2, 1024), (1, 2048), (1, 4096))  # rows, tokens each
-RANKS, TARGETS = (8, 64), (("q_proj", "v_proj"), ALL_LINEAR)
-KEPT = (1, 8)  # layers that are not computed twice
+Q_AND_V = ("q_proj", "v_proj")
+SETTINGS = (  # rows, tokens each, rank, targets, layers that are not computed twice: each value of each several times
+    (1, 4096, 16, ALL_LINEAR, 1),
+    (8, 256, 16, ALL_LINEAR, 8),
+    (4, 512, 64, ALL_LINEAR, 1),
+    (4, 512, 8, Q_AND_V, 8),
+    (8, 256, 64, Q_AND_V, 1),
+    (2, 1024, 8, ALL_LINEAR, 8),
+    (1, 2048, 64, ALL_LINEAR, 8),
+    (1, 2048, 8, Q_AND_V, 1),
+    (1, 4096, 64, Q_AND_V, 8),
+    (2, 1024, 16, Q_AND_V, 1),
+    (4, 512, 16, ALL_LINEAR, 16),
+    (1, 2048, 16, Q_AND_V, 16),
+)
 
 
 def plan_against_card(setup: Setup, longest: int) -> dict[str, Any]:
     """Bytes said and taken for every setting up to that length, and seconds said and taken for one of them."""
-    from lora_kit.quantization import load_model
-
-    model = load_model(setup.profile, setup.base)
-    found = []
-    shapes = [shape for shape in SHAPES if shape[1] <= longest]
-    for (rows, length), r, targets, kept in itertools.product(shapes, RANKS, TARGETS, KEPT):
+    model, found = loaded(setup.profile, setup.base), []
+    for rows, length, r, targets, kept in SETTINGS:
+        if length > longest:
+            continue
         lora = replace(setup.profile.lora, r=r, target_modules=targets)
         run = SimpleNamespace(profile=replace(setup.profile, lora=lora))
         layers = max(0, len(model.model.layers) - kept)
@@ -67,7 +76,7 @@ def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
 
 
 def seconds_of(model: Any, setup: Setup) -> dict[str, float]:
-    """Seconds that the probe says for 20 steps, and that they take."""
+    """Seconds that the probe says for 8 steps, and that they take."""
     from lora_kit.adapters import attach_lora, detach_lora
     from lora_kit.training.loop import Around, fit
     from lora_kit.training.planning import probe
@@ -75,7 +84,7 @@ def seconds_of(model: Any, setup: Setup) -> dict[str, float]:
     detach_lora(model)
     run, layers = SimpleNamespace(profile=setup.profile), len(model.model.layers) - 1
     attach_lora(model, run)
-    steps = [[batch_of(2, 512), batch_of(4, 256)] for _ in range(20)]
+    steps = [[batch_of(2, 512), batch_of(4, 256)] for _ in range(8)]
     batches = [batch for step in steps for batch in step]
     token, step = probe(model, batches, layers, run)
     said = token * sum(batch.tokens for batch in batches) + step * len(steps)
