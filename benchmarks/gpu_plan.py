@@ -86,7 +86,7 @@ def seconds_of(model: Any, setup: Setup) -> dict[str, float]:
     attach_lora(model, run)
     steps = [[batch_of(2, 512), batch_of(4, 256)] for _ in range(8)]
     batches = [batch for step in steps for batch in step]
-    token, step = probe(model, batches, layers, run)
+    token, step = probe(model, batches, layers, setup.profile.training)
     said = token * sum(batch.tokens for batch in batches) + step * len(steps)
     start = time.perf_counter()
     fit(model, steps, setup.profile.training, Around(layers=layers))

@@ -122,7 +122,7 @@ class Bench:
         """The point's adapter, trained, asked, and its figures."""
         from lora_kit.adapters import attach_lora, detach_lora
         from lora_kit.profiles import ALL_LINEAR
-        from lora_kit.training import all_steps, fit
+        from lora_kit.training import all_steps, fit, loss_ends
         from lora_kit.training.recipe import tokens_of
 
         run = copy.copy(self.run)
@@ -137,9 +137,9 @@ class Bench:
         log = fit(self.model, steps, settings).log
         trained = time.time() - start
         figures = self.ask()
-        losses = [round(row["loss"], 4) for row in log[:: max(1, len(log) // 50)]]
-        return {"steps_taken": len(log), "tokens_per_step": size, "train_seconds": round(trained, 1), "loss": losses,
-                "seconds": round(time.time() - start, 1), **figures}  # fmt: skip
+        taken = {"steps_taken": len(log), "tokens_per_step": size, "train_seconds": round(trained, 1)}
+        taken |= {"loss": [round(row["loss"], 4) for row in log], "last_loss": round(loss_ends(log)[1], 4)}
+        return taken | figures | {"seconds": round(time.time() - start, 1)}
 
     def ask(self) -> dict[str, float]:
         """Shares over the held-out questions; `kept` along the base's own answers to general ones."""
@@ -203,7 +203,7 @@ def line(found: dict[str, Any]) -> str:
     named += f"steps {found['steps']:<4} epochs {found['epochs']:<3} seed {found['seed']} "
     shown = ("facts", "declined", "wrongly_declined", "style", "agreement", "kl", "kept_rouge_l")
     figures = "  ".join(f"{name} {found[name]:.3f}" for name in shown)
-    return f"{named} {figures}  loss {found['loss'][-1]:.3f}  {found['seconds']:.0f} s"
+    return f"{named} {figures}  loss {found['last_loss']:.3f}  {found['seconds']:.0f} s"
 
 
 def spread(options: argparse.Namespace, points: Sequence[Point]) -> None:

@@ -31,7 +31,7 @@ SMALL = random_llama.SHAPE | random_llama.SMALL
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Setup:
     folder = tmp_path_factory.mktemp("base")
     random_llama.write_nf4(folder, SMALL)
-    told = {"base__source": str(folder), "lora__target_modules": "all-linear"}
+    told = {"base__source": str(folder), "training__learning_rate": 2e-4, "lora__target_modules": "all-linear"}
     return Setup(folder, replace(profile("llama2-7b-t4", **told), device="cpu"), folder / "scratch")
 
 
