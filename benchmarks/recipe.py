@@ -83,13 +83,14 @@ class Bench:
         profile = "smollm2-t4" if options.device == "cuda" else "smollm2-cpu"
         source = str(options.folder or FILES[options.base])
         told = {"quantization__compute_dtype": "float16"} if options.device == "cuda" else {}  # a T4's
-        self.run = lk.Run(profile, root=place, name="run", base__source=source, **told)
+        self.run, self.place = lk.Run(profile, root=place, name="run", base__source=source, **told), place
+        self.model = lk.load_base(self.run)
+        while options.wait and not (place / "base.json").exists():
+            time.sleep(0.2)
         self.data = lk.prepare(self.run)
         self.rows = rows_of(self.data.train)[:: options.share]
         self.questions = self.data.test[:: options.share]
-        self.model = lk.load_base(self.run)
         self.batch = 256 if options.device == "cuda" else 32
-        self.place = place
 
     def base_says(self) -> tuple[list[Any], list[Any]]:
         """The base's own answers to the general questions, and its likeliest tokens along them; asked once."""
@@ -102,7 +103,8 @@ class Bench:
         if not path.exists():
             ids = self.ids(prompts)
             told = likeliest(self.model, answer_rows(prompts, ids), self.run.profile.training)
-            path.write_text(json.dumps({"ids": ids, "likeliest": told}))
+            path.with_suffix(".partial").write_text(json.dumps({"ids": ids, "likeliest": told}))
+            path.with_suffix(".partial").rename(path)
         kept = json.loads(path.read_text())
         return answer_rows(prompts, kept["ids"]), kept["likeliest"]
 
@@ -207,14 +209,13 @@ def line(found: dict[str, Any]) -> str:
 
 
 def spread(options: argparse.Namespace, points: Sequence[Point]) -> None:
-    """The same in several processes; the first one alone prepares the data and asks the base."""
+    """The same in several processes; this one alone prepares the data and asks the base."""
     words = [sys.executable, __file__, f"--base={options.base}", f"--device={options.device}", f"--out={options.out}"]
     words += [f"--share={options.share}", *([f"--folder={options.folder}"] if options.folder else [])]
-    bench = Bench(options)
-    bench.base_says()
     names = [point.name for point in points]
     parts = [names[n :: options.jobs] for n in range(options.jobs)]
-    running = [subprocess.Popen([*words, "--points", *part]) for part in parts if part]
+    running = [subprocess.Popen([*words, "--wait", "--points", *part]) for part in parts if part]
+    Bench(options).base_says()
     for process in running:
         process.wait()
 
@@ -233,6 +234,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--first", type=int, help="only so many points, the most telling")
     parser.add_argument("--points", nargs="+", help="only these, by name")
+    parser.add_argument("--wait", action="store_true", help=argparse.SUPPRESS)  # for the first process
     parser.add_argument("--out", type=Path, default=PLACE)
     options = parser.parse_args()
     commit, points = head(), grid(options.base)[: options.first]

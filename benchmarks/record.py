@@ -20,8 +20,11 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def head() -> str:
     """The commit that is measured: ask before the work, because HEAD may move while it runs."""
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # a bare machine without git
+        return ""
 
 
 def store(name: str, commit: str, peers: tuple[str, ...] = (), **parts: Any) -> None:
