@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -255,3 +259,45 @@ def test_a_template_without_eos_or_with_a_memory_is_refused(template: str) -> No
     odd.chat_template = template
     with pytest.raises(KitError, match="chat template"):
         encode(Conversation([*HI, *MORE]), odd)
+
+
+class Borrowed:
+    """A tokenizer's backend as tokenizers 0.22 guards it: it cannot be changed while another thread uses it."""
+
+    def __init__(self, raw: Tokenizer) -> None:
+        self.raw, self.in_use, self.leave = raw, threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("no_truncation", "no_padding") and self.in_use.is_set():
+            raise RuntimeError("Already borrowed")
+        return getattr(self.raw, name)
+
+    def decode_batch(self, *args: Any, **more: Any) -> list[str]:
+        self.in_use.set()
+        self.leave.wait(30)
+        self.in_use.clear()
+        return list(self.raw.decode_batch(*args, **more))
+
+
+@pytest.mark.parametrize("template", [None, ZEPHYR], ids=["llama2", "zephyr"])
+def test_threads_encode_while_another_one_decodes(template: str | None) -> None:
+    shared = AutoTokenizer.from_pretrained(TINY)
+    shared.chat_template = template
+    backend = shared._tokenizer = Borrowed(shared.backend_tokenizer)
+    alone = encode_batch([HI], shared)
+    with ThreadPoolExecutor(4) as pool:
+        decoded = pool.submit(backend.decode_batch, [alone[0].input_ids])
+        assert backend.in_use.wait(30)
+        encoded = [pool.submit(encode_batch, [HI], shared) for _ in range(3)]
+        try:
+            assert [row.result(30) for row in encoded] == [alone] * 3
+        finally:
+            backend.leave.set()
+        assert "Wren." in decoded.result(30)[0]
+
+
+def test_a_tokenizer_that_was_used_with_cutting_and_padding_cuts_and_pads_nothing() -> None:
+    used, fresh = (AutoTokenizer.from_pretrained(TINY) for _ in range(2))
+    used(["Who are you?", "Who?"], truncation=True, max_length=3, padding="max_length")
+    assert used.backend_tokenizer.truncation and used.backend_tokenizer.padding
+    assert encode_batch([HI, [*HI, *HI]], used) == encode_batch([HI, [*HI, *HI]], fresh)

@@ -224,6 +224,7 @@ def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]
     if not texts:
         return []
     backend = tokenizer.backend_tokenizer  # what calling the tokenizer calls, less the copies it makes
-    backend.no_truncation()
-    backend.no_padding()
+    if backend.truncation or backend.padding:  # changed only where need be: while a thread decodes, that is an error
+        backend.no_truncation()
+        backend.no_padding()
     return [row.ids for row in backend.encode_batch_fast(texts, add_special_tokens=False)]
