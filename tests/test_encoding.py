@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from lora_kit.base import ASSETS
 from lora_kit.data import IGNORE, Conversation, Encoded, encode, encode_prompt
-from lora_kit.data.encoding import TAGS, encode_batch, speaks_llama2
+from lora_kit.data.encoding import TAGS, encode_batch, speaks_llama2, tags_in
 from lora_kit.errors import KitError
 
 TINY = ASSETS / "tiny-chat"
@@ -67,7 +67,10 @@ def zephyr() -> PreTrainedTokenizerBase:
 
 
 def chat_completion(dialog: list[dict[str, str]]) -> list[int]:
-    """The ids that Meta's `chat_completion` feeds the model, here with closed turns at the end too."""
+    """The ids that Meta's `chat_completion` feeds the model, here with closed turns at the end too.
+
+    Its order matters: the system text is folded in first, and white space is stripped afterwards.
+    """
     if dialog[0]["role"] == "system":
         first = "<<SYS>>\n" + dialog[0]["content"] + "\n<</SYS>>\n\n" + dialog[1]["content"]
         dialog = [{"role": "user", "content": first}, *dialog[2:]]
@@ -146,13 +149,25 @@ def test_any_text_is_learned_as_it_is(tokenizer: PreTrainedTokenizerBase, system
     assert [text.strip() for text in learned_answers(encoded, tokenizer)] == [text.strip() for text in turns[1::2]]
 
 
-@given(turns=st.lists(texts.filter(str.strip), min_size=2, max_size=2))
-@example(turns=["▁", "▁▂▃ ▁"])
-@example(turns=["a  ", "\n\n  b"])
-@settings(max_examples=150, deadline=None)
-def test_the_ids_of_any_text_are_metas(tokenizer: PreTrainedTokenizerBase, turns: list[str]) -> None:
-    chat = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns, strict=True)]
-    assert encode_batch([chat], tokenizer)[0].input_ids == chat_completion(chat)
+edges = st.text(" \n\t\u3000", max_size=3)
+spaced = st.builds("{}{}{}".format, edges, texts.filter(str.strip), edges)
+
+
+@given(system=st.none() | spaced, turns=st.lists(spaced, min_size=2, max_size=5))
+@example(system=None, turns=["▁", "▁▂▃ ▁"])
+@example(system=None, turns=["a  ", "\n\n  b"])
+@example(system=" In one word.\n", turns=["  Who? ", "\tWren. ", " And where?"])
+@settings(max_examples=500, deadline=None)
+def test_the_ids_of_any_text_are_metas(
+    tokenizer: PreTrainedTokenizerBase, system: str | None, turns: list[str]
+) -> None:
+    chat = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
+    chat = [{"role": "system", "content": system}, *chat] if system else chat
+    closed = chat if len(turns) % 2 == 0 else chat[:-1]
+    assert encode_batch([closed], tokenizer)[0].input_ids == chat_completion(closed)
+    if not any(tags_in(text) for text in [system or "", *turns]):
+        asked = chat if len(turns) % 2 else chat[:-1]
+        assert encode_prompt(asked, tokenizer) == chat_completion(asked)
 
 
 @pytest.mark.parametrize("vocabulary", [{"▁a": 0, "b▁c": 1}, {"a": 0, "b": 1}])
