@@ -160,7 +160,35 @@ def test_a_second_ctrl_c_stops_at_once_and_nothing_kept_is_lost(
     assert sha(run) == whole
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "state", "empty folder"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        KeyboardInterrupt(),
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("reader", ["safetensors.torch.load_file", "torch.load", "pathlib.Path.read_text"])
+def test_a_whole_checkpoint_that_cannot_be_read_now_is_neither_passed_over_nor_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, error: BaseException
+) -> None:
+    kept = checkpoints.Checkpoints(tmp_path / "kept", {})
+    kept.save(checkpoints.State(step=3), {"adapter": {"a": torch.ones(2)}}, {"optimizer": {}})
+
+    def fails(*args: Any, **more: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(reader, fails)
+        kept.load()
+    found = kept.load()
+    assert found and found[0].step == 3 and torch.equal(found[1]["adapter"]["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "state", "manifest", "empty folder"])
 def test_a_damaged_checkpoint_is_passed_over(
     place: Path, whole: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
@@ -174,7 +202,9 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert [path.name for path in kept] == ["step-00000005", "step-00000006"]
     spoil(kept[-1], damage)
     train(run)
-    assert f"the checkpoint {lk.manifests.shown(kept[-1])} is damaged and passed over" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"the checkpoint {lk.manifests.shown(kept[-1])} is damaged and passed over" in out
+    assert "delete" not in out and "goes on after step 5" in out
     assert sha(run) == whole
 
 
@@ -186,6 +216,8 @@ def spoil(folder: Path, damage: str) -> None:
         (folder / "optimizer.pt").unlink()
     elif damage == "state":
         (folder / "state.json").write_text("{}")
+    elif damage == "manifest":
+        (folder / "manifest.json").write_text((folder / "manifest.json").read_text()[:-9])
     else:
         for path in folder.iterdir():
             path.unlink()
