@@ -24,7 +24,7 @@ from ..machine import memory_gib
 from ..manifests import file_hash, fingerprint, read_manifest, shown
 from ..profiles import settings
 from ..progress import Progress
-from .batches import Batch, Row, all_steps, for_measuring, rows_of
+from .batches import Batch, Row, all_steps, for_measuring, rows_of, set_aside
 from .checkpoints import Checkpoints, LogRow, State
 from .guards import check_given, check_learned, loss_ends, stop_asked
 from .loop import Around, fit
@@ -80,7 +80,8 @@ def train(
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs)
     if here.first:
         _tell_others(checkpoints.folder)
-    steps, state = all_steps(rows_of(data.train), run.profile.training), State()
+    rows, aside = set_aside(rows_of(data.train), run.profile.training)
+    steps, state = all_steps(rows, run.profile.training), State()
     try:
         with (
             run.writing(stage, inputs) if here.first else nullcontext() as work,
@@ -88,7 +89,8 @@ def train(
             tracker(track if here.first else None, run.path.name, run.path / "tracking", settings(run.profile)) as send,
         ):
             around = Around(checkpoints=checkpoints, force=force, world=here, stop=stop, seen=send)
-            state = _fit_and_show(model, steps, data, run, around)
+            around.held_out = _measured(aside, data, run, here)
+            state = _fit_and_show(model, steps, run, around)
             if not _finished(state, steps, run):
                 raise _Left
             check_learned(model, state.log)
@@ -144,8 +146,8 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
         take_adapter(model, Path(start).expanduser())
 
 
-def _fit_and_show(model: PreTrainedModel, steps: list[list[Batch]], data: Prepared, run: Run, around: Around) -> State:
-    around.held_out, around.layers = _held_out(data, run), layers_to_recompute(model, steps, run)
+def _fit_and_show(model: PreTrainedModel, steps: list[list[Batch]], run: Run, around: Around) -> State:
+    around.layers = layers_to_recompute(model, steps, run)
     send, written = around.seen, LiveLog(around.checkpoints.folder / "log.jsonl") if around.checkpoints else None
     with Progress("training", len(steps), curve="loss", hint=STOP) as progress:
 
@@ -182,8 +184,12 @@ def _tell_others(folder: Path) -> None:
         print(f"an unfinished training with other settings or data is left as it is: {names}. Starting anew")
 
 
-def _held_out(data: Prepared, run: Run) -> list[Batch]:
-    """Some of the held-out rows, evenly spaced, as micro-batches."""
+def _measured(aside: list[Row], data: Prepared, run: Run, here: World) -> list[Batch]:
+    """Whose loss is measured: the rows set aside where it decides, else some held-out ones, evenly spaced."""
+    if run.profile.training.patience is not None:
+        if here.first:
+            print(f"training: {len(aside)} of {len(data.train)} rows are set aside: their loss decides when to stop")
+        return for_measuring(aside, run.profile.training)
     rows = [row["messages"] for row in data.test]
     chosen = rows[:: max(1, -(-len(rows) // HELD_OUT))]
     encoded = encode_batch(chosen, load_tokenizer(run.profile.base))
