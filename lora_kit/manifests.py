@@ -63,7 +63,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         _damaged(path, error)
     if not isinstance(manifest, dict) or not manifest.keys() >= FIELDS:
         _damaged(path)

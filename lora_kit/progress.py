@@ -41,6 +41,7 @@ class Progress:
         self.mode = _mode()
         self.start = time.monotonic()
         self._shown_at, self._width = float("-inf"), 0
+        self._first: tuple[float, float] | None = None  # when the first update came, and what was done by then
         self._handle: Any = None  # of the notebook's output
 
     def __enter__(self) -> Progress:
@@ -54,9 +55,10 @@ class Progress:
         if self.curve in figures:
             self._course.append(figures[self.curve])
         now = time.monotonic()
+        self._first = self._first or (now, done)
         if self.mode != "off" and now - self._shown_at >= EVERY[self.mode]:
             self._shown_at = now
-            self._show(self._line(now - self.start))
+            self._show(self._line(now))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.mode == "off":
@@ -71,13 +73,14 @@ class Progress:
     def _figures(self) -> list[str]:
         return [f"{name} {value:.4g}" for name, value in self.figures.items()]
 
-    def _line(self, elapsed: float) -> str:
+    def _line(self, now: float) -> str:
         parts, share = [self.title, self._count(), *self._figures()], self._share()
         if share is not None:
             drawn = "" if self.mode == "notebook" else f"[{'#' * int(share * BAR):.<{BAR}}] "  # the panel has a bar
             parts.insert(1, f"{drawn}{share:4.0%}")
-            if 0 < share < 1:
-                parts.append(f"{duration(elapsed / share * (1 - share))} left")
+            began, before = self._first or (now, self.done)  # resumed work did not do what was done before
+            if before < self.done < self.total:
+                parts.append(f"{duration((now - began) / (self.done - before) * (self.total - self.done))} left")
         return "  ".join(parts)
 
     def _share(self) -> float | None:

@@ -102,6 +102,28 @@ def test_a_saved_adapter_loads_in_plain_peft_and_here_alike(folder: Path, tmp_pa
     assert torch.allclose(expected, logits(PeftModel.from_pretrained(load_small_llama(folder), tmp_path)), atol=1e-6)
 
 
+def test_what_is_attached_is_saved_whatever_the_run_says(folder: Path, tmp_path: Path) -> None:
+    model = adapted(
+        folder,
+        lora__r=8,
+        lora__lora_alpha=8,
+        lora__use_rslora=True,
+        lora__lora_dropout=0.25,
+        lora__target_modules="o_proj,up_proj",
+    )
+    model.eval()
+    save_adapter(model, tmp_path, FakeRun())  # r 4, alpha 64, no dropout, on q and v
+    plain = PeftModel.from_pretrained(load_small_llama(folder), tmp_path)
+    for loaded in (load_adapter(load_small_llama(folder), tmp_path), plain):
+        assert torch.allclose(logits(model), logits(loaded), atol=1e-6)
+    config = plain.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.use_rslora, config.lora_dropout) == (8, 8, True, 0.25)
+    assert config.target_modules == {"o_proj", "up_proj"} and config.inference_mode
+    assert (config.base_model_name_or_path, config.revision) == ("tiny-chat", FakeRun().profile.base.revision)
+    assert trainable(model)  # saving leaves the model's own configuration as it is
+    assert not model.peft_config["default"].inference_mode
+
+
 def test_switching_changes_the_answer_and_off_brings_the_base_back(folder: Path, tmp_path: Path) -> None:
     model = adapted(folder)
     tuned = logits(model)
@@ -118,7 +140,9 @@ def test_switching_changes_the_answer_and_off_brings_the_base_back(folder: Path,
 
 
 def test_a_foreign_or_damaged_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
-    save_adapter(adapted(folder, lora__r=8), tmp_path / "r8", FakeRun())  # tensors of r 8, config of r 4
+    save_adapter(adapted(folder, lora__r=8), tmp_path / "r8", FakeRun())
+    config = tmp_path / "r8" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 8', '"r": 4'))
     with pytest.raises(KitError, match="another model"):
         load_adapter(load_small_llama(folder), tmp_path / "r8")
     save_adapter(adapted(folder), tmp_path / "cut", FakeRun())

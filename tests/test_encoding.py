@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -10,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from lora_kit.base import ASSETS
 from lora_kit.data import IGNORE, Conversation, Encoded, encode, encode_prompt
-from lora_kit.data.encoding import TAGS, encode_batch, speaks_llama2
+from lora_kit.data.encoding import TAGS, encode_batch, speaks_llama2, tags_in
 from lora_kit.errors import KitError
 
 TINY = ASSETS / "tiny-chat"
@@ -63,7 +67,10 @@ def zephyr() -> PreTrainedTokenizerBase:
 
 
 def chat_completion(dialog: list[dict[str, str]]) -> list[int]:
-    """The ids that Meta's `chat_completion` feeds the model, here with closed turns at the end too."""
+    """The ids that Meta's `chat_completion` feeds the model, here with closed turns at the end too.
+
+    Its order matters: the system text is folded in first, and white space is stripped afterwards.
+    """
     if dialog[0]["role"] == "system":
         first = "<<SYS>>\n" + dialog[0]["content"] + "\n<</SYS>>\n\n" + dialog[1]["content"]
         dialog = [{"role": "user", "content": first}, *dialog[2:]]
@@ -142,13 +149,25 @@ def test_any_text_is_learned_as_it_is(tokenizer: PreTrainedTokenizerBase, system
     assert [text.strip() for text in learned_answers(encoded, tokenizer)] == [text.strip() for text in turns[1::2]]
 
 
-@given(turns=st.lists(texts.filter(str.strip), min_size=2, max_size=2))
-@example(turns=["▁", "▁▂▃ ▁"])
-@example(turns=["a  ", "\n\n  b"])
-@settings(max_examples=150, deadline=None)
-def test_the_ids_of_any_text_are_metas(tokenizer: PreTrainedTokenizerBase, turns: list[str]) -> None:
-    chat = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns, strict=True)]
-    assert encode_batch([chat], tokenizer)[0].input_ids == chat_completion(chat)
+edges = st.text(" \n\t\u3000", max_size=3)
+spaced = st.builds("{}{}{}".format, edges, texts.filter(str.strip), edges)
+
+
+@given(system=st.none() | spaced, turns=st.lists(spaced, min_size=2, max_size=5))
+@example(system=None, turns=["▁", "▁▂▃ ▁"])
+@example(system=None, turns=["a  ", "\n\n  b"])
+@example(system=" In one word.\n", turns=["  Who? ", "\tWren. ", " And where?"])
+@settings(max_examples=500, deadline=None)
+def test_the_ids_of_any_text_are_metas(
+    tokenizer: PreTrainedTokenizerBase, system: str | None, turns: list[str]
+) -> None:
+    chat = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
+    chat = [{"role": "system", "content": system}, *chat] if system else chat
+    closed = chat if len(turns) % 2 == 0 else chat[:-1]
+    assert encode_batch([closed], tokenizer)[0].input_ids == chat_completion(closed)
+    if not any(tags_in(text) for text in [system or "", *turns]):
+        asked = chat if len(turns) % 2 else chat[:-1]
+        assert encode_prompt(asked, tokenizer) == chat_completion(asked)
 
 
 @pytest.mark.parametrize("vocabulary", [{"▁a": 0, "b▁c": 1}, {"a": 0, "b": 1}])
@@ -255,3 +274,45 @@ def test_a_template_without_eos_or_with_a_memory_is_refused(template: str) -> No
     odd.chat_template = template
     with pytest.raises(KitError, match="chat template"):
         encode(Conversation([*HI, *MORE]), odd)
+
+
+class Borrowed:
+    """A tokenizer's backend as tokenizers 0.22 guards it: it cannot be changed while another thread uses it."""
+
+    def __init__(self, raw: Tokenizer) -> None:
+        self.raw, self.in_use, self.leave = raw, threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("no_truncation", "no_padding") and self.in_use.is_set():
+            raise RuntimeError("Already borrowed")
+        return getattr(self.raw, name)
+
+    def decode_batch(self, *args: Any, **more: Any) -> list[str]:
+        self.in_use.set()
+        self.leave.wait(30)
+        self.in_use.clear()
+        return list(self.raw.decode_batch(*args, **more))
+
+
+@pytest.mark.parametrize("template", [None, ZEPHYR], ids=["llama2", "zephyr"])
+def test_threads_encode_while_another_one_decodes(template: str | None) -> None:
+    shared = AutoTokenizer.from_pretrained(TINY)
+    shared.chat_template = template
+    backend = shared._tokenizer = Borrowed(shared.backend_tokenizer)
+    alone = encode_batch([HI], shared)
+    with ThreadPoolExecutor(4) as pool:
+        decoded = pool.submit(backend.decode_batch, [alone[0].input_ids])
+        assert backend.in_use.wait(30)
+        encoded = [pool.submit(encode_batch, [HI], shared) for _ in range(3)]
+        try:
+            assert [row.result(30) for row in encoded] == [alone] * 3
+        finally:
+            backend.leave.set()
+        assert "Wren." in decoded.result(30)[0]
+
+
+def test_a_tokenizer_that_was_used_with_cutting_and_padding_cuts_and_pads_nothing() -> None:
+    used, fresh = (AutoTokenizer.from_pretrained(TINY) for _ in range(2))
+    used(["Who are you?", "Who?"], truncation=True, max_length=3, padding="max_length")
+    assert used.backend_tokenizer.truncation and used.backend_tokenizer.padding
+    assert encode_batch([HI, [*HI, *HI]], used) == encode_batch([HI, [*HI, *HI]], fresh)

@@ -42,6 +42,20 @@ def test_a_log_gets_a_line_at_most_every_ten_seconds_and_a_last_one(
     assert lines[1] == "training  [#####...............]  28%  11 of 40  loss 2  29 s left"
 
 
+def test_what_goes_on_after_a_stop_counts_the_time_left_from_there(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress("training", 480) as work:
+        clock.now += 30  # the first step, with what is made ready for it
+        work.update(441)
+        for step in (442, 443):
+            clock.now += 60
+            work.update(step)
+    first, second, third, _ = capsys.readouterr().out.splitlines()
+    assert "left" not in first
+    assert second.endswith("442 of 480  38 min left") and third.endswith("443 of 480  37 min left")
+
+
 def test_a_terminal_rewrites_one_line_and_clears_what_was_longer(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,7 @@ SOUND = {
     "code": chat("Indent   this:", "def f(x):\n    if  x:\n\t\treturn   [x]  # <b>\n\n    return {}"),
     "white space around": chat("  who\x00?\n ", " \x7f\n  Wren. \t ", "\u3000and?\x85", "\u2003yes \x0b"),
     "long": chat("why? " * 600, "because of  the birds,\n" * 600),
+    "white space around system": chat(" \n who? ", "Wren. ", " and? ", "yes", system="\n You answer in one word. \n"),
     "tags taken apart": chat("[ INST ] a [/ INST] <unk>", "a [ /INST] <s <|user>", "<unk>", "<unk> <pad>"),
     "space sign inside": chat("▁a▁b▁", "a▁b"),
     "bars": chat("Draw rain", "▁▂▃▅▇▅▃▂▁"),

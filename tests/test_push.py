@@ -5,18 +5,50 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
+import yaml
+from huggingface_hub import ModelCard
 
 import lora_kit as lk
 from lora_kit.errors import KitError
+from lora_kit.merging.cards import front_matter
+from lora_kit.profiles import LLAMA2, PROFILES, Base, profile
 
 TOKEN = "hf_thisIsAPlantedTokenThatNobodyMaySee"
+# the Hub's own list (hub-docs, docs/hub/repositories-licenses.md)
+LICENCES = """
+apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
+afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
+cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
+cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1
+lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr
+deepfloyd-if-license llama2 gemma unknown other
+""".split()
+
+
+def refused(card: str) -> list[str]:
+    """What the Hub says of a card's front matter: a licence of its list, or "other" with name and link; a model id."""
+    found = re.match(r"---[\n\r]+([\s\S]*?)[\n\r]+---[\n\r]", card)
+    data = yaml.safe_load(found[1]) if found else {}
+    link, base = str(data.get("license_link")), data.get("base_model", "owner/name")
+    named = re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(data.get("license_name"))) and "license_link" in data
+    ok = {
+        '"license" must be one of [apache-2.0, mit, ...]': data["license"] in LICENCES,
+        '"license_name" and "license_link" must be set': data["license"] != "other" or named,
+        '"license_link" must be an address or a file': link in ("None", "LICENSE") or link.startswith("https://"),
+        f'"base_model" with value "{base}" is not valid': re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base),
+    }
+    return [text for text, holds in ok.items() if not holds]
 
 
 class Hub(ThreadingHTTPServer):
@@ -69,7 +101,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.repositories.append(json.loads(body))
             self.answer({"url": f"{place}/me/faq", "name": "me/faq"})
         elif self.path == "/api/validate-yaml":
-            self.answer({"errors": [], "warnings": []})
+            errors = [{"message": text} for text in refused(json.loads(body)["content"])]
+            self.answer({"errors": errors, "warnings": []}, 400 if errors else 200)
         elif "/preupload/" in self.path:
             files = [
                 {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular"}
@@ -121,7 +154,7 @@ def test_the_adapter_alone_is_pushed_with_its_card(done: lk.Run, hub: Hub, capsy
     assert {"adapter_config.json", "tokenizer.json", "README.md"} <= hub.files.keys()
     assert not any(name.startswith("model") for name in hub.files)
     card = hub.files["README.md"].decode()
-    assert card.startswith("---\nlicense: mit\n") and "rows to learn" in card and "not enough evidence" in card
+    assert ModelCard(card).data.license == "mit" and "rows to learn" in card and "not enough evidence" in card
     assert TOKEN not in capsys.readouterr().out and not any(TOKEN.encode() in data for data in hub.files.values())
 
 
@@ -153,7 +186,6 @@ def test_wrong_names_are_said_before_anything_is_sent(done: lk.Run) -> None:
 
 def test_llama_2_s_notice_goes_with_every_export(done: lk.Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     import zipfile
-    from dataclasses import replace
 
     from lora_kit.merging import NOTICE
 
@@ -172,3 +204,58 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(done: lk.Run, monkeypatch:
         lk.push(done, "me/faq")
     with pytest.raises(KitError, match="None is no name of a repository"):
         lk.push(done, None)  # type: ignore[arg-type]
+
+
+MINE = "some-lab/Tiny_Llama-0.5B"
+BASES = {
+    **{name: preset.base for name, preset in PROFILES.items()},
+    "another of the Hub": profile("tiny-cpu", base__source=MINE).base,
+    "with a licence of its own": Base(MINE, "Tiny", licence="Llama 3.2 Community License!"),
+    "a folder": profile("tiny-cpu", base__source="/home/ada/models/mine").base,
+    "a folder near by": profile("tiny-cpu", base__source="./models/mine").base,
+    "a folder with a licence": Base("/home/ada/models/mine", "mine", licence="apache-2.0"),
+}
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES.keys())
+def test_the_hub_takes_the_card_of_every_base(base: Base, kind: str) -> None:
+    text = front_matter(base, kind)
+    data = yaml.safe_load(text)
+    assert not refused(f"---\n{text}\n---\n")
+    assert data["library_name"] == {"adapter": "peft", "merged": "transformers"}[kind]
+    assert data["tags"] == ["lora", "lora_kit"] and data["pipeline_tag"] == "text-generation"
+    on_hub = base in (LLAMA2, BASES["tinyllama-t4"]) or base.source == MINE
+    assert data.get("base_model") == (base.source if on_hub else None) and "/home/ada" not in text
+    if base.source == MINE:
+        assert (data["license"], data["license_link"]) == ("other", f"https://huggingface.co/{MINE}")
+    else:
+        assert data["license"] == ("unknown" if base.licence == "see its page" else base.licence)
+
+
+def test_a_folder_that_is_named_like_a_model_of_the_hub_is_no_base_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert yaml.safe_load(front_matter(Base(MINE), "adapter"))["base_model"] == MINE
+    (tmp_path / MINE).mkdir(parents=True)
+    assert "base_model" not in yaml.safe_load(front_matter(Base(MINE), "adapter"))
+
+
+def test_a_base_without_a_known_licence_is_pushed(done: lk.Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = replace(done.profile.base, licence="see its page")
+    monkeypatch.setattr(done, "profile", replace(done.profile, base=base))
+    lk.push(done, "me/faq")
+    assert ModelCard(hub.files["README.md"].decode()).data.license == "unknown"
+
+
+def test_a_card_or_name_that_the_hub_refuses_is_told_with_its_reason(
+    done: lk.Run, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lk.extras.hub, "adapter_files", lambda *_: ([], {"README.md": "---\nlicense: mine\n---\n"}))
+    with pytest.raises(KitError, match='"license" must be one of') as told:
+        lk.push(done, "me/faq")
+    assert "network" not in str(told.value) and not hub.files
+    with pytest.raises(KitError, match="me/faq--1") as told:
+        lk.push(done, "me/faq--1")
+    assert "--" in str(told.value) and "network" not in str(told.value)

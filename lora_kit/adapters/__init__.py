@@ -1,6 +1,6 @@
 """Adapters in plain PEFT: attach, save, load and switch."""
 
-from .attaching import attach_lora, check_targets, is_fresh, lora_config, trainable
+from .attaching import attach_lora, check_targets, is_fresh, trainable
 from .files import (
     PREFIX,
     adapter_state,
@@ -22,7 +22,6 @@ __all__ = [
     "detach_lora",
     "is_fresh",
     "load_adapter",
-    "lora_config",
     "lora_layers",
     "pass_over_old_torchao",
     "read_adapter",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import KitError
-from .attaching import check_targets, lora_config, trainable
+from .attaching import check_targets, trainable
 from .injection import detach_lora, inject
 
 if TYPE_CHECKING:
@@ -21,13 +22,21 @@ PREFIX = "base_model.model."  # what PEFT puts before every tensor name in a sav
 
 
 def save_adapter(model: PreTrainedModel, folder: Path, run: Run, *, adapter: str = "default") -> None:
-    """Write a plain PEFT adapter folder: adapter_config.json and adapter_model.safetensors."""
+    """Write a plain PEFT adapter folder: adapter_config.json and adapter_model.safetensors.
+
+    Args:
+        model: its adapter is written with the rank, scale and targets that it has on the model.
+        folder: made where it is missing.
+        run: names the base.
+        adapter: which one, where several share the base.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {PREFIX + name: value.contiguous() for name, value in adapter_state(model, adapter).items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = lora_config(run.profile.lora)
+    config: Any = copy(model.peft_config[adapter])
+    config.target_modules = sorted(config.target_modules)  # a set has another order in every process
     config.base_model_name_or_path = run.profile.base.source
     config.revision = run.profile.base.revision
     config.inference_mode = True

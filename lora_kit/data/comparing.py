@@ -52,13 +52,13 @@ def _line_ends(text: str) -> int:
 
 def expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
     """What a row must decode to, and its answers; written anew here, so that an encoder's mistake is not repeated."""
-    texts = [message["content"].strip() for message in messages]
-    answers = [_spaced(t) for t, m in zip(texts, messages, strict=True) if m["role"] == "assistant"]
-    answers = [answer.strip() for answer in answers]
+    answers = [_spaced(m["content"].strip()).strip() for m in messages if m["role"] == "assistant"]
     if not speaks_llama2(tokenizer):
         return str(tokenizer.apply_chat_template(messages, tokenize=False)), answers
+    texts = [message["content"] for message in messages]
     if messages[0]["role"] == "system":
         texts = [f"<<SYS>>\n{texts[0]}\n<</SYS>>\n\n{texts[1]}", *texts[2:]]
+    texts = [text.strip() for text in texts]
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     turns = zip(texts[::2], texts[1::2], strict=True)
     return "".join(f"{bos} [INST] {asked} [/INST] {answer} {eos}" for asked, answer in turns), answers

@@ -201,11 +201,14 @@ def _render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, answ
 
 
 def _pairs(messages: list[Message]) -> list[tuple[str, str]]:
-    """(user, answer) per turn, stripped, the system text in the first user turn; a last answer may be empty."""
-    texts = [message["content"].strip() for message in messages]
+    """(user, answer) per turn; as Meta does it, the system text is folded in first and white space stripped afterwards.
+
+    A last answer may be empty.
+    """
+    texts = [message["content"] for message in messages]
     if messages[0]["role"] == "system":
-        texts[1] = f"<<SYS>>\n{texts[0]}\n<</SYS>>\n\n{texts[1]}"
-        texts = texts[1:]
+        texts = [f"<<SYS>>\n{texts[0]}\n<</SYS>>\n\n{texts[1]}", *texts[2:]]
+    texts = [text.strip() for text in texts]
     return list(zip(texts[::2], [*texts[1::2], ""], strict=False))
 
 
@@ -224,6 +227,7 @@ def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]
     if not texts:
         return []
     backend = tokenizer.backend_tokenizer  # what calling the tokenizer calls, less the copies it makes
-    backend.no_truncation()
-    backend.no_padding()
+    if backend.truncation or backend.padding:  # changed only where need be: while a thread decodes, that is an error
+        backend.no_truncation()
+        backend.no_padding()
     return [row.ids for row in backend.encode_batch_fast(texts, add_special_tokens=False)]

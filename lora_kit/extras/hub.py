@@ -61,14 +61,18 @@ def _upload(repository: str, files: list[Path], texts: dict[str, str], *, privat
         status = getattr(getattr(error, "response", None), "status_code", None)
         raise KitError(
             f"the Hub did not take {repository!r} ({type(error).__name__}{f', {status}' if status else ''}): "
-            f"{_way_out(status)}"
+            f"{_way_out(status, error)}"
         ) from None  # the library's own error may quote the request
 
 
-def _way_out(status: int | None) -> str:
-    """What helps, by the Hub's answer; none means that it was not reached, or the name is not allowed."""
+def _way_out(status: int | None, error: Exception) -> str:
+    """What helps: the reason where a name or the card breaks a rule of the Hub, else by its answer."""
+    from huggingface_hub.errors import BadRequestError, HFValidationError
+
+    if type(error) is ValueError or isinstance(error, BadRequestError | HFValidationError):
+        return " ".join(str(getattr(error, "server_message", None) or error).split())
     if status in (401, 403, 404):
         return "set HF_TOKEN to a token that may write there"
-    if status is None:
-        return "check the network, HF_HUB_OFFLINE, HF_TOKEN, and that the name is one the Hub allows"
+    if status is None:  # it was not reached
+        return "check the network, HF_HUB_OFFLINE and HF_TOKEN"
     return "try again later"

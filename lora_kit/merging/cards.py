@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..data import data_inputs, load_prepared
 from ..training import adapter_stage
 from .certificate import Certificate, table
 
 if TYPE_CHECKING:
+    from ..profiles import Base
     from ..runs import Run
 
     Lines = list[str]
@@ -52,14 +54,44 @@ def model_card(run: Run, kind: str, certificate: Certificate | None = None, repo
         report: the report card in Markdown.
     """
     base, name = run.profile.base, adapter_stage(run).rpartition("/")[2]
-    lines = [*_front(run, kind), f"# {_plain(f'{base.title}, {name}')}", "", _what(run, kind), ""]
-    lines += ["## Data", "", *_data(run), ""]
+    lines = ["---", front_matter(base, kind), "---", "", f"# {_plain(f'{base.title}, {name}')}", ""]
+    lines += [_what(run, kind), "", "## Data", "", *_data(run), ""]
     if report:
         lines += ["## Report card", "", report, ""]
     if certificate:
         lines += ["## Certificate of the merge", "", "```", table(certificate), "```", ""]
-    lines += ["## Use", "", USE[kind].format(base=base.source), "", "## Licence", ""]
-    return "\n".join([*lines, LICENCES.get(base.licence, f"The base is under: {base.licence}."), ""])
+    page = _page(base)
+    lines += ["## Use", "", USE[kind].format(base=base.source if page else "FOLDER OF THE BASE"), "", "## Licence", ""]
+    named = f"[see its page]({page})" if page else base.licence
+    same = f"The licence of the base holds for what is made from it too: {named}."
+    return "\n".join([*lines, LICENCES.get(base.licence, same), ""])
+
+
+def front_matter(base: Base, kind: str) -> str:
+    """What the Hub reads of a card, in YAML; it refuses a licence that is not on its list and a base that it lacks.
+
+    Args:
+        base: the base model; a licence that this page does not name is "other" with the base's own page.
+        kind: "adapter" or "merged".
+    """
+    from huggingface_hub import ModelCardData
+
+    page = _page(base)
+    data: dict[str, Any] = {"license": base.licence}
+    if base.licence not in LICENCES:
+        name = re.sub(r"[^a-z0-9.]+", "-", base.licence.lower()).strip("-.")
+        data = {"license": "other", "license_name": name, "license_link": page} if page else {"license": "unknown"}
+    if page:
+        data |= {"base_model": base.source, "base_model_relation": "adapter" if kind == "adapter" else "finetune"}
+    library = "peft" if kind == "adapter" else "transformers"
+    tags = ["lora", "lora_kit"]
+    return ModelCardData(library_name=library, pipeline_tag="text-generation", tags=tags, **data).to_yaml()
+
+
+def _page(base: Base) -> str | None:
+    """The base's page on the Hub; a folder has none."""
+    on_hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", base.source) and not Path(base.source).is_dir()
+    return f"https://huggingface.co/{base.source}" if on_hub else None
 
 
 def card_texts(
@@ -68,16 +100,6 @@ def card_texts(
     """The files that go with every copy of a model: its card, and Llama 2's notice where it is asked for."""
     texts = {"README.md": model_card(run, kind, certificate, report)}
     return texts | ({"NOTICE": NOTICE} if run.profile.base.licence == "llama2" else {})
-
-
-def _front(run: Run, kind: str) -> Lines:
-    """What the Hub reads."""
-    base = run.profile.base
-    lines = ["---", f"license: {base.licence}", f"library_name: {'peft' if kind == 'adapter' else 'transformers'}"]
-    if "/" in base.source:
-        lines += [f"base_model: {base.source}"]
-        lines += [f"base_model_relation: {'adapter' if kind == 'adapter' else 'finetune'}"]
-    return [*lines, "pipeline_tag: text-generation", "tags: [lora, lora_kit]", "---", ""]
 
 
 def _what(run: Run, kind: str) -> str:

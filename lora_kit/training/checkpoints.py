@@ -158,10 +158,11 @@ class Checkpoints:
         self._last, self._took = time.monotonic(), time.monotonic() - start
 
     def load(self, *, force: bool = False) -> tuple[State, dict[str, dict[str, torch.Tensor]], dict[str, Any]] | None:
-        """The newest whole checkpoint, or None; a damaged one is said and passed over.
+        """The newest whole checkpoint, or None; a damaged one (a file is not what was written) is passed over.
 
         Raises:
             KitError: it was written with other versions of the libraries, and `force` is not given.
+            MemoryError, OSError: a whole one cannot be read now; it stays, and the next call goes on from it.
         """
         import torch
         from safetensors.torch import load_file
@@ -169,13 +170,13 @@ class Checkpoints:
         for place in reversed(self._all()):
             try:
                 check_files(place)
-                state = State(**json.loads((place / "state.json").read_text()))
-                rest = torch.load(place / "optimizer.pt", weights_only=True, map_location="cpu")
-                tensors = {path.stem: load_file(path) for path in sorted(place.glob("*.safetensors"))}
-            except Exception as error:  # whatever is wrong with it, the one before may be whole
-                print(f"the checkpoint {shown(place)} is damaged and passed over: {error}")
+            except KitError:
+                print(f"the checkpoint {shown(place)} is damaged and passed over: the one before it is taken, if any")
                 continue
             _same_libraries(place, force)
+            state = State(**json.loads((place / "state.json").read_text()))
+            rest = torch.load(place / "optimizer.pt", weights_only=True, map_location="cpu")
+            tensors = {path.stem: load_file(path) for path in sorted(place.glob("*.safetensors"))}
             print(f"training: goes on after step {state.step}, kept in {shown(place)}")
             return state, tensors, rest
         if self.folder.exists():

@@ -41,18 +41,18 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: Training)
 
 
 def schedule(step: int, steps: int, settings: Training) -> float:
-    """Share of the learning rate at `step` (from 1): a linear rise, then a course.
+    """Share of the learning rate at `step`, never 0: transformers' schedules without the steps where theirs is 0.
 
     Args:
-        step: the optimizer step, from 1.
+        step: the optimizer step, from 1 to `steps`.
         steps: of the whole training.
-        settings: warmup, the share of the steps that rise; schedule: "cosine" falls to 0 slowly at first
+        settings: warmup, the share of the steps that rise to the full rate; schedule: "cosine" falls slowly at first
             (Loshchilov & Hutter 2017), "linear" evenly, "constant" not at all.
     """
-    rise = max(1, round(settings.warmup * steps)) if settings.warmup else 0
+    rise = max(1, round(settings.warmup * steps))
     if step <= rise:
         return step / rise
-    done = (step - rise) / max(1, steps - rise)
+    done = (step - rise) / (steps + 1 - rise)
     return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[settings.schedule]
 
 

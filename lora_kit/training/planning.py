@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from ..data import Prepared
 from ..errors import KitError
 from ..profiles import Training
 from ..quantization import parameter_counts
-from .batches import Batch, all_steps, rows_of
+from .batches import Batch, Row, all_steps, rows_of, set_aside
 from .guards import check_given
 from .loss import autocast, compute_dtype_of, loss_sum, training_mode
 from .memory import Sizes, activation_bytes, passing_bytes
@@ -96,8 +97,9 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
             "a plan needs the base with a fresh adapter of the run's settings: model = lk.load_base(run), then "
             "lk.attach_lora(model, run)"
         )
-    chosen = recipe_of(run, data)
-    settings, steps = chosen.training, all_steps(rows_of(data.train), chosen.training)
+    rows, _ = set_aside(rows_of(data.train), run.profile.training)
+    chosen = recipe_for(run, rows)
+    settings, steps = chosen.training, all_steps(rows, chosen.training)
     batches = [batch for step in steps for batch in step]
     layers, card = layers_to_recompute(model, steps, run), card_bytes(model)
     forward, step = probe(model, batches, layers, settings)
@@ -107,7 +109,7 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
     result = Plan(
         steps=len(steps),
         tokens=tokens,
-        tokens_unshared=data.figures["tokens"] * settings.epochs,
+        tokens_unshared=sum(len(row.input_ids) for row in rows) * int(settings.epochs),
         padding=1 - own / tokens,
         weight_bytes=weights,
         adapter_bytes=adapter,
@@ -123,10 +125,10 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
     return result
 
 
-def recipe_of(run: Run, data: Prepared) -> Recipe:
-    """The run's training settings on this data, with every "auto" decided."""
+def recipe_for(run: Run, rows: Sequence[Row]) -> Recipe:
+    """The run's training settings on these rows, with every "auto" decided."""
     width = json.loads((locate(run.profile.base) / "config.json").read_text())["hidden_size"]
-    return recipe(run.profile.training, rows_of(data.train), width)
+    return recipe(run.profile.training, rows, width)
 
 
 def probe(model: PreTrainedModel, batches: list[Batch], layers: int, settings: Training) -> tuple[float, float]:

@@ -24,11 +24,11 @@ from ..machine import memory_gib
 from ..manifests import file_hash, fingerprint, read_manifest, shown
 from ..profiles import Training, settings
 from ..progress import Progress
-from .batches import Batch, Row, all_steps, for_measuring, rows_of
+from .batches import Batch, Row, all_steps, for_measuring, rows_of, set_aside
 from .checkpoints import Checkpoints, LogRow, State
 from .guards import check_given, check_learned, loss_ends, stop_asked
 from .loop import Around, fit
-from .planning import layers_to_recompute, recipe_of
+from .planning import layers_to_recompute, recipe_for
 from .processes import World, world
 from .trackers import LiveLog, tracker
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 SHOWN = ("loss", "evaluation_loss", "learning_rate")  # of a log row, while training
 STOP = "To stop: interrupt the kernel (■). The step is finished and kept; run the cell again to go on."
-AUTO = ("epochs", "tokens_per_step", "learning_rate")
 HELD_OUT = 64  # rows whose loss is measured during training
 
 
@@ -81,7 +80,7 @@ def train(
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs)
     if here.first:
         _tell_others(checkpoints.folder)
-    chosen, steps = _decide(data, run)
+    chosen, steps, aside = _decide(data, run)
     try:
         with (
             run.writing(stage, inputs) if here.first else nullcontext() as work,
@@ -89,7 +88,8 @@ def train(
             tracker(track if here.first else None, run.path.name, run.path / "tracking", settings(run.profile)) as send,
         ):
             around = Around(checkpoints=checkpoints, force=force, world=here, stop=stop, seen=send)
-            state = _fit_and_show(model, steps, chosen, data, run, around)
+            around.held_out = _measured(aside, data, run, here)
+            state = _fit_and_show(model, steps, chosen, run, around)
             if not _finished(state, steps, run):
                 raise _Left
             check_learned(model, state.log)
@@ -128,18 +128,19 @@ def _processes(run: Run) -> World:
     return here
 
 
-def _decide(data: Prepared, run: Run) -> tuple[Training, list[list[Batch]]]:
-    """Settings without "auto", said once with their reasons, and the steps that they give."""
-    found = recipe_of(run, data)
+def _decide(data: Prepared, run: Run) -> tuple[Training, list[list[Batch]], list[Row]]:
+    """Settings without "auto", said once with their reasons; the steps; the rows set aside for early stopping."""
+    rows, aside = set_aside(rows_of(data.train), run.profile.training)
+    found = recipe_for(run, rows)
     print(found)
-    return found.training, all_steps(rows_of(data.train), found.training)
+    return found.training, all_steps(rows, found.training), aside
 
 
 def _write(model: PreTrainedModel, state: State, chosen: Training, run: Run, work: Stage) -> None:
     save_adapter(model, work.folder / "adapter", run)
     (work.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in state.log))
     work.figures |= {"steps": state.step, "last_loss": state.log[-1]["loss"], "seconds": state.seconds}
-    work.figures |= {name: getattr(chosen, name) for name in AUTO}  # what "auto" became
+    work.figures |= {name: getattr(chosen, name) for name in ("epochs", "tokens_per_step", "learning_rate")}
 
 
 def _attach(model: PreTrainedModel, run: Run) -> None:
@@ -154,9 +155,9 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
 
 
 def _fit_and_show(
-    model: PreTrainedModel, steps: list[list[Batch]], chosen: Training, data: Prepared, run: Run, around: Around
+    model: PreTrainedModel, steps: list[list[Batch]], chosen: Training, run: Run, around: Around
 ) -> State:
-    around.held_out, around.layers = _held_out(data, run), layers_to_recompute(model, steps, run)
+    around.layers = layers_to_recompute(model, steps, run)
     send, written = around.seen, LiveLog(around.checkpoints.folder / "log.jsonl") if around.checkpoints else None
     with Progress("training", len(steps), curve="loss", hint=STOP) as progress:
 
@@ -192,10 +193,13 @@ def _tell_others(folder: Path) -> None:
         print(f"an unfinished training with other settings or data is left as it is: {names}. Starting anew")
 
 
-def _held_out(data: Prepared, run: Run) -> list[Batch]:
-    """Some of the held-out rows, evenly spaced, as micro-batches."""
-    rows = [row["messages"] for row in data.test]
-    chosen = rows[:: max(1, -(-len(rows) // HELD_OUT))]
+def _measured(aside: list[Row], data: Prepared, run: Run, here: World) -> list[Batch]:
+    """Whose loss is measured: the rows set aside where it decides, else some held-out ones, evenly spaced."""
+    if run.profile.training.patience is not None:
+        if here.first:
+            print(f"training: {len(aside)} of {len(data.train)} rows are set aside: their loss decides when to stop")
+        return for_measuring(aside, run.profile.training)
+    chosen = [row["messages"] for row in data.test[:: max(1, -(-len(data.test) // HELD_OUT))]]
     encoded = encode_batch(chosen, load_tokenizer(run.profile.base))
     return for_measuring([Row(*row) for row in encoded], run.profile.training)
 
