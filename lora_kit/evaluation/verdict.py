@@ -7,7 +7,7 @@ from typing import Any
 from ..data import some
 
 ENOUGH = 30  # questions; below this an interval is too wide to decide on
-LEARNED_BEFORE = 0.05  # share of the questions that may have been learned; with more, the card measures memory
+LEARNED_BEFORE = 0.05  # of the questions but general ones, so many may have been learned; more measure memory
 NOISE = 0.05  # share of the base's marks that may change with the batches
 # figure, the side that is good, the bound that the merged model must keep
 RULES = (
@@ -16,6 +16,7 @@ RULES = (
     ("wrongly_declined", "at most", 0.10),
     ("behaved", "at least", 0.90),
     ("kept", "at least", 0.90),
+    ("kept_kl", "at most", 0.10),
     ("stopped", "at least", 0.90),
     ("repeated", "at most", 0.05),
     ("empty", "at most", 0.05),
@@ -62,7 +63,7 @@ def _doubts(card: dict[str, Any]) -> list[str]:
     """Why the figures would prove nothing, however good they are."""
     leaks, noise = card["leaked"], card["noise"]
     doubts = []
-    if leaks["questions"] > LEARNED_BEFORE * leaks["n"]:
+    if leaks["questions"] > LEARNED_BEFORE * leaks["own"]:
         doubts.append(
             f"{leaks['questions']} of {leaks['n']} questions were learned in nearly the same words: ask others"
         )
