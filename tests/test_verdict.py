@@ -137,22 +137,15 @@ def test_changing_single_words_is_seen_by_the_divergence() -> None:
     assert [reason.split()[0] for reason in found["reasons"]] == ["kept_kl"]
 
 
-RECORD = Path(__file__).parents[1] / "benchmarks" / "results" / "verdict.json"
+STORED = json.loads(Path(__file__).with_name("verdict_answers.json").read_text())  # of benchmarks/verdict.py
 
 
-@pytest.mark.parametrize("kind", ["good", "untrained", "forgets", "shuffled", "test rows"])
-def test_real_adapters_get_their_verdict_on_questions_drawn_again(kind: str) -> None:
+@pytest.mark.parametrize("name", STORED)
+def test_real_adapters_get_their_verdict_on_questions_drawn_again(name: str) -> None:
     from verdict import decisions
 
-    stored = json.loads(RECORD.read_text())["answers"]
-    mine = [answers for name, answers in stored.items() if name.startswith(kind)]
-    assert len(mine) == 3
-    draws = 10
-    shipped = sum(decisions(answers, draws)["ship"] for answers in mine)
-    if kind == "good":
-        assert shipped >= 0.9 * 3 * draws
-    else:
-        assert shipped <= 0.05 * 3 * draws
+    found = decisions(STORED[name], draws=10)
+    assert found["ship"] >= 9 if name.startswith("good") else not found["ship"], found
 
 
 def test_few_questions_that_show_no_rise_are_no_evidence_either() -> None:

@@ -177,7 +177,8 @@ def with_general(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The questions, and those of the handbook's held-out general ones where too few are among them to decide on."""
     if sum(row["kind"] == "general" for row in asked) >= ENOUGH:
         return asked
-    handbook = [json.loads(line) for path in dataset_files("handbook").test for line in path.open(encoding="utf-8")]
+    (file,) = dataset_files("handbook").test
+    handbook = map(json.loads, file.read_text(encoding="utf-8").splitlines())
     known = {row["messages"][-2]["content"] for row in asked}
     more = [row for row in handbook if row["kind"] == "general" and row["messages"][-2]["content"] not in known]
     return [*asked, *more]

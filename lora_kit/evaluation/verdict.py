@@ -7,9 +7,10 @@ from typing import Any
 from ..data import some
 
 ENOUGH = 30  # questions; below this an interval is too wide to decide on
-LEARNED_BEFORE = 0.05  # of the questions but general ones, so many may have been learned; more measure memory
+LEARNED_BEFORE = 0.05  # learned questions by those that are not general; with more, the card measures memory
 NOISE = 0.05  # share of the base's marks that may change with the batches
-# figure, the side that is good, the bound that the merged model must keep
+# Figure, the side that is good, the bound that the merged model must keep. A good adapter of the handbook has a kept_kl
+# of 0.02; scaled by 1.6, one general answer in five has other words: kept is still 0.91 and kept_kl 0.17.
 RULES = (
     ("learned_exact", "at least", 0.80),
     ("declined", "at least", 0.80),
