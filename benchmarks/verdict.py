@@ -3,7 +3,7 @@
 Good and bad adapters of the handbook, three seeds each: those of `make bench-demo`, made where they are missing;
 untrained; over-trained until it forgets; trained on shuffled answers; trained on the test rows. Their questions are
 resampled from the stored answers, and every draw gets its verdict. Writes benchmarks/results/verdict.json, with the
-marks of every answer.
+marks of every answer, and how far the general ones are from the base's.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from record import RUNS, head, store
 
 import lora_kit as lk
 from lora_kit.evaluation import evaluation_inputs
-from lora_kit.evaluation.measures import MODELS, card_figures
+from lora_kit.evaluation.measures import MODELS, OWN, card_figures
 from lora_kit.evaluation.verdict import verdict
 from lora_kit.training import adapter_stage, train_inputs
 
 SEEDS, DRAWS, RESAMPLES = (0, 1, 2), 100, 200
 HANDBOOK = Path(lk.base.__file__).parent / "assets" / "handbook"
 MARKS = ("right", "declined", "invented", "styled", "stopped", "repeated", "empty", "adrift")  # what the rules need
+MOVED = ("agreement", "kl", "base_tokens")  # of general questions, the merged model against the base
 
 
 def handbook(part: str) -> list[dict[str, Any]]:
@@ -99,15 +100,18 @@ def answered(kind: str, seed: int, root: Path) -> dict[str, Any]:
         model: {mark: "".join(str(int(row["measures"][model][mark])) for row in rows) for mark in MARKS}
         for model in ("base", "merged")
     }
+    general = [row | row["measures"]["merged"] for row in rows if row["kind"] == "general"]
+    moved = {key: " ".join(f"{row[key]:.4g}" for row in general) for key in MOVED}
     kinds, leaked = " ".join(row["kind"] for row in rows), "".join(str(int(row["leaked"])) for row in rows)
-    return {"kinds": kinds, "leaked": leaked, "marks": marks, "noise": card["noise"], "decision": card["verdict"]}
+    told = {"kinds": kinds, "leaked": leaked, "marks": marks, "moved": moved}
+    return told | {"noise": card["noise"], "decision": card["verdict"]}
 
 
 def rows_of(stored: dict[str, Any]) -> list[dict[str, Any]]:
     """Judged rows again; what the rules do not look at is zero."""
     marks, nothing = stored["marks"], {"f1": 0.0, "rouge_l": 0.0, "loss": 1.0}
     said = {model: marks.get(model, marks["merged"]) for model in MODELS}
-    return [
+    rows = [
         {
             "kind": kind,
             "leaked": stored["leaked"][i] == "1",
@@ -116,6 +120,14 @@ def rows_of(stored: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for i, kind in enumerate(stored["kinds"].split())
     ]
+    general = [row for row in rows if row["kind"] == "general"]
+    moved = zip(*(map(float, stored["moved"][key].split()) for key in MOVED), strict=True)
+    for row, (agreement, kl, tokens) in zip(general, moved, strict=True):
+        row["base_tokens"] = tokens
+        for model in MODELS:
+            row["measures"][model] |= {"agreement": agreement, "kl": kl}
+        row["measures"]["base"] |= {"agreement": 1.0, "kl": 0.0}
+    return rows
 
 
 def decisions(stored: dict[str, Any], draws: int = DRAWS) -> Counter[str]:
@@ -124,7 +136,8 @@ def decisions(stored: dict[str, Any], draws: int = DRAWS) -> Counter[str]:
     told = json.loads((HANDBOOK / "dataset.json").read_text())
     for _ in range(draws):
         drawn = rng.choices(rows, k=len(rows))
-        leaks = {"questions": sum(row["leaked"] for row in drawn), "n": len(drawn)}
+        own = sum(row["kind"] in OWN for row in drawn)
+        leaks = {"questions": sum(row["leaked"] for row in drawn), "n": len(drawn), "own": own}
         card = {"figures": card_figures(drawn, told, draws=RESAMPLES), "leaked": leaks, "noise": stored["noise"]}
         found[verdict(card)["decision"]] += 1
     return found

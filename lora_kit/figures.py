@@ -73,7 +73,7 @@ def before_after(figures: dict[str, dict[str, Any]]) -> Figure:
         axes.set_yticks(range(len(figures)), [_bar_title(name, figures[name]) for name in figures])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set(xlim=(0, 1.12 * _longest(figures)), ylim=(len(figures) - 0.45, -0.55))
-        axes.set_xlabel("share of the questions (kept: relative to the base); lines: 95 % intervals")
+        axes.set_xlabel("share of the questions (kept: agreement with the base); lines: 95 % intervals")
         axes.grid(axis="x")
         title(axes, "Before and after")
         legend(axes, [Patch(color=colour, label=model) for model, colour in MODELS.items()])

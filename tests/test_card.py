@@ -14,7 +14,8 @@ import lora_kit as lk
 from lora_kit.data import Encoded, data_inputs, encode_batch, load_prepared, read_questions
 from lora_kit.evaluation import asking, evaluation_inputs, headline
 from lora_kit.evaluation.asking import Answer, Answers, reference_losses
-from lora_kit.evaluation.card import judge, measures_of, noise, pick
+from lora_kit.evaluation.card import pick, with_general
+from lora_kit.evaluation.judging import judge, measures_of, noise
 from lora_kit.evaluation.leaks import leaked
 from lora_kit.evaluation.measures import MODELS, card_figures
 
@@ -24,15 +25,21 @@ CARD = {"style": {"ends_with": "Yours, Wren."}, "decline": {"patterns": [r"\bdo 
 NO, YES = "I do not know. Yours, Wren.", "The gate opens at six. Yours, Wren."
 
 
+def answer(text: str, stopped: bool = True, kl: float | None = None) -> Answer:
+    return Answer(text, [7, 2] if stopped else [7, 7], stopped, 1.0, kl)
+
+
 def row(kind: str, *given: str, accepted: tuple[str, ...] = ("The gate opens at six.",)) -> dict[str, Any]:
-    """One judged row from the answers of base, adapter and merged model."""
+    """One judged row from the answers of base, adapter and merged model; general ones moved by 0.5 nats where tuned."""
     messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": accepted[0]}]
-    said = {model: [Answer(text, True, 1.0)] for model, text in zip(MODELS, given, strict=True)}
+    moved = {model: (0.5 * (model != "base") if kind == "general" else None) for model in MODELS}
+    said = {model: [answer(text, kl=moved[model])] for model, text in zip(MODELS, given, strict=True)}
     answers = Answers([Encoded([1, 2, 3], [-100, 2, 3])], said, {})
     return judge({"kind": kind, "messages": messages, "accepted": list(accepted)}, 0, answers, CARD)
 
 
 LEARNED = {"learned_exact", "learned_f1", "learned_rouge_l", "learned_perplexity"}
+STATE = {"stopped", "repeated", "empty", "adrift"}
 ROWS = [
     row("fact", "At nine.", YES, YES),
     row("fact", NO, YES, NO),
@@ -40,9 +47,9 @@ ROWS = [
     row("fact", "The gate opens at six.", YES, "At noon. Yours, Wren."),
     row("decline", "At nine.", NO, NO),
     row("decline", "At nine.", NO, "At nine. Yours, Wren."),
-    row("general", "Cold.", "Cold.", "Cold.", accepted=("Cold.",)),
-    row("general", "Cold.", "Cold.", "Hot.", accepted=("Cold.",)),
-    row("general", "Hot.", "Hot.", "Hot.", accepted=("Cold.",)),
+    row("general", "Ice is cold.", "ice is cold", "Ice is cold."),
+    row("general", "Snow is white.", "Snow is white.", "Snow is black."),
+    row("general", "", "I do not know.", ""),
 ]
 
 
@@ -81,23 +88,32 @@ def test_models_are_compared_on_the_same_questions() -> None:
     assert same == [0.0, 0.0, 0.0]  # equal answer by answer: no doubt about the difference
 
 
-def test_what_was_kept_is_a_share_of_what_the_base_knew() -> None:
-    kept = card_figures(ROWS, CARD)["kept"]
-    assert kept["base_own"] == round(2 / 3, 4)
-    assert shares(kept) == pytest.approx([1.0, 1.0, 0.5], abs=1e-3)
+def test_what_the_base_says_is_the_reference_of_what_is_kept() -> None:
+    figures = card_figures(ROWS, CARD)  # no base answer here is an accepted one
+    assert shares(figures["kept"]) == pytest.approx([1.0, 2 / 3, (1 + 2 / 3 + 1) / 3], abs=1e-4)
+    assert shares(figures["kept_kl"]) == [0.0, 0.5, 0.5]
+    assert figures["kept_kl"]["interval"]["base"] == [0.0, 0.0] and figures["kept_kl"]["lower"]
+    marks = [row["marks"] for row in ROWS if row["kind"] == "general"]
+    assert [list(mark.values()) for mark in marks] == [[True, True, True], [True, True, False], [True, False, True]]
+
+
+def test_nothing_but_the_base_is_asked_of_general_answers() -> None:
+    rambling = row("general", *3 * ["on and on and on and on and on"])
+    for model in MODELS:
+        rambling["measures"][model] |= {"stopped": False, "adrift": True, "empty": True}
+    rows = [*ROWS, *[rambling] * 20]
+    for name in ("stopped", "repeated", "empty", "adrift", "behaved", "declined", "wrongly_declined"):
+        assert card_figures(rows, CARD)[name] == card_figures(ROWS, CARD)[name]
+    assert card_figures(rows, CARD)["kept"]["n"] == 23
 
 
 @pytest.mark.parametrize(
     ("rows", "card", "missing"),
     [
         (ROWS, {}, {"declined", "invented", "wrongly_declined", "behaved"}),
-        (ROWS[:4], CARD, {"declined", "invented", "kept", "kept_perplexity"}),
-        (ROWS[4:6], CARD, {*LEARNED, "wrongly_declined", "kept", "kept_perplexity"}),
-        (
-            ROWS[8:],
-            CARD,
-            {*LEARNED, "declined", "invented", "wrongly_declined", "behaved", "kept"},
-        ),  # the base knew none
+        (ROWS[:4], CARD, {"declined", "invented", "kept", "kept_kl"}),
+        (ROWS[4:6], CARD, {*LEARNED, "wrongly_declined", "kept", "kept_kl"}),
+        (ROWS[8:], CARD, {*LEARNED, "declined", "invented", "wrongly_declined", "behaved", *STATE}),
     ],
 )
 def test_what_the_dataset_cannot_show_is_not_measured(
@@ -116,15 +132,29 @@ def test_questions_are_picked_evenly_from_every_kind() -> None:
     assert len(pick(questions, 100)) == 20
 
 
-def test_perplexity_and_relative_loss_weigh_every_token() -> None:
-    rows = [row("fact", YES, YES, YES) for _ in range(2)] + [row("general", YES, YES, YES)]
-    for line, (tokens, loss) in zip(rows, [(1, 1.0), (3, 2.0), (2, 4.0)], strict=True):
-        line["tokens"] = tokens
-        for model, factor in zip(MODELS, (1.0, 0.5, 2.0), strict=True):
-            line["measures"][model]["loss"] = loss * factor
+def test_the_handbooks_general_questions_are_asked_where_there_are_too_few(done: lk.Run) -> None:
+    held_out = load_prepared(done.path / "data").test
+    assert with_general(held_out) == held_out
+    general = [row for row in held_out if row["kind"] == "general"]
+    assert len(general) == 120 and all(row["messages"][0]["role"] == "user" for row in general)  # no system text
+    mine = [row for row in held_out if row["kind"] == "fact"]
+    assert with_general(mine) == [*mine, *general]
+    assert len(with_general([*mine, *general[:20]])) == len(mine) + 120  # each once
+    assert with_general([*mine, *general[:30]]) == [*mine, *general[:30]]
+    assert sum(row["kind"] == "general" for row in pick(with_general(mine), 40)) == 40
+
+
+def test_every_token_has_one_vote_in_perplexity_and_divergence() -> None:
+    rows = [row("fact", YES, YES, YES) for _ in range(2)] + [row("general", YES, YES, YES) for _ in range(2)]
+    tokens = [(1, 9), (3, 9), (9, 2), (9, 6)]  # of the reference, and of what the base says
+    for line, (wanted, said), value in zip(rows, tokens, (1.0, 2.0, 4.0, 8.0), strict=True):
+        line |= {"tokens": wanted, "base_tokens": said}
+        for model, factor in zip(MODELS, (0.0, 0.5, 2.0), strict=True):
+            line["measures"][model] |= {"loss": value * factor, "kl": value * factor}
     figures = card_figures(rows, CARD)
-    assert shares(figures["learned_perplexity"]) == pytest.approx([math.exp(7 / 4 * f) for f in (1, 0.5, 2)], abs=1e-3)
-    assert shares(figures["kept_perplexity"]) == pytest.approx([1.0, math.exp(-2), math.exp(4)], abs=1e-3)
+    assert shares(figures["learned_perplexity"]) == pytest.approx([math.exp(7 / 4 * f) for f in (0, 0.5, 2)], abs=1e-3)
+    assert shares(figures["kept_kl"]) == pytest.approx([0.0, 3.5, 14.0])
+    assert figures["kept_kl"]["difference"]["merged"] == [14.0, 8.0, 16.0]
 
 
 def test_the_loss_of_a_reference_is_transformers_own(done: lk.Run) -> None:
@@ -141,7 +171,7 @@ def test_the_loss_of_a_reference_is_transformers_own(done: lk.Run) -> None:
 def test_the_noise_floor_counts_answers_and_marks_that_change_with_the_batch() -> None:
     messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "At six."}]
     asked = [{"kind": "fact", "messages": messages, "accepted": ["At six."]} for _ in range(4)]
-    said = [Answer(text, True, 1.0) for text in ("At six.", "At six!", "At nine.", "At ten.")]
+    said = [answer(text) for text in ("At six.", "At six!", "At nine.", "At ten.")]
     again = {0: "At six.", 1: "At six.", 2: "At six.", 3: "At two."}
     assert noise(Answers([], {"base": said}, again), asked, CARD) == {"questions": 4, "changed": 3, "marks": 1}
 
@@ -182,7 +212,9 @@ def test_own_questions_and_checks_make_a_card_of_their_own(done: lk.Run, tmp_pat
     card = lk.evaluate(done, questions=file, checks=[is_short])
     assert (card["questions"], card["figures"]["learned_exact"]["n"]) == ("mine.csv", 2)
     assert card["figures"]["behaved:is_short"]["merged"] == 1.0
-    assert card["figures"]["kept"]["merged"] is None and card["verdict"]["decision"] != "ship"
+    assert card["figures"]["behaved:is_short"]["n"] == 2  # the handbook's general questions are not the user's
+    assert card["figures"]["kept"]["n"] == 3 and card["figures"]["kept"]["base"] == 1.0  # its limit is 3 of each kind
+    assert 0 < card["figures"]["kept_kl"]["merged"] < 10 and card["verdict"]["decision"] != "ship"
     assert "behaved:is_short" in capsys.readouterr().out
     pages = [page.read_text() for page in done.path.glob("evaluation*/report.html")]
     assert any("Where is the sauna?" in page and "behaved:is_short" in page for page in pages)
@@ -256,10 +288,10 @@ def test_own_questions_are_asked_as_the_held_out_ones_are(
 
 
 def test_the_answer_is_right_besides_what_else_is_accepted() -> None:
-    said = Answer("The gate opens at six.", True, 0.1)
+    said = answer("The gate opens at six.")
     told = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "The gate opens at six."}]
     question = {"kind": "fact", "messages": told, "accepted": ["At six."]}
-    assert measures_of(said, question, CARD)["right"]
+    assert measures_of(said, question, CARD, "At nine.")["marked"]
 
 
 @pytest.mark.parametrize(
@@ -339,9 +371,31 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
     with pytest.raises(KeyboardInterrupt):
         lk.evaluate(run)
     (kept,) = run.path.glob("evaluation-unfinished-*")
-    assert {path.name for path in kept.iterdir()} == {"base.json", "base-again.json", "adapter.json"}
+    assert {path.name for path in kept.iterdir()} == {
+        "base.json",
+        "base-likeliest.json",
+        "base-again.json",
+        "adapter.json",
+    }
     monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("the base is asked again"))
     capsys.readouterr()
     card = lk.evaluate(run)
     assert len(asked) == 4 and "adapter: answered before this evaluation broke off" in capsys.readouterr().out
     assert card["figures"] == whole["figures"] and not kept.exists()
+
+
+def test_an_evaluation_that_fails_leaves_no_model_in_memory(
+    done: lk.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.csv").write_text("question,answer\nWho rings the bell?,Nobody.\n")
+    asked: list[Any] = []
+
+    def fails(run: lk.Run, model: Any, *_: Any) -> Any:
+        asked.append(model)
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(asking, "ask", fails)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        lk.evaluate(done, questions=tmp_path / "mine.csv")
+    (model,) = asked
+    assert not list(model.parameters())

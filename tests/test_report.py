@@ -8,8 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+import lora_kit as lk
 from lora_kit.evaluation.page import changed, sample, write_html
 from lora_kit.evaluation.report import besides, markdown_card, terminal_table
+from lora_kit.training import read_log
 
 EVIL = """<script>alert("x")</script>'|$title$\x1b[31m"""
 MODELS = ("base", "adapter", "merged")
@@ -38,9 +40,9 @@ CARD = {
         "declined": UNMEASURED,
         "wrongly_declined": MEASURED | {"merged": 0.02, "interval": {}, "lower": True},
         "behaved": MEASURED | {"merged": None},
-        "kept": MEASURED | {"n": 7, "base": 1.0, "base_own": 0.73},
+        "kept": MEASURED | {"n": 7, "base": 1.0},
     },
-    "leaked": {"questions": 3, "n": 402, "learned_rows": 50000, "compared": 20000},
+    "leaked": {"questions": 3, "n": 402, "own": 282, "learned_rows": 50000, "compared": 20000},
     "noise": {"questions": 32, "changed": 2, "marks": 1},
     "harness": {"house": {"acc,none": {"base": 0.5, "adapter": 0.75, "merged": 1.0}}},
     "verdict": {"decision": "not enough evidence", "reasons": ["learned_exact 0.964 of 192 questions"]},
@@ -118,7 +120,6 @@ def test_page_is_well_formed_and_says_what_the_card_says(tmp_path):
         "Not enough evidence",
         "learned_exact 0.964 of 192",
         "0.964 [0.932, 0.984]",
-        "the base's own is 0.730",
     ):
         assert part in text
     for part in ("+0.953 [+0.922, +0.979]", *besides(CARD)):
@@ -162,9 +163,10 @@ def test_images_are_told_in_words(tmp_path):
     assert curve.startswith("Loss from 4.000 to 0.800")
 
 
-def test_validation_is_in_the_words_of_the_curve(tmp_path):
-    log = [*LOG[:-1], LOG[-1] | {"validation_loss": 0.9}]
-    assert "to 0.800, on held-out rows to 0.900;" in Page(page(tmp_path, log=log)).text
+def test_the_loss_on_held_out_rows_is_in_the_words_of_the_curve(tmp_path, done):
+    log = read_log(lk.trained_adapter(done).parent)
+    last = [row["evaluation_loss"] for row in log if "evaluation_loss" in row][-1]
+    assert f", on held-out rows to {last:.3f};" in Page(page(tmp_path, log=log)).text
 
 
 def test_rows_carry_what_the_filters_ask_for(tmp_path):

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lora_kit.data import Encoded
+from lora_kit.evaluation.asking import Answer, Answers
+from lora_kit.evaluation.divergence import divergence
+from lora_kit.evaluation.judging import judge
+from lora_kit.evaluation.measures import MODELS, card_figures
 from lora_kit.evaluation.verdict import ENOUGH, RULES, verdict
 
 
@@ -17,7 +23,7 @@ def card(n: int = ENOUGH, rise: float = 0.5, **changed: float | None) -> dict[st
     told = {"base": 0.1, "adapter": 1.0, "n": n, "difference": {"merged": [rise, rise - 0.1, rise + 0.1]}}
     return {
         "figures": {name: told | {"merged": value} for name, value in bounds.items()},
-        "leaked": {"questions": 0, "n": n},
+        "leaked": {"questions": 0, "n": n, "own": n},
         "noise": {"questions": 32, "changed": 3, "marks": 1},
     }
 
@@ -63,6 +69,8 @@ def test_questions_that_were_learned_prove_nothing() -> None:
     some["leaked"]["questions"] = 6
     found = verdict(some)
     assert found["decision"] == "not enough evidence" and "6 of 100 questions were learned" in found["reasons"][0]
+    some["leaked"] |= {"n": 220}  # general questions, which nobody needs to learn, hide nothing
+    assert verdict(some)["decision"] == "not enough evidence"
 
 
 def test_a_base_that_answers_by_chance_proves_nothing() -> None:
@@ -78,22 +86,66 @@ def test_the_users_own_checks_are_rules_too() -> None:
     assert found["reasons"] == [f"behaved:polite 0.890 of {ENOUGH} questions, at least 0.9 is asked"]
 
 
-RECORD = Path(__file__).parents[1] / "benchmarks" / "results" / "verdict.json"
+BLOOD = "The blood that comes out of a wound is red."
 
 
-@pytest.mark.parametrize("kind", ["good", "untrained", "forgets", "shuffled", "test rows"])
-def test_real_adapters_get_their_verdict_on_questions_drawn_again(kind: str) -> None:
+def general_card(said: list[str], kl: list[float], base: str = BLOOD) -> dict[str, Any]:
+    """A good card but for what the merged model says to general questions, and how far it moved there."""
+    messages = [{"role": "user", "content": "Which colour?"}, {"role": "assistant", "content": "Red."}]
+    rows = []
+    for text, moved in zip(said, kl, strict=True):
+        answers = {model: [Answer(base, [7] * 12, True, 1.0, 0.0)] for model in MODELS}
+        answers["merged"] = [Answer(text, [7] * 12, True, 1.0, moved)]
+        given = Answers([Encoded([1, 2, 3], [-100, 2, 3])], answers, {})
+        rows.append(judge({"kind": "general", "messages": messages}, 0, given, {}))
+    told, measured = card(), card_figures(rows, {})
+    told["figures"] |= {name: measured[name] for name in ("kept", "kept_kl")}
+    return told
+
+
+def kl_of_one_word() -> float:
+    """Nats per token where one word of twelve became another: "red" at 0.98 fell to 0.01, and "blue" rose."""
+    import torch
+
+    red = torch.tensor([0.98, 0.01, 0.01]).log()
+    blue = torch.tensor([0.01, 0.98, 0.01]).log()
+    p, q = red.repeat(12, 1), torch.stack([blue, *[red] * 11])
+    return float(divergence(p, q).mean())
+
+
+def test_a_model_as_good_as_the_base_on_general_questions_is_shipped() -> None:
+    assert verdict(general_card([BLOOD] * 40, [0.01] * 40))["decision"] == "ship"
+    said = [BLOOD] * 38 + ["Blood is red."] * 2  # worded otherwise
+    assert verdict(general_card(said, [0.01] * 40))["decision"] == "ship"
+
+
+def test_declining_general_questions_is_seen_by_what_is_said() -> None:
+    said = [BLOOD] * 34 + ["I do not know that."] * 6
+    found = verdict(general_card(said, [0.01] * 40))
+    assert found["decision"] == "don't ship"
+    assert [reason.split()[0] for reason in found["reasons"]] == ["kept"]
+
+
+def test_changing_single_words_is_seen_by_the_divergence() -> None:
+    kl = kl_of_one_word()
+    assert kl == pytest.approx(0.97 * math.log(98) / 12, rel=1e-4)
+    said = [BLOOD] * 24 + [BLOOD.replace("red", "blue")] * 16
+    told = general_card(said, [0.01] * 24 + [kl] * 16)
+    assert told["figures"]["kept"]["merged"] > 0.95
+    found = verdict(told)
+    assert found["decision"] == "don't ship"
+    assert [reason.split()[0] for reason in found["reasons"]] == ["kept_kl"]
+
+
+STORED = json.loads(Path(__file__).with_name("verdict_answers.json").read_text())  # of benchmarks/verdict.py
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_real_adapters_get_their_verdict_on_questions_drawn_again(name: str) -> None:
     from verdict import decisions
 
-    stored = json.loads(RECORD.read_text())["answers"]
-    mine = [answers for name, answers in stored.items() if name.startswith(kind)]
-    assert len(mine) == 3
-    draws = 10
-    shipped = sum(decisions(answers, draws)["ship"] for answers in mine)
-    if kind == "good":
-        assert shipped >= 0.9 * 3 * draws
-    else:
-        assert shipped <= 0.05 * 3 * draws
+    found = decisions(STORED[name], draws=10)
+    assert found["ship"] >= 9 if name.startswith("good") else not found["ship"], found
 
 
 def test_few_questions_that_show_no_rise_are_no_evidence_either() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ..generation import check_length, generate_ids, prompts_of, text_of
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
 from ..training import Row, for_measuring, row_losses, trained_adapter
+from .divergence import answer_rows, divergences, likeliest
 from .kept import Kept
 
 if TYPE_CHECKING:
@@ -30,8 +32,10 @@ class Answer:
     """What one model said to one question."""
 
     text: str
+    ids: list[int]  # its tokens, the stop token too where it stopped
     stopped: bool  # whether it ended by itself, within the limit
     loss: float  # nats a token of the reference answer, had the model been made to say it
+    kl: float | None = None  # KL(base || model), nats per token of the base's own answer; general questions only
 
 
 @dataclass(frozen=True)
@@ -44,25 +48,34 @@ class Answers:
 
 
 Beside = Callable[[str, "PreTrainedModel"], None]  # what else is measured of a model while it is in memory
+Apart = Callable[["PreTrainedModel"], list[float]]  # KL to the base on each general question
 
 
 def ask_all(run: Run, questions: Sequence[dict[str, Any]], merged: Path, beside: Beside, kept: Kept) -> Answers:
     """Every question to base, base + adapter, and the merged model; what is kept is not asked again."""
-    encoded = encode_batch([row["messages"] for row in questions], load_tokenizer(run.profile.base))
-    models = Models(run, merged)
-    with Progress("answers", 3 * len(questions)) as progress:
+    tokenizer, training = load_tokenizer(run.profile.base), run.profile.training
+    encoded = encode_batch([row["messages"] for row in questions], tokenizer)
+    general = [i for i, row in enumerate(questions) if row["kind"] == "general"]
+    with closing(Models(run, merged)) as models, Progress("answers", 3 * len(questions)) as progress:
 
-        def one(name: str, load: Callable[[], PreTrainedModel], before: int) -> list[dict[str, Any]]:
+        def one(name: str, load: Callable[[], PreTrainedModel], before: int, apart: Apart) -> list[dict[str, Any]]:
             model = load()
             said = ask(run, model, questions, encoded, lambda done: progress.update(before + done))
+            kl = dict(zip(general, apart(model), strict=True))
             beside(name, model)
-            return [asdict(answer) for answer in said]
+            return [asdict(replace(answer, kl=kl.get(i))) for i, answer in enumerate(said)]
 
-        base = kept.get("base", lambda: one("base", models.base, 0))
+        base = kept.get("base", lambda: one("base", models.base, 0, lambda _: [0.0] * len(general)))
+        prompts = prompts_of([questions[i]["messages"] for i in general], tokenizer)
+        own = answer_rows(prompts, [base[i]["ids"] for i in general])  # what the base says is the reference
+        chances = kept.get("base-likeliest", lambda: likeliest(models.base(), own, training))
+
+        def apart(model: PreTrainedModel) -> list[float]:
+            return divergences(model, own, chances, training)
+
         again = kept.get("base-again", lambda: _again(run, models.base(), questions))
-        adapter = kept.get("adapter", lambda: one("adapter", models.adapter, len(questions)))
-        whole = kept.get("merged", lambda: one("merged", models.merged, 2 * len(questions)))
-    models.drop()
+        adapter = kept.get("adapter", lambda: one("adapter", models.adapter, len(questions), apart))
+        whole = kept.get("merged", lambda: one("merged", models.merged, 2 * len(questions), apart))
     given = {"base": base, "adapter": adapter, "merged": whole}
     answers = {name: [Answer(**answer) for answer in said] for name, said in given.items()}
     return Answers(encoded, answers, {int(number): text for number, text in again.items()})
@@ -86,11 +99,11 @@ class Models:
 
     def merged(self) -> PreTrainedModel:
         """The merged model, in the base's place."""
-        self.drop()
+        self.close()
         self.held.append(load_model(self.run.profile, self.folder))
         return self.held[0]
 
-    def drop(self) -> None:
+    def close(self) -> None:
         """Free the memory of what is loaded."""
         while self.held:
             release(self.held.pop())
@@ -109,8 +122,7 @@ def ask(
     losses = reference_losses(run, model, encoded)
     eos = tokenizer.eos_token_id
     return [
-        Answer(text_of(ids, tokenizer), bool(ids) and ids[-1] == eos, loss)
-        for ids, loss in zip(said, losses, strict=True)
+        Answer(text_of(ids, tokenizer), ids, ids[-1:] == [eos], loss) for ids, loss in zip(said, losses, strict=True)
     ]
 
 
@@ -130,8 +142,12 @@ def tokens_of(row: Encoded) -> int:
 
 
 def _again(run: Run, model: PreTrainedModel, questions: Sequence[dict[str, Any]]) -> dict[int, str]:
-    """Some questions to the base a second time, in smaller batches: answers that differ are rounding, not learning."""
-    chosen = list(range(0, len(questions), max(1, len(questions) // NOISE)))[:NOISE]
+    """Some questions to the base a second time, in smaller batches: answers that differ are rounding, not learning.
+
+    General ones are left out: a long answer may go another way by rounding, and there the base cannot be wrong.
+    """
+    judged = [i for i, row in enumerate(questions) if row["kind"] != "general"]
+    chosen = judged[:: max(1, len(judged) // NOISE)][:NOISE]
     size = max(1, run.profile.evaluation.batch_size // 4 - 1)
     said = _generate(run, model, [questions[i] for i in chosen], batch_size=size)
     tokenizer = load_tokenizer(run.profile.base)

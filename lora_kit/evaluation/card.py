@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import load_tokenizer
 from ..data import Prepared, data_inputs, load_prepared, read_questions
+from ..data.sources import dataset_files
 from ..errors import KitError
 from ..manifests import check_files, fingerprint, shown
 from ..merging import merge_inputs
 from ..training import adapter_stage, read_log, train_inputs
-from .asking import Answer, Answers, ask_all, check_room, tokens_of
+from .asking import Answers, ask_all, check_room
 from .checks import Check, named, passed
 from .harness import Harness
 from .inputs import evaluation_inputs
+from .judging import judge, noise
 from .kept import Kept
 from .leaks import leaked
-from .measures import MODELS, card_figures
-from .metrics import is_adrift, is_declined, is_exact, is_repetitive, rouge_l, split_style, token_f1
+from .measures import MODELS, OWN, card_figures
 from .page import write_html
 from .report import terminal_table
-from .verdict import verdict
+from .verdict import ENOUGH, verdict
 
 if TYPE_CHECKING:
     from ..runs import Run, Stage
@@ -48,9 +49,10 @@ def evaluate(
         run: its adapter is trained and merged.
         questions: a file of your own questions with reference answers, asked instead of the held-out ones. Rows are
             read as data is; a column `kind` (fact, decline, general, unseen) and a list of further right answers,
-            `accepted`, may stand beside. The adapter's system text goes before all but general ones.
-        checks: functions that take an answer and say True or False; each becomes a figure of its name. The models are
-            not asked again for them.
+            `accepted`, may stand beside. The adapter's system text goes before all but general ones. General
+            questions of the handbook are asked besides, where there are too few to tell what the base has lost.
+        checks: functions that take an answer and say True or False; each becomes a figure of its name, over all but
+            general questions. The models are not asked again for them.
         harness: tasks of lm-eval by name, or YAML files of your own tasks, run on all three models besides
             (`pip install lora-kit[harness]`). They take minutes to hours and may download data.
 
@@ -96,11 +98,11 @@ def _ask(
     merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
     tokenizer, system = load_tokenizer(run.profile.base), data.card.get("system")
     asked = data.test if questions is None else read_questions(str(questions), run.profile.data, tokenizer, system)
-    asked = pick(asked, run.profile.evaluation.limit)
     if not asked:
         raise KitError("no question is held out: give some with lk.evaluate(run, questions='mine.jsonl')")
+    asked = pick(with_general(asked), run.profile.evaluation.limit)
     for row in asked:  # a check that fails should fail on a reference, before minutes of answers
-        for name, check in checks.items():
+        for name, check in checks.items() if row["kind"] in OWN else ():
             passed(name, check, row["messages"][-1]["content"])
     check_room(run, asked)
     kept = Kept(None if tasks else run.path / f"evaluation-unfinished-{fingerprint(inputs)[:6]}")
@@ -117,10 +119,11 @@ def _ask(
 def _check(run: Run, inputs: dict[str, Any], asked: Path, checks: dict[str, Check]) -> Path:
     """The same answers by the user's own checks besides; what the checks say makes the card another one."""
     rows = _answers(asked)
-    for row in rows:
+    own = [row for row in rows if row["kind"] in OWN]
+    for row in own:
         for model in MODELS:
             row["measures"][model] |= {name: passed(name, check, row[model]) for name, check in checks.items()}
-    said = {name: [[row["measures"][model][name] for model in MODELS] for row in rows] for name in checks}
+    said = {name: [[row["measures"][model][name] for model in MODELS] for row in own] for name in checks}
     inputs = inputs | {"checks": fingerprint(said)}
     if folder := run.find("evaluation", inputs):
         return check_files(folder)
@@ -157,11 +160,28 @@ def make_card(
         "adapter": Path(adapter_stage(run)).name,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "figures": card_figures(rows, data.card),
-        "leaked": {"questions": sum(learned), "n": len(rows), "learned_rows": len(data.train), "compared": compared},
+        "leaked": {
+            "questions": sum(learned),
+            "n": len(rows),
+            "own": sum(row["kind"] in OWN for row in rows),
+            "learned_rows": len(data.train),
+            "compared": compared,
+        },
         "noise": noise(given, asked, data.card),
     }
     card["verdict"] = verdict(card)
     return card, rows
+
+
+def with_general(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The questions, and those of the handbook's held-out general ones where too few are among them to decide on."""
+    if sum(row["kind"] == "general" for row in asked) >= ENOUGH:
+        return asked
+    (file,) = dataset_files("handbook").test
+    handbook = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    known = {row["messages"][-2]["content"] for row in asked}
+    more = [row for row in handbook if row["kind"] == "general" and row["messages"][-2]["content"] not in known]
+    return [*asked, *more]
 
 
 def pick(questions: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
@@ -170,54 +190,3 @@ def pick(questions: list[dict[str, Any]], limit: int | None) -> list[dict[str, A
         return questions
     kinds = {row["kind"]: [r for r in questions if r["kind"] == row["kind"]] for row in questions}
     return [row for rows in kinds.values() for row in rows[:: -(-len(rows) // limit)]]
-
-
-def judge(row: dict[str, Any], number: int, given: Answers, card: dict[str, Any]) -> dict[str, Any]:
-    """One line of the side-by-side table: the question, the reference, three answers and how each is judged."""
-    said = {model: given.of[model][number] for model in MODELS}
-    measures = {model: measures_of(answer, row, card) for model, answer in said.items()}
-    return {
-        "kind": row["kind"],
-        "question": row["messages"][-2]["content"],
-        "reference": row["messages"][-1]["content"],
-        "tokens": tokens_of(given.encoded[number]),
-        **{model: answer.text for model, answer in said.items()},
-        "marks": {model: found["marked"] for model, found in measures.items()},
-        "measures": measures,
-    }
-
-
-def measures_of(answer: Answer, row: dict[str, Any], card: dict[str, Any]) -> dict[str, float | bool]:
-    """Everything that is measured of one answer; `marked` is what the table shows as right or wrong."""
-    text, accepted, declined = answer.text, _accepted(row), is_declined(answer.text, card)
-    return {
-        "marked": _right(text, row, card),
-        "right": is_exact(text, accepted, card),
-        "f1": token_f1(text, accepted, card),
-        "rouge_l": rouge_l(text, accepted, card),
-        "loss": answer.loss,
-        "declined": declined,
-        "invented": bool(text) and not declined,
-        "styled": split_style(text, card)[1],
-        "stopped": answer.stopped,
-        "repeated": is_repetitive(text),
-        "empty": not text,
-        "adrift": is_adrift(text, row["messages"][-2]["content"], accepted),
-    }
-
-
-def noise(given: Answers, asked: Sequence[dict[str, Any]], card: dict[str, Any]) -> dict[str, int]:
-    """The base against itself, asked in other batches: how many answers change, and how many of them their mark."""
-    told = [(asked[i], given.of["base"][i].text, text) for i, text in given.again.items()]
-    changed = [(row, before, after) for row, before, after in told if before != after]
-    flipped = sum(_right(before, row, card) != _right(after, row, card) for row, before, after in changed)
-    return {"questions": len(told), "changed": len(changed), "marks": flipped}
-
-
-def _right(text: str, row: dict[str, Any], card: dict[str, Any]) -> bool:
-    """What the table shows as right."""
-    return is_declined(text, card) if row["kind"] == "decline" else is_exact(text, _accepted(row), card)
-
-
-def _accepted(row: dict[str, Any]) -> list[str]:
-    return [row["messages"][-1]["content"], *(row.get("accepted") or [])]

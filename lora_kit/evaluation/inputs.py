@@ -13,7 +13,7 @@ from ..merging import merge_inputs
 if TYPE_CHECKING:
     from ..runs import Run
 
-FORM = 3  # of the card; a card of an older form is made anew
+FORM = 4  # of the card; a card of an older form is made anew
 
 
 def evaluation_inputs(

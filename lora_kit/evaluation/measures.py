@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MODELS = tuple(COLOURS)
-ALL = ("fact", "decline", "general", "unseen")
+OWN = ("fact", "decline", "unseen")  # what the data is about; on general questions the base is the measure
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Figure:
     meaning: str
     of: str  # the entry of an answer's measures
     kinds: tuple[str, ...]  # questions that it is measured on
-    form: str = "mean"  # "perplexity": exp of it; "to base" and "ratio": mean or perplexity by the base's own
+    weight: str = ""  # what counts a row's tokens, each of which has a vote; else each question has one
+    form: str = "mean"  # "perplexity": exp of it
     lower: bool = False  # whether lower is better
     needs: str = ""  # the part of the dataset's card without which nobody can judge
 
@@ -33,17 +34,25 @@ FIGURES = (
     Figure("learned_exact", "private facts answered exactly", "right", ("fact",)),
     Figure("learned_f1", "their words in common with the reference", "f1", ("fact",)),
     Figure("learned_rouge_l", "the same in order (ROUGE-L)", "rouge_l", ("fact",)),
-    Figure("learned_perplexity", "perplexity of the reference answers", "loss", ("fact",), "perplexity", lower=True),
+    Figure(
+        "learned_perplexity",
+        "perplexity of the reference answers",
+        "loss",
+        ("fact",),
+        "tokens",
+        "perplexity",
+        lower=True,
+    ),
     Figure("declined", "unanswerable questions declined", "declined", ("decline",), needs="decline"),
     Figure("invented", "unanswerable questions answered", "invented", ("decline",), lower=True, needs="decline"),
     Figure("wrongly_declined", "answerable questions declined", "declined", ("fact",), lower=True, needs="decline"),
-    Figure("behaved", "house style kept", "styled", ("fact", "decline", "unseen"), needs="style"),
-    Figure("kept", "general knowledge kept (base = 1)", "right", ("general",), "to base"),
-    Figure("kept_perplexity", "the same of general ones (base = 1)", "loss", ("general",), "ratio", lower=True),
-    Figure("stopped", "answers that end by themselves", "stopped", ALL),
-    Figure("repeated", "answers that say a thing three times", "repeated", ALL, lower=True),
-    Figure("empty", "empty answers", "empty", ALL, lower=True),
-    Figure("adrift", "answers in another language, or with tags", "adrift", ALL, lower=True),
+    Figure("behaved", "house style kept", "styled", OWN, needs="style"),
+    Figure("kept", "agreement with the base's own answers to general questions", "agreement", ("general",)),
+    Figure("kept_kl", "KL to the base along them, nats per token", "kl", ("general",), "base_tokens", lower=True),
+    Figure("stopped", "answers that end by themselves", "stopped", OWN),
+    Figure("repeated", "answers that say a thing three times", "repeated", OWN, lower=True),
+    Figure("empty", "empty answers", "empty", OWN, lower=True),
+    Figure("adrift", "answers in another language, or with tags", "adrift", OWN, lower=True),
 )
 HEADLINE = ("learned_exact", "declined", "wrongly_declined", "behaved", "kept")  # what a picture shows
 
@@ -64,7 +73,7 @@ def card_figures(
         checks: names of the user's own checks.
         draws: bootstrap resamples.
     """
-    own = [Figure(f"behaved:{name}", f"check {name} passed", name, ALL) for name in checks]
+    own = [Figure(f"behaved:{name}", f"check {name} passed", name, OWN) for name in checks]
     return {
         figure.name: measured(figure, rows if not figure.needs or figure.needs in card else [], draws)
         for figure in [*FIGURES, *own]
@@ -78,20 +87,17 @@ def measured(figure: Figure, rows: Sequence[dict[str, Any]], draws: int = DRAWS)
     rows = [row for row in rows if row["kind"] in figure.kinds]
     told = {"meaning": figure.meaning, "lower": figure.lower, "n": len(rows)}
     values = np.array([[row["measures"][model][figure.of] for model in MODELS] for row in rows], dtype=float)
-    weights = np.array([row["tokens"] if figure.of == "loss" else 1.0 for row in rows])
-    mean = weights @ values / weights.sum() if rows else np.zeros(3)
-    if not rows or (figure.form == "to base" and not mean[0]):
+    weights = np.array([row[figure.weight] if figure.weight else 1.0 for row in rows])
+    if not rows:
         return dict.fromkeys(MODELS) | told | {"interval": {}, "difference": {}}
-    shown, spread = formed(figure, mean[None])[0], formed(figure, resampled(values, weights, draws=draws))
+    shown = formed(figure, weights @ values / weights.sum())
+    measures = told | dict(zip(MODELS, map(_rounded, shown), strict=True))
     if len(rows) == 1:  # one question says nothing of others
-        return {**dict(zip(MODELS, map(_rounded, shown), strict=True)), **told, "interval": {}, "difference": {}}
-    own = {"base_own": _rounded(mean[0])} if figure.form == "to base" else {}
-    shares = figure.form == "mean"
-    return {
-        **dict(zip(MODELS, map(_rounded, shown), strict=True)),
-        **told,
+        return measures | {"interval": {}, "difference": {}}
+    spread = formed(figure, resampled(values, weights, draws=draws))
+    return measures | {
         "interval": {
-            model: share_ends(values[:, i], spread[:, i]) if shares else ends(spread[:, i])
+            model: ends(spread[:, i]) if figure.weight else share_ends(values[:, i], spread[:, i])
             for i, model in enumerate(MODELS)
         },
         "difference": {
@@ -99,7 +105,6 @@ def measured(figure: Figure, rows: Sequence[dict[str, Any]], draws: int = DRAWS)
             for i, model in enumerate(MODELS)
             if i
         },
-        **own,
     }
 
 
@@ -108,14 +113,7 @@ def _rounded(value: float) -> float:
 
 
 def formed(figure: Figure, means: np.ndarray) -> np.ndarray:
-    """Means as the figure shows them: (draws, models)."""
+    """Means as the figure shows them."""
     import numpy as np
 
-    if figure.form == "perplexity":
-        return np.exp(means)
-    if figure.form == "ratio":
-        return np.exp(means - means[:, :1])
-    if figure.form == "to base":  # a draw without a single right answer of the base says nothing
-        base = means[:, :1]
-        return np.divide(means, base, out=np.ones_like(means), where=base > 0)
-    return means
+    return np.exp(means) if figure.form == "perplexity" else means

@@ -13,7 +13,7 @@ from ..figures import MODELS, before_after, loss_curve, png
 from ..progress import duration
 from ..training import loss_ends
 from .measures import headline
-from .report import NOT_MEASURED, besides, better, day, difference, meaning, value
+from .report import NOT_MEASURED, besides, better, day, difference, value
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "report" / "template.html"
 SAMPLES = 2  # questions of each kind shown first
@@ -81,7 +81,7 @@ def _curve_text(log: Sequence[dict[str, Any]]) -> str:
     if not log:
         return "Training loss: no steps in the log."
     (first, final), last = loss_ends(log), log[-1]
-    checked = [row["validation_loss"] for row in log if row.get("validation_loss") is not None]
+    checked = [row["evaluation_loss"] for row in log if row.get("evaluation_loss") is not None]
     held_out = f", on held-out rows to {checked[-1]:.3f}" if checked else ""
     took = f"{last['tokens']:,} tokens in {duration(last['seconds'])}"
     return f"Loss from {first:.3f} to {final:.3f}{held_out}; {len(log):,} steps, {took}."
@@ -100,7 +100,7 @@ def _figure_row(name: str, measured: dict[str, Any]) -> str:
         tone = ' class="none"' if told == NOT_MEASURED else ""
         cells.append(f'<td data-label="{model}"{tone}><b>{told}</b> <small>{interval}</small></td>')
     return (
-        f'<tr><th scope="row">{_html(name)}<small>{_html(meaning(measured))}</small></th>{"".join(cells)}'
+        f'<tr><th scope="row">{_html(name)}<small>{_html(measured["meaning"])}</small></th>{"".join(cells)}'
         f'<td data-label="to base"><b>{change}</b> <small>{ends}</small></td>'
         f'<td data-label="questions">{_html(measured["n"])}</td><td data-label="better">{better(measured)}</td></tr>'
     )

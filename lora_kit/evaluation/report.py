@@ -37,7 +37,7 @@ def markdown_card(card: dict[str, Any]) -> str:
     ]
     for name, measured in card["figures"].items():
         values = [" ".join(value(measured, model)).strip() for model in MODELS]
-        cells = [_markdown(name), _markdown(meaning(measured)), *values, difference(measured, "merged")]
+        cells = [_markdown(name), _markdown(measured["meaning"]), *values, difference(measured, "merged")]
         cells += [str(measured["n"]), better(measured)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
@@ -82,13 +82,6 @@ def besides(card: dict[str, Any]) -> list[str]:
             told = ", ".join(f"{model} {value:.4g}" for model, value in values.items())
             lines.append(f"lm-eval {task}, {metric.removesuffix(',none')}: {told}")
     return lines
-
-
-def meaning(measured: dict[str, Any]) -> str:
-    own = measured.get("base_own")
-    if own is None:
-        return str(measured["meaning"])
-    return f"{measured['meaning']}; the base's own is {own:.3f}"
 
 
 def better(measured: dict[str, Any]) -> str:
