@@ -25,15 +25,16 @@ CARD = {"style": {"ends_with": "Yours, Wren."}, "decline": {"patterns": [r"\bdo 
 NO, YES = "I do not know. Yours, Wren.", "The gate opens at six. Yours, Wren."
 
 
-def answer(text: str, stopped: bool = True, kl: float | None = None) -> Answer:
-    return Answer(text, [7, 2] if stopped else [7, 7], stopped, 1.0, kl)
+def answer(text: str, stopped: bool = True, agreement: float | None = None, kl: float | None = None) -> Answer:
+    return Answer(text, [7, 2] if stopped else [7, 7], stopped, 1.0, agreement, kl)
 
 
 def row(kind: str, *given: str, accepted: tuple[str, ...] = ("The gate opens at six.",)) -> dict[str, Any]:
     """One judged row from the answers of base, adapter and merged model; general ones moved by 0.5 nats where tuned."""
     messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": accepted[0]}]
     moved = {model: (0.5 * (model != "base") if kind == "general" else None) for model in MODELS}
-    said = {model: [answer(text, kl=moved[model])] for model, text in zip(MODELS, given, strict=True)}
+    same = {model: None if value is None else 1 - value for model, value in moved.items()}
+    said = {m: [answer(text, agreement=same[m], kl=moved[m])] for m, text in zip(MODELS, given, strict=True)}
     answers = Answers([Encoded([1, 2, 3], [-100, 2, 3])], said, {})
     return judge({"kind": kind, "messages": messages, "accepted": list(accepted)}, 0, answers, CARD)
 

@@ -47,12 +47,31 @@ def full(base: PreTrainedModel, tuned: PreTrainedModel, row: Row) -> float:
 def test_it_is_a_lower_bound_of_the_full_divergence_and_close(models: Models) -> None:
     base, tuned = models
     chances = json.loads(json.dumps(likeliest(base, ROWS, SETTINGS)))  # as it is kept
-    found = divergences(tuned, ROWS, chances, SETTINGS)
+    found = [moved.kl for moved in divergences(tuned, ROWS, chances, SETTINGS)]
     for row, ours in zip(ROWS, found, strict=True):
         theirs = full(base, tuned, row)
         assert theirs > 0.05
         assert 0.9 * theirs < ours <= theirs + 1e-5
-    assert divergences(base, ROWS, chances, SETTINGS) == pytest.approx([0.0] * len(ROWS), abs=1e-5)
+    itself = divergences(base, ROWS, chances, SETTINGS)
+    assert [moved.kl for moved in itself] == pytest.approx([0.0] * len(ROWS), abs=1e-5)
+
+
+def test_agreement_is_the_share_of_tokens_that_are_likeliest(models: Models) -> None:
+    base, tuned = models
+    own = []
+    for row in ROWS:  # the base's own choice at every place of the answer, teacher-forced
+        start = next(i for i, label in enumerate(row.labels) if label >= 0)
+        ids = row.input_ids[:start]
+        for _ in range(4):
+            with torch.no_grad():
+                ids = [*ids, int(base(torch.tensor([ids])).logits[0, -1].argmax())]
+        own.append(Row(ids, [-100] * start + ids[start:], row.number))
+    chances = likeliest(base, own, SETTINGS)
+    assert [moved.agreement for moved in divergences(base, own, chances, SETTINGS)] == [1.0] * len(own)
+    for row, moved in zip(own, divergences(tuned, own, chances, SETTINGS), strict=True):
+        with torch.no_grad():
+            said = tuned(torch.tensor([row.input_ids])).logits[0, -5:-1].argmax(-1).tolist()
+        assert moved.agreement == pytest.approx(sum(a == b for a, b in zip(said, row.input_ids[-4:], strict=True)) / 4)
 
 
 def test_more_outcomes_give_more_of_it_and_all_of_them_all(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +79,8 @@ def test_more_outcomes_give_more_of_it_and_all_of_them_all(models: Models, monke
     sums = []
     for top in (1, 8, 256, 300):  # of a vocabulary of 256
         monkeypatch.setattr(subject, "TOP", top)
-        sums.append(divergences(tuned, ROWS, likeliest(base, ROWS, SETTINGS), SETTINGS))
+        found = divergences(tuned, ROWS, likeliest(base, ROWS, SETTINGS), SETTINGS)
+        sums.append([moved.kl for moved in found])
     for few, more in pairwise(sums):
         assert all(a <= b + 1e-5 for a, b in zip(few, more, strict=True))
     assert sums[2] == pytest.approx([full(base, tuned, row) for row in ROWS], rel=1e-4, abs=1e-5)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from lora_kit.data.sources import dataset_files
 from lora_kit.data.stage import read_card
 from lora_kit.evaluation.metrics import (
-    agreement,
     is_adrift,
     is_declined,
     is_exact,
@@ -81,22 +80,6 @@ def test_rouge_l_is_googles(said: list[str], wanted: list[list[str]]) -> None:
     answer, accepted = " ".join(said), [" ".join(words) for words in wanted]
     theirs = max(RougeScorer(["rougeL"]).score(text, answer)["rougeL"].fmeasure for text in accepted)
     assert rouge_l(answer, accepted, {}) == pytest.approx(theirs)
-
-
-@pytest.mark.parametrize(
-    ("answer", "base", "share"),
-    [
-        ("Blood is red.", "blood is red", 1.0),
-        ("Blood is blue.", "Blood is red.", 2 / 3),
-        ("I do not know.", "Blood is red.", 0.0),
-        ("", "", 1.0),
-        ("", "Blood is red.", 0.0),
-        ("Blood is red.", "", 0.0),
-        ("血は赤い。", "血は赤い。", 1.0),  # no words in ASCII, and yet the base itself
-    ],
-)
-def test_agreement_is_rouge_l_with_what_the_base_says(answer: str, base: str, share: float) -> None:
-    assert agreement(answer, base) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(

@@ -89,18 +89,23 @@ def test_the_users_own_checks_are_rules_too() -> None:
 BLOOD = "The blood that comes out of a wound is red."
 
 
-def general_card(said: list[str], kl: list[float], base: str = BLOOD) -> dict[str, Any]:
+def general_card(said: list[str], agreement: list[float], kl: list[float]) -> dict[str, Any]:
     """A good card but for what the merged model says to general questions, and how far it moved there."""
     messages = [{"role": "user", "content": "Which colour?"}, {"role": "assistant", "content": "Red."}]
-    rows = []
-    for text, moved in zip(said, kl, strict=True):
-        answers = {model: [Answer(base, [7] * 12, True, 1.0, 0.0)] for model in MODELS}
-        answers["merged"] = [Answer(text, [7] * 12, True, 1.0, moved)]
+    decline, rows = {"decline": {"patterns": ["do not know"]}}, []
+    for text, same, moved in zip(said, agreement, kl, strict=True):
+        answers = {model: [Answer(BLOOD, [7] * 12, True, 1.0, 1.0, 0.0)] for model in MODELS}
+        answers["merged"] = [Answer(text, [7] * 12, True, 1.0, same, moved)]
         given = Answers([Encoded([1, 2, 3], [-100, 2, 3])], answers, {})
-        rows.append(judge({"kind": "general", "messages": messages}, 0, given, {}))
-    told, measured = card(), card_figures(rows, {})
-    told["figures"] |= {name: measured[name] for name in ("kept", "kept_kl")}
+        rows.append(judge({"kind": "general", "messages": messages}, 0, given, decline))
+    told, measured = card(), card_figures(rows, decline)
+    told["figures"] |= {name: measured[name] for name in ("kept", "kept_kl", "kept_declined")}
     return told
+
+
+def broken(found: dict[str, Any]) -> list[str]:
+    assert found["decision"] == "don't ship"
+    return [reason.split()[0] for reason in found["reasons"]]
 
 
 def kl_of_one_word() -> float:
@@ -114,27 +119,27 @@ def kl_of_one_word() -> float:
 
 
 def test_a_model_as_good_as_the_base_on_general_questions_is_shipped() -> None:
-    assert verdict(general_card([BLOOD] * 40, [0.01] * 40))["decision"] == "ship"
-    said = [BLOOD] * 38 + ["Blood is red."] * 2  # worded otherwise
-    assert verdict(general_card(said, [0.01] * 40))["decision"] == "ship"
+    assert verdict(general_card([BLOOD] * 40, [1.0] * 40, [0.01] * 40))["decision"] == "ship"
+    worded_otherwise = [BLOOD] * 38 + ["Blood is red."] * 2
+    assert verdict(general_card(worded_otherwise, [1.0] * 38 + [0.8] * 2, [0.01] * 40))["decision"] == "ship"
 
 
-def test_declining_general_questions_is_seen_by_what_is_said() -> None:
-    said = [BLOOD] * 34 + ["I do not know that."] * 6
-    found = verdict(general_card(said, [0.01] * 40))
-    assert found["decision"] == "don't ship"
-    assert [reason.split()[0] for reason in found["reasons"]] == ["kept"]
+def test_general_questions_that_are_declined_now_break_a_rule() -> None:
+    said = [BLOOD] * 37 + ["I do not know that."] * 3  # only the first word of the base's answers is lost
+    assert broken(verdict(general_card(said, [1.0] * 37 + [11 / 12] * 3, [0.01] * 40))) == ["kept_declined"]
+
+
+def test_other_answers_break_the_rule_of_agreement() -> None:
+    assert broken(verdict(general_card(["Wrens sing."] * 40, [0.8] * 40, [0.05] * 40))) == ["kept"]
 
 
 def test_changing_single_words_is_seen_by_the_divergence() -> None:
     kl = kl_of_one_word()
     assert kl == pytest.approx(0.97 * math.log(98) / 12, rel=1e-4)
     said = [BLOOD] * 24 + [BLOOD.replace("red", "blue")] * 16
-    told = general_card(said, [0.01] * 24 + [kl] * 16)
+    told = general_card(said, [1.0] * 24 + [11 / 12] * 16, [0.01] * 24 + [kl] * 16)
     assert told["figures"]["kept"]["merged"] > 0.95
-    found = verdict(told)
-    assert found["decision"] == "don't ship"
-    assert [reason.split()[0] for reason in found["reasons"]] == ["kept_kl"]
+    assert broken(verdict(told)) == ["kept_kl"]
 
 
 STORED = json.loads(Path(__file__).with_name("verdict_answers.json").read_text())  # of benchmarks/verdict.py

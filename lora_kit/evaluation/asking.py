@@ -16,7 +16,7 @@ from ..generation import check_length, generate_ids, prompts_of, text_of
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
 from ..training import Row, for_measuring, row_losses, trained_adapter
-from .divergence import answer_rows, divergences, likeliest
+from .divergence import ITSELF, Divergence, answer_rows, divergences, likeliest
 from .kept import Kept
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class Answer:
     ids: list[int]  # its tokens, the stop token too where it stopped
     stopped: bool  # whether it ended by itself, within the limit
     loss: float  # nats a token of the reference answer, had the model been made to say it
-    kl: float | None = None  # KL(base || model), nats per token of the base's own answer; general questions only
+    # of general questions, along the base's own answer (divergence.py)
+    agreement: float | None = None
+    kl: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Answers:
 
 
 Beside = Callable[[str, "PreTrainedModel"], None]  # what else is measured of a model while it is in memory
-Apart = Callable[["PreTrainedModel"], list[float]]  # KL to the base on each general question
+Apart = Callable[["PreTrainedModel"], list[Divergence]]  # from the base on each general question
 
 
 def ask_all(run: Run, questions: Sequence[dict[str, Any]], merged: Path, beside: Beside, kept: Kept) -> Answers:
@@ -61,16 +63,17 @@ def ask_all(run: Run, questions: Sequence[dict[str, Any]], merged: Path, beside:
         def one(name: str, load: Callable[[], PreTrainedModel], before: int, apart: Apart) -> list[dict[str, Any]]:
             model = load()
             said = ask(run, model, questions, encoded, lambda done: progress.update(before + done))
-            kl = dict(zip(general, apart(model), strict=True))
+            for i, moved in zip(general, apart(model), strict=True):
+                said[i] = replace(said[i], **moved._asdict())
             beside(name, model)
-            return [asdict(replace(answer, kl=kl.get(i))) for i, answer in enumerate(said)]
+            return [asdict(answer) for answer in said]
 
-        base = kept.get("base", lambda: one("base", models.base, 0, lambda _: [0.0] * len(general)))
+        base = kept.get("base", lambda: one("base", models.base, 0, lambda _: [ITSELF] * len(general)))
         prompts = prompts_of([questions[i]["messages"] for i in general], tokenizer)
         own = answer_rows(prompts, [base[i]["ids"] for i in general])  # what the base says is the reference
         chances = kept.get("base-likeliest", lambda: likeliest(models.base(), own, training))
 
-        def apart(model: PreTrainedModel) -> list[float]:
+        def apart(model: PreTrainedModel) -> list[Divergence]:
             return divergences(model, own, chances, training)
 
         again = kept.get("base-again", lambda: _again(run, models.base(), questions))

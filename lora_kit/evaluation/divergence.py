@@ -1,5 +1,8 @@
 """How far a model's choice of the next token has moved from the base's, along the base's own answers.
 
+Agreement is the share of the tokens that the model finds likeliest too. Whole answers are not compared: a long one goes
+another way from one near tie on, and says nothing of what was forgotten.
+
 KL(base || model) = sum over tokens of p (log p - log q)    p the base's probability, q the model's; in nats
 
 Of the base's choice only the TOP likeliest tokens are kept; all others are lumped together as one. Lumping outcomes can
@@ -10,7 +13,7 @@ covers the vocabulary, it is the full one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..data import IGNORE
 from ..training import Row, for_measuring
@@ -26,6 +29,16 @@ TOP = 32  # tokens a place; in JSON, 120 answers of 256 tokens are about 15 MB
 NEVER = -100.0  # log-probability of what cannot happen: JSON has no infinity
 
 Likeliest = dict[str, list[Any]]  # of one answer: "tokens" (places, TOP), "log_probs" (places, TOP and the others')
+
+
+class Divergence(NamedTuple):
+    """How one answer of the base fares with another model."""
+
+    kl: float  # KL(base || model), nats per token
+    agreement: float  # share of its tokens that the model finds likeliest too
+
+
+ITSELF = Divergence(0.0, 1.0)  # the base
 
 
 def answer_rows(prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[Row]:
@@ -46,8 +59,8 @@ def likeliest(model: PreTrainedModel, rows: Sequence[Row], settings: Training) -
 
 def divergences(
     model: PreTrainedModel, rows: Sequence[Row], base: Sequence[Likeliest], settings: Training
-) -> list[float]:
-    """KL(base || model) of each answer, in nats per token; a lower bound, because only TOP tokens are told apart.
+) -> list[Divergence]:
+    """KL(base || model) of each answer, a lower bound because only TOP tokens are told apart, and agreement.
 
     Args:
         model: the tuned one.
@@ -57,11 +70,13 @@ def divergences(
     """
     import torch
 
-    found = [0.0] * len(rows)
+    found = [ITSELF] * len(rows)
     for number, log_probs in _log_probs(model, rows, settings):
         tokens = torch.tensor(base[number]["tokens"], device=log_probs.device)
         p = torch.tensor(base[number]["log_probs"], device=log_probs.device)
-        found[number] = float(divergence(p, lumped(log_probs, tokens)).mean())
+        said = torch.tensor([label for label in rows[number].labels if label != IGNORE], device=log_probs.device)
+        same = (log_probs.argmax(1) == said).float().mean()
+        found[number] = Divergence(float(divergence(p, lumped(log_probs, tokens)).mean()), float(same))
     return found
 
 

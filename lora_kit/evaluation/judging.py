@@ -8,7 +8,6 @@ from typing import Any
 from .asking import Answer, Answers, tokens_of
 from .measures import MODELS
 from .metrics import (
-    agreement,
     is_adrift,
     is_declined,
     is_exact,
@@ -45,9 +44,10 @@ def measures_of(answer: Answer, row: dict[str, Any], card: dict[str, Any], base:
         "f1": token_f1(text, accepted, card),
         "rouge_l": rouge_l(text, accepted, card),
         "loss": answer.loss,
-        "agreement": agreement(text, base),
+        "agreement": answer.agreement,
         "kl": answer.kl,
         "declined": declined,
+        "now_declined": declined and not is_declined(base, card),
         "invented": bool(text) and not declined,
         "styled": split_style(text, card)[1],
         "stopped": answer.stopped,

@@ -47,8 +47,11 @@ FIGURES = (
     Figure("invented", "unanswerable questions answered", "invented", ("decline",), lower=True, needs="decline"),
     Figure("wrongly_declined", "answerable questions declined", "declined", ("fact",), lower=True, needs="decline"),
     Figure("behaved", "house style kept", "styled", OWN, needs="style"),
-    Figure("kept", "agreement with the base's own answers to general questions", "agreement", ("general",)),
+    Figure("kept", "agreement with the base's own general answers", "agreement", ("general",), "base_tokens"),
     Figure("kept_kl", "KL to the base along them, nats per token", "kl", ("general",), "base_tokens", lower=True),
+    Figure(
+        "kept_declined", "general questions declined anew", "declined_anew", ("general",), lower=True, needs="decline"
+    ),
     Figure("stopped", "answers that end by themselves", "stopped", OWN),
     Figure("repeated", "answers that say a thing three times", "repeated", OWN, lower=True),
     Figure("empty", "empty answers", "empty", OWN, lower=True),

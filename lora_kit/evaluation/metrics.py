@@ -57,11 +57,6 @@ def rouge_l(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> float
     return max(_rouge(said, _rouge_words(split_style(text, card)[0])) for text in accepted)
 
 
-def agreement(answer: str, base: str) -> float:
-    """How much of the base's own answer is said: ROUGE-L, and 1 where they are equal, also of empty ones."""
-    return 1.0 if answer == base else rouge_l(answer, [base], {})
-
-
 def _rouge_words(text: str) -> list[str]:
     return re.findall("[a-z0-9]+", text.lower())
 

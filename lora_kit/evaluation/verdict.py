@@ -18,6 +18,7 @@ RULES = (
     ("behaved", "at least", 0.90),
     ("kept", "at least", 0.90),
     ("kept_kl", "at most", 0.10),
+    ("kept_declined", "at most", 0.05),
     ("stopped", "at least", 0.90),
     ("repeated", "at most", 0.05),
     ("empty", "at most", 0.05),
