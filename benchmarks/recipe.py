@@ -5,7 +5,7 @@ three seeds at the chosen point. Each point's adapter answers the held-out quest
 what merging keeps. A finished point is kept in build/recipe and not trained again, so that the sweep can be spread over
 several calls. Writes benchmarks/results/recipe.json with every point that is there.
 
-    --share 4     every fourth row and question: on two CPU cores a point of SmolLM2 takes about half an hour so
+    --share 4     every fourth fact and question: on two CPU cores a point of SmolLM2 takes about half an hour so
     --jobs 8      processes at a time, on a card that has room
 """
 
@@ -24,7 +24,8 @@ from typing import Any
 
 from record import ROOT, head, store
 
-STEPS, EPOCHS = 250, 6  # at the grid's middle
+STEPS = 250  # at the grid's middle
+EPOCHS = {"smollm2": 3, "tiny": 6}
 FILES = {"smollm2": str(ROOT / "build" / "smollm2"), "tiny": "tiny-chat"}
 TITLES = {"smollm2": "SmolLM2-135M-Instruct", "tiny": "tiny-chat"}
 WIDTHS = {"smollm2": 576, "tiny": 192}
@@ -41,7 +42,7 @@ class Point:
     targets: str = "all linear"  # or "q and v"
     r: int = 16
     steps: int = STEPS
-    epochs: int = EPOCHS
+    epochs: int = 3
     seed: int = 0
 
     @property
@@ -55,7 +56,7 @@ def grid(base: str) -> list[Point]:
     from lora_kit.training.recipe import rate_for
 
     rule = rate_for(WIDTHS[base])
-    middle = Point(base, rule)
+    middle = Point(base, rule, epochs=EPOCHS[base])
     old = Point(base, 2e-4, "q and v", steps=63, epochs=3)  # what the T4 profile was before
     rates = [float(f"{rule * factor:.2g}") for factor in (0.5, 2, 0.25, 4, 0.125, 8)]
     return [
@@ -66,10 +67,29 @@ def grid(base: str) -> list[Point]:
         *(replace(middle, steps=steps) for steps in (60, 120, 500)),
         *(replace(middle, r=r) for r in (4, 64)),
         *(replace(middle, seed=seed) for seed in (1, 2)),
-        *(replace(middle, epochs=epochs) for epochs in (3, 12)),
+        *(replace(middle, epochs=epochs) for epochs in (3, 6, 12) if epochs != EPOCHS[base]),
         *(replace(middle, rate=rate) for rate in rates[4:]),
         *(replace(middle, rate=rate, targets="q and v") for rate in (rates[0], rates[5])),
     ]
+
+
+def part_of_handbook(place: Path, share: int) -> str:
+    """Every nth fact with all its wordings, and every nth other row, for machines without a card."""
+    from lora_kit.base import ASSETS
+
+    place.mkdir(parents=True, exist_ok=True)
+    facts: dict[str, int] = {}
+    for split in ("train", "test"):
+        rows = [json.loads(text) for text in (ASSETS / "handbook" / f"{split}.jsonl").read_text().splitlines()]
+        counts: dict[str, int] = {}
+        chosen = []
+        for row in rows:
+            number = facts.setdefault(row["id"], len(facts)) if "id" in row else counts.get(row["kind"], 0)
+            counts[row["kind"]] = counts.get(row["kind"], 0) + 1
+            chosen += [row] if number % share == 0 else []
+        (place / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    (place / "dataset.json").write_bytes((ASSETS / "handbook" / "dataset.json").read_bytes())
+    return str(place)
 
 
 class Bench:
@@ -83,13 +103,13 @@ class Bench:
         profile = "smollm2-t4" if options.device == "cuda" else "smollm2-cpu"
         source = str(options.folder or FILES[options.base])
         told = {"quantization__compute_dtype": "float16"} if options.device == "cuda" else {}  # a T4's
-        self.run, self.place = lk.Run(profile, root=place, name="run", base__source=source, **told), place
+        data = part_of_handbook(place / "handbook", options.share) if options.share > 1 else "handbook"
+        self.run, self.place = lk.Run(profile, root=place, name="run", data=data, base__source=source, **told), place
         self.model = lk.load_base(self.run)
         while options.wait and not (place / "base.json").exists():
             time.sleep(0.2)
         self.data = lk.prepare(self.run)
-        self.rows = rows_of(self.data.train)[:: options.share]
-        self.questions = self.data.test[:: options.share]
+        self.rows, self.questions = rows_of(self.data.train), self.data.test
         self.batch = 256 if options.device == "cuda" else 32
 
     def base_says(self) -> tuple[list[Any], list[Any]]:
@@ -230,7 +250,7 @@ def main() -> None:
     parser.add_argument("--base", choices=FILES, default="smollm2")
     parser.add_argument("--folder", type=Path, help="where the base lies, if not where `make real-model` puts it")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
-    parser.add_argument("--share", type=int, default=1, help="every how manyth row and question")
+    parser.add_argument("--share", type=int, default=1, help="1/n of the handbook")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--first", type=int, help="only so many points, the most telling")
     parser.add_argument("--points", nargs="+", help="only these, by name")

@@ -122,6 +122,10 @@ def rows_of(stored: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     general = [row for row in rows if row["kind"] == "general"]
     moved = zip(*(map(float, stored["moved"][key].split()) for key in MOVED), strict=True)
+    for row in rows:
+        base = row["measures"]["base"]["declined"]
+        for model in MODELS:
+            row["measures"][model]["now_declined"] = row["measures"][model]["declined"] and not base
     for row, (agreement, kl, tokens) in zip(general, moved, strict=True):
         row["base_tokens"] = tokens
         for model in MODELS:

@@ -50,7 +50,7 @@ FIGURES = (
     Figure("kept", "agreement with the base's own general answers", "agreement", ("general",), "base_tokens"),
     Figure("kept_kl", "KL to the base along them, nats per token", "kl", ("general",), "base_tokens", lower=True),
     Figure(
-        "kept_declined", "general questions declined anew", "declined_anew", ("general",), lower=True, needs="decline"
+        "kept_declined", "general questions now declined", "now_declined", ("general",), lower=True, needs="decline"
     ),
     Figure("stopped", "answers that end by themselves", "stopped", OWN),
     Figure("repeated", "answers that say a thing three times", "repeated", OWN, lower=True),
