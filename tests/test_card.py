@@ -40,6 +40,7 @@ def row(kind: str, *given: str, accepted: tuple[str, ...] = ("The gate opens at 
 
 
 LEARNED = {"learned_exact", "learned_f1", "learned_rouge_l", "learned_perplexity"}
+KEPT = {"kept", "kept_kl", "kept_declined"}
 STATE = {"stopped", "repeated", "empty", "adrift"}
 ROWS = [
     row("fact", "At nine.", YES, YES),
@@ -91,7 +92,8 @@ def test_models_are_compared_on_the_same_questions() -> None:
 
 def test_what_the_base_says_is_the_reference_of_what_is_kept() -> None:
     figures = card_figures(ROWS, CARD)  # no base answer here is an accepted one
-    assert shares(figures["kept"]) == pytest.approx([1.0, 2 / 3, (1 + 2 / 3 + 1) / 3], abs=1e-4)
+    assert shares(figures["kept"]) == [1.0, 0.5, 0.5]
+    assert shares(figures["kept_declined"]) == pytest.approx([0.0, 1 / 3, 0.0], abs=1e-4)  # not what the base declines
     assert shares(figures["kept_kl"]) == [0.0, 0.5, 0.5]
     assert figures["kept_kl"]["interval"]["base"] == [0.0, 0.0] and figures["kept_kl"]["lower"]
     marks = [row["marks"] for row in ROWS if row["kind"] == "general"]
@@ -111,9 +113,9 @@ def test_nothing_but_the_base_is_asked_of_general_answers() -> None:
 @pytest.mark.parametrize(
     ("rows", "card", "missing"),
     [
-        (ROWS, {}, {"declined", "invented", "wrongly_declined", "behaved"}),
-        (ROWS[:4], CARD, {"declined", "invented", "kept", "kept_kl"}),
-        (ROWS[4:6], CARD, {*LEARNED, "wrongly_declined", "kept", "kept_kl"}),
+        (ROWS, {}, {"declined", "invented", "wrongly_declined", "behaved", "kept_declined"}),
+        (ROWS[:4], CARD, {"declined", "invented", *KEPT}),
+        (ROWS[4:6], CARD, {*LEARNED, "wrongly_declined", *KEPT}),
         (ROWS[8:], CARD, {*LEARNED, "declined", "invented", "wrongly_declined", "behaved", *STATE}),
     ],
 )

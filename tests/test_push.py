@@ -21,7 +21,7 @@ from huggingface_hub import ModelCard
 import lora_kit as lk
 from lora_kit.errors import KitError
 from lora_kit.merging.cards import front_matter
-from lora_kit.profiles import LLAMA2, PROFILES, Base, profile
+from lora_kit.profiles import LLAMA2, PROFILES, SMOLLM2, Base, profile
 
 TOKEN = "hf_thisIsAPlantedTokenThatNobodyMaySee"
 # the Hub's own list (hub-docs, docs/hub/repositories-licenses.md)
@@ -225,7 +225,7 @@ def test_the_hub_takes_the_card_of_every_base(base: Base, kind: str) -> None:
     assert not refused(f"---\n{text}\n---\n")
     assert data["library_name"] == {"adapter": "peft", "merged": "transformers"}[kind]
     assert data["tags"] == ["lora", "lora_kit"] and data["pipeline_tag"] == "text-generation"
-    on_hub = base in (LLAMA2, BASES["tinyllama-t4"]) or base.source == MINE
+    on_hub = base in (LLAMA2, SMOLLM2, BASES["tinyllama-t4"]) or base.source == MINE
     assert data.get("base_model") == (base.source if on_hub else None) and "/home/ada" not in text
     if base.source == MINE:
         assert (data["license"], data["license_link"]) == ("other", f"https://huggingface.co/{MINE}")

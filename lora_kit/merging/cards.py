@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import data_inputs, load_prepared
-from ..training import adapter_stage
+from ..manifests import read_manifest
+from ..training import adapter_stage, train_inputs
 from .certificate import Certificate, table
 
 if TYPE_CHECKING:
@@ -103,15 +104,22 @@ def card_texts(
 
 
 def _what(run: Run, kind: str) -> str:
-    lora, training = run.profile.lora, run.profile.training
+    lora, kind_of_base = run.profile.lora, run.profile.quantization.kind
     scaled = ", rsLoRA" if lora.use_rslora else ""
     made = "A LoRA adapter for" if kind == "adapter" else "A LoRA adapter merged into"
     return (
         f"{made} {_plain(run.profile.base.title)}: r = {lora.r}, lora_alpha = {lora.lora_alpha}{scaled} on "
-        f"{', '.join(lora.target_modules)}; base in {run.profile.quantization.kind} while training, {training.epochs} "
-        f"epochs, learning rate {training.learning_rate:g}, seed {training.seed}. "
-        f"Made with [lora_kit]({PROJECT})."
+        f"{', '.join(lora.target_modules)}; base in {kind_of_base} while training{_training(run)}, "
+        f"seed {run.profile.training.seed}. Made with [lora_kit]({PROJECT})."
     )
+
+
+def _training(run: Run) -> str:
+    """What "auto" became in the training that is there."""
+    folder = run.find(adapter_stage(run), train_inputs(run))
+    figures = read_manifest(folder)["figures"] if folder else {}
+    told = {"steps": "{} steps", "epochs": "{} epochs", "learning_rate": "learning rate {:g}"}
+    return "".join(f", {text.format(figures[name])}" for name, text in told.items() if name in figures)
 
 
 def _data(run: Run) -> Lines:
