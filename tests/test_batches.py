@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
@@ -12,8 +13,8 @@ from transformers import AutoTokenizer
 
 from lora_kit.base import ASSETS
 from lora_kit.data import IGNORE, encode_batch
-from lora_kit.profiles import profile
-from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, steps
+from lora_kit.profiles import Training, profile
+from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, set_aside, steps
 
 SYSTEM = list(range(100, 120))
 
@@ -112,3 +113,15 @@ def test_padding_is_under_5_per_cent_on_the_handbook_and_on_alpaca_like_lengths(
     found = {"handbook": padding(handbook, name), "Alpaca-like": padding(alpaca_like(2000, longest), name)}
     print({data: f"{share:.1%}" for data, share in found.items()})
     assert max(found.values()) < 0.05
+
+
+@pytest.mark.parametrize("count", [1, 2, 19, 20, 22, 60, 1280, 1281, 5000])
+def test_early_stopping_sets_a_few_rows_aside_and_nothing_else_does(count: int) -> None:
+    rows = [Row([number], [number], number) for number in range(count)]
+    assert set_aside(rows, Training()) == (rows, [])
+    learned, aside = set_aside(rows, Training(patience=3))
+    numbers = [row.number for row in aside]
+    assert sorted(learned + aside, key=lambda row: row.number) == rows
+    assert min(1, count - 1) <= len(aside) <= max(1, min(64, count / 20 + 1)) and len(learned) >= 1
+    gaps = {after - before for before, after in itertools.pairwise(numbers)}
+    assert len(gaps) <= 1 and count - (numbers or [0])[-1] <= max(gaps or {20}) + 1

@@ -20,6 +20,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 import lora_kit as lk
 from lora_kit.manifests import file_hash
 from lora_kit.training import checkpoints, stage
+from lora_kit.training.batches import Row, for_measuring
 from lora_kit.training.loss import mean_loss
 
 from .test_files import write
@@ -273,14 +274,42 @@ def test_an_unfinished_training_with_other_settings_is_said_and_left(
     assert kept.exists()
 
 
-def test_early_stopping_keeps_the_adapter_with_the_lowest_evaluation_loss(place: Path) -> None:
+def test_early_stopping_asks_rows_of_its_own_and_keeps_the_adapter_with_their_lowest_loss(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = run_in(place, "early", training__patience=1, training__learning_rate=0.5, training__evaluations=20)
+    data, learned, original = lk.prepare(run), list[int](), stage.fit
+
+    def fit(model: Any, plan: Any, settings: Any, around: Any) -> Any:
+        learned.extend(row.number for step in plan for batch in step for row in batch.rows)
+        return original(model, plan, settings, around)
+
+    monkeypatch.setattr(stage, "fit", fit)
     log = train(run)
     losses = {row["step"]: row["evaluation_loss"] for row in log if "evaluation_loss" in row}
     assert len(losses) < 20 and log[-1]["evaluation_loss"] > min(losses.values())
+    aside = sorted({*range(len(data.train))} - {*learned})
+    assert aside == list(range(1, len(data.train), 20))
+    assert f"{len(aside)} of {len(data.train)} rows" in capsys.readouterr().out
     model = lk.load_adapter(lk.load_base(run), lk.trained_adapter(run))
-    held_out = stage._held_out(lk.prepare(run), run)
-    assert mean_loss(model, held_out) == pytest.approx(min(losses.values()), rel=1e-4)
+    rows = [Row(**data.train[number]) for number in aside]
+    found = mean_loss(model, for_measuring(rows, run.profile.training))
+    assert found == pytest.approx(min(losses.values()), rel=1e-4)
+
+
+def test_early_stopping_goes_on_to_the_same_adapter_and_is_planned(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = {"training__patience": 9, "training__epochs": 1}
+    one, other = run_in(place, "patient", **patient), run_in(place, "patient, stopped", **patient)
+    log = train(one)
+    with monkeypatch.context() as patch:
+        Stopper(patch, 4)
+        train(other)
+    train(other)
+    assert sha(one) == sha(other)
+    plan = lk.plan(lk.attach_lora(lk.load_base(one), one), lk.prepare(one), one)
+    assert plan.steps == len(log)
 
 
 def test_a_training_starts_from_another_adapter(place: Path, whole: str) -> None:

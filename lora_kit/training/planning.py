@@ -11,7 +11,7 @@ from ..adapters import is_fresh, trainable
 from ..data import Prepared
 from ..errors import KitError
 from ..quantization import parameter_counts
-from .batches import Batch, all_steps, rows_of
+from .batches import Batch, all_steps, rows_of, set_aside
 from .guards import check_given
 from .loss import autocast, compute_dtype_of, loss_sum, training_mode
 from .memory import Sizes, activation_bytes, passing_bytes
@@ -92,7 +92,9 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
             "a plan needs the base with a fresh adapter of the run's settings: model = lk.load_base(run), then "
             "lk.attach_lora(model, run)"
         )
-    settings, steps = run.profile.training, all_steps(rows_of(data.train), run.profile.training)
+    settings = run.profile.training
+    rows, _ = set_aside(rows_of(data.train), settings)
+    steps = all_steps(rows, settings)
     batches = [batch for step in steps for batch in step]
     layers, card = layers_to_recompute(model, steps, run), card_bytes(model)
     forward, step = probe(model, batches, layers, run)
@@ -102,7 +104,7 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
     result = Plan(
         steps=len(steps),
         tokens=tokens,
-        tokens_unshared=data.figures["tokens"] * settings.epochs,
+        tokens_unshared=sum(len(row.input_ids) for row in rows) * settings.epochs,
         padding=1 - own / tokens,
         weight_bytes=weights,
         adapter_bytes=adapter,

@@ -24,7 +24,7 @@ from ..machine import memory_gib
 from ..manifests import file_hash, fingerprint, read_manifest, shown
 from ..profiles import settings
 from ..progress import Progress
-from .batches import Batch, Row, all_steps, for_measuring, rows_of
+from .batches import Batch, Row, all_steps, for_measuring, rows_of, set_aside
 from .checkpoints import Checkpoints, LogRow, State
 from .guards import check_given, check_learned, loss_ends, stop_asked
 from .loop import Around, fit
@@ -80,15 +80,15 @@ def train(
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs)
     if here.first:
         _tell_others(checkpoints.folder)
-    steps, state = all_steps(rows_of(data.train), run.profile.training), State()
+    (steps, held_out), state = _batches(data, run, here), State()
     try:
         with (
             run.writing(stage, inputs) if here.first else nullcontext() as work,
             stop_asked(max_minutes) as stop,
             tracker(track if here.first else None, run.path.name, run.path / "tracking", settings(run.profile)) as send,
         ):
-            around = Around(checkpoints=checkpoints, force=force, world=here, stop=stop, seen=send)
-            state = _fit_and_show(model, steps, data, run, around)
+            around = Around(held_out, checkpoints, force, world=here, stop=stop, seen=send)
+            state = _fit_and_show(model, steps, run, around)
             if not _finished(state, steps, run):
                 raise _Left
             check_learned(model, state.log)
@@ -144,8 +144,8 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
         take_adapter(model, Path(start).expanduser())
 
 
-def _fit_and_show(model: PreTrainedModel, steps: list[list[Batch]], data: Prepared, run: Run, around: Around) -> State:
-    around.held_out, around.layers = _held_out(data, run), layers_to_recompute(model, steps, run)
+def _fit_and_show(model: PreTrainedModel, steps: list[list[Batch]], run: Run, around: Around) -> State:
+    around.layers = layers_to_recompute(model, steps, run)
     send, written = around.seen, LiveLog(around.checkpoints.folder / "log.jsonl") if around.checkpoints else None
     with Progress("training", len(steps), curve="loss", hint=STOP) as progress:
 
@@ -182,12 +182,17 @@ def _tell_others(folder: Path) -> None:
         print(f"an unfinished training with other settings or data is left as it is: {names}. Starting anew")
 
 
-def _held_out(data: Prepared, run: Run) -> list[Batch]:
-    """Some of the held-out rows, evenly spaced, as micro-batches."""
-    rows = [row["messages"] for row in data.test]
-    chosen = rows[:: max(1, -(-len(rows) // HELD_OUT))]
-    encoded = encode_batch(chosen, load_tokenizer(run.profile.base))
-    return for_measuring([Row(*row) for row in encoded], run.profile.training)
+def _batches(data: Prepared, run: Run, here: World) -> tuple[list[list[Batch]], list[Batch]]:
+    """The micro-batches of every step, and those whose loss is measured: rows set aside, else held-out questions."""
+    training = run.profile.training
+    rows, aside = set_aside(rows_of(data.train), training)
+    if training.patience is None:
+        asked = [row["messages"] for row in data.test]
+        chosen = asked[:: max(1, -(-len(asked) // HELD_OUT))]  # evenly spaced
+        aside = [Row(*row) for row in encode_batch(chosen, load_tokenizer(run.profile.base))]
+    elif here.first:
+        print(f"training: {len(aside)} of {len(data.train)} rows are set aside: their loss decides when to stop")
+    return all_steps(rows, training), for_measuring(aside, training)
 
 
 def train_inputs(run: Run) -> dict[str, Any]:
