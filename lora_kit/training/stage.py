@@ -80,15 +80,14 @@ def train(
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs)
     if here.first:
         _tell_others(checkpoints.folder)
-    chosen, steps, aside = _decide(data, run)
+    chosen, steps, held_out = _batches(data, run, here)
     try:
         with (
             run.writing(stage, inputs) if here.first else nullcontext() as work,
             stop_asked(max_minutes) as stop,
             tracker(track if here.first else None, run.path.name, run.path / "tracking", settings(run.profile)) as send,
         ):
-            around = Around(checkpoints=checkpoints, force=force, world=here, stop=stop, seen=send)
-            around.held_out = _measured(aside, data, run, here)
+            around = Around(held_out, checkpoints, force, world=here, stop=stop, seen=send)
             state = _fit_and_show(model, steps, chosen, run, around)
             if not _finished(state, steps, run):
                 raise _Left
@@ -126,14 +125,6 @@ def _processes(run: Run) -> World:
             f"--num_processes {wanted} -m lora_kit train --profile {run.profile.name}"
         )
     return here
-
-
-def _decide(data: Prepared, run: Run) -> tuple[Training, list[list[Batch]], list[Row]]:
-    """Settings without "auto", said once with their reasons; the steps; the rows set aside for early stopping."""
-    rows, aside = set_aside(rows_of(data.train), run.profile.training)
-    found = recipe_for(run, rows)
-    print(found)
-    return found.training, all_steps(rows, found.training), aside
 
 
 def _write(model: PreTrainedModel, state: State, chosen: Training, run: Run, work: Stage) -> None:
@@ -193,15 +184,20 @@ def _tell_others(folder: Path) -> None:
         print(f"an unfinished training with other settings or data is left as it is: {names}. Starting anew")
 
 
-def _measured(aside: list[Row], data: Prepared, run: Run, here: World) -> list[Batch]:
-    """Whose loss is measured: the rows set aside where it decides, else some held-out ones, evenly spaced."""
-    if run.profile.training.patience is not None:
-        if here.first:
-            print(f"training: {len(aside)} of {len(data.train)} rows are set aside: their loss decides when to stop")
-        return for_measuring(aside, run.profile.training)
-    chosen = [row["messages"] for row in data.test[:: max(1, -(-len(data.test) // HELD_OUT))]]
-    encoded = encode_batch(chosen, load_tokenizer(run.profile.base))
-    return for_measuring([Row(*row) for row in encoded], run.profile.training)
+def _batches(data: Prepared, run: Run, here: World) -> tuple[Training, list[list[Batch]], list[Batch]]:
+    """Settings without "auto", said with their reasons; the micro-batches of every step; those whose loss is measured.
+
+    Early stopping measures rows that are set aside for it, else it is some of the held-out questions, evenly spaced.
+    """
+    rows, aside = set_aside(rows_of(data.train), run.profile.training)
+    found = recipe_for(run, rows)
+    if run.profile.training.patience is None:
+        asked = [row["messages"] for row in data.test[:: max(1, -(-len(data.test) // HELD_OUT))]]
+        aside = [Row(*row) for row in encode_batch(asked, load_tokenizer(run.profile.base))]
+    elif here.first:
+        print(f"training: {len(aside)} of {len(data.train)} rows are set aside: their loss decides when to stop")
+    print(found)
+    return found.training, all_steps(rows, found.training), for_measuring(aside, found.training)
 
 
 def train_inputs(run: Run) -> dict[str, Any]:
