@@ -91,7 +91,7 @@ def answered(kind: str, seed: int, root: Path) -> dict[str, Any]:
     """The card's rows as strings of 0 and 1, and what the verdict needs besides."""
     run, asked = case(kind, seed, root)
     untrained(run) if kind == "untrained" else lk.make(run, until="training")
-    lk.merge(run, compare=0)
+    lk.merge(run)
     card = lk.evaluate(run, **asked)
     folder = run.find("evaluation", evaluation_inputs(run, **asked))
     assert folder is not None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .evaluation import evaluate, read_answers
     from .extras import export, push
     from .generation import answers
-    from .merging import merge
+    from .merging.merge import merge
     from .minutes import budget
     from .notebook import settings
     from .pipeline import make

@@ -8,19 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import KitError
-from .manifests import file_hash
+from .manifests import file_hash, shown
 from .profiles import Base
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 ASSETS = Path(__file__).parent / "assets"
 KAGGLE_INPUT = Path("/kaggle/input")
 WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+INDEX = "model.safetensors.index.json"  # of a model in several files: which holds which tensor
+BESIDE = (".json", ".model", ".jinja")  # tokenizer, configuration, chat template
+LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 BIG = 100 * 2**20  # larger files are known by their size and samples, as a hash of all bytes would take minutes
 SAMPLES, SAMPLE = 64, 2**16  # places and bytes
 
@@ -195,3 +201,45 @@ def _download(base: Base) -> Path:
         raise KitError(
             f"the download of {base.source} broke off ({reason}): run it again, it goes on where it stopped"
         ) from error
+
+
+class Weights(Mapping[str, "torch.Tensor"]):
+    """The tensors of a model folder by name; each is mapped from its file when it is asked for, and read when used.
+
+    Raises:
+        KitError: a file is truncated or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.files: dict[str, Path] = {}  # by the name of the tensor
+        for path in sorted(folder.glob("*.safetensors")):
+            with _safe_open(path) as file:
+                self.files |= dict.fromkeys(file.keys(), path)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        with _safe_open(self.files[name]) as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+            return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def companions(folder: Path) -> list[Path]:
+    """What lies beside a model's weights and belongs to it: configuration, tokenizer, chat template, licences."""
+    found = [file for file in folder.iterdir() if file.suffix in BESIDE and file.name not in (INDEX, "corpus.json")]
+    return sorted({*found, *(file for pattern in LICENCES for file in folder.glob(pattern))})
+
+
+@contextmanager
+def _safe_open(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise KitError(f"{shown(path)} is damaged ({error}): fetch or make it again") from error

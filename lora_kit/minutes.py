@@ -13,8 +13,6 @@ from .base import load_tokenizer, locate
 from .data import encode_batch, last_answer
 from .errors import KitError
 from .generation import generate_ids, prompts_of
-from .merging import COMPARED, matmul_rate
-from .quantization import parameter_counts
 from .training import Plan, check_given
 
 if TYPE_CHECKING:
@@ -23,12 +21,11 @@ if TYPE_CHECKING:
     from .data import Prepared
     from .runs import Run
 
-LOADS = 3  # the base for the certificate's answers, the base and the merged model for the report card
-READS = 6  # four models layer by layer, base and merged once more for their tensors
+LOADS = 2  # base and merged model, for the report card
+READS = 2  # base and merged model, for the certificate
 MODELS = 3  # base, adapter and merged model answer each question
 STEPS = 8  # tokens that are timed
 SAMPLE = 32 * 2**20  # bytes of the base that are copied
-BLANK = 1e-9
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def budget(model: PreTrainedModel, data: Prepared, run: Run, plan: Plan) -> Budg
             "train": plan.minutes,
             "answers": _answer_seconds(model, data, run) / 60,
             "merge": size * (read + written) / 60,
-            "certificate": (size * READS * read + _certificate_seconds(model, data, run)) / 60,
+            "certificate": size * READS * read / 60,
         }
     )
     print(found)
@@ -110,10 +107,3 @@ def _seconds_a_byte(base: Path, place: Path) -> tuple[float, float]:
         return (middle - start) / size, (time.perf_counter() - middle) / size
     finally:
         target.unlink(missing_ok=True)
-
-
-def _certificate_seconds(model: PreTrainedModel, data: Prepared, run: Run) -> float:
-    """Four models over COMPARED answers, a layer at a time, at the speed of one matrix product on this machine."""
-    parameters = sum(part["parameters"] for part in parameter_counts(model).values())
-    tokens = COMPARED * (data.figures["tokens"] / max(data.figures["train_rows"], 1))
-    return 4 * 2 * parameters * tokens / max(matmul_rate(model.device.type), BLANK)

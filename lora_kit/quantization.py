@@ -10,6 +10,9 @@ import gc
 import os
 import re
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +134,20 @@ def release(model: PreTrainedModel) -> None:
         module._buffers.clear()
     gc.collect()
     if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def card_released() -> Iterator[None]:
+    """Give the card's memory back at the end, also after an error: a notebook keeps it with its frames' tensors."""
+    import torch
+
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
+    finally:
         torch.cuda.empty_cache()
 
 

@@ -359,7 +359,7 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
     done: lk.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **SHORT)
-    lk.merge(run, compare=0)
+    lk.merge(run)
     whole = json.loads((done.path / "evaluation" / "report_card.json").read_text())
     shutil.rmtree(run.path / "evaluation")  # it was packed too
     real, asked = asking.ask, list[int]()

@@ -17,9 +17,8 @@ from lora_kit.adapters import adapter_state, attach_lora, save_adapter, trainabl
 from lora_kit.base import ASSETS
 from lora_kit.generation import generate_ids
 from lora_kit.merging import certify, merge_folder
-from lora_kit.merging.comparing import Rows
 from lora_kit.profiles import Profile, profile
-from lora_kit.quantization import load_model, round_trip
+from lora_kit.quantization import card_released, load_model, round_trip
 from lora_kit.training.batches import Batch, Row, epoch_steps
 from lora_kit.training.checkpoints import Checkpoints, State
 from lora_kit.training.guards import check_learned
@@ -67,13 +66,33 @@ def test_the_t4_profile_trains_saves_merges_and_answers(device: str, tmp_path: P
     (tmp_path / "merged").mkdir()
     assert merge_folder(folder, tmp_path / "adapter", tmp_path / "merged")["tensors_changed"] == 4
     assert all(value.isfinite().all() for value in load_file(tmp_path / "merged" / "model.safetensors").values())
-    rows = Rows([[5, 6, 7, *ids] for ids in answer], [3, 3])
-    for onto in ("original", "dequantized"):
-        place, change = tmp_path / onto, round_trip(run.profile)
+    for onto, change in (("original", None), ("dequantized", round_trip(run.profile))):
+        place = tmp_path / onto
         place.mkdir()
-        merge_folder(folder, tmp_path / "adapter", place, change if onto == "dequantized" else None)
-        told = {"round_trip": change, "onto": onto, "device": device}
-        assert certify(folder, tmp_path / "adapter", place, rows, **told)["problems"] == []
+        merge_folder(folder, tmp_path / "adapter", place, change)
+        assert certify(folder, tmp_path / "adapter", place, change=change)["problems"] == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+def test_a_merge_that_breaks_off_gives_the_card_back(tmp_path: Path) -> None:
+    folder, run = save_small_llama(tmp_path / "base"), FakeRun(t4_profile(tmp_path / "base", "cuda"))
+    save_adapter(attach_lora(load_model(profile("tiny-cpu"), folder), run), tmp_path / "adapter", run)
+    change, held = round_trip(run.profile), []
+    assert change is not None
+
+    def breaks_off(name: str, weight: torch.Tensor) -> torch.Tensor:
+        on_the_card = [change(name, weight), torch.empty(2**28, dtype=torch.uint8, device="cuda")]
+        held.append(torch.cuda.memory_reserved())
+        raise torch.OutOfMemoryError(f"planted, with {len(on_the_card)} tensors")
+
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    (tmp_path / "merged").mkdir()
+    with pytest.raises(torch.OutOfMemoryError), card_released():
+        merge_folder(folder, tmp_path / "adapter", tmp_path / "merged", breaks_off)
+    assert torch.cuda.memory_allocated() == before
+    assert torch.cuda.memory_reserved() < held[0] - 2**27
 
 
 def attached(folder: Path, device: str) -> PreTrainedModel:

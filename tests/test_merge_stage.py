@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
 import lora_kit as lk
 from lora_kit.errors import KitError
-from lora_kit.merging import stage
-from lora_kit.merging.shards import Shard, Weights
+from lora_kit.merging import Weights
 
 from .models import SHORT
+
+stage = sys.modules["lora_kit.merging.merge"]  # the function of this name hides it from an import
 
 
 @pytest.fixture
@@ -30,25 +33,33 @@ def nothing_like_a_model(run: lk.Run) -> bool:
 
 
 def test_the_merged_folder_is_whole(trained: lk.Run, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = lk.merge(trained, compare=8)
+    folder = lk.merge(trained)
     certificate = json.loads((folder / "certificate.json").read_text())
-    assert certificate["answers"]["prompts"] == 8 and certificate["gap"]["kl"] > certificate["answers"]["kl"]
+    assert (certificate["tensors"]["tensors"], certificate["tensors"]["adapted"]) == (57, 42)
     assert {"config.json", "generation_config.json", "tokenizer.json", "README.md"} <= {
         p.name for p in folder.iterdir()
     }
-    out = capsys.readouterr().out
-    assert "certificate: certified   W + BA" in out and "TFLOP" in out
-    assert lk.merge(trained) == folder and "TFLOP" not in capsys.readouterr().out
+    out, made = capsys.readouterr().out, (folder / "model.safetensors").stat().st_mtime_ns
+    assert "certificate: certified   W + BA" in out and "42 of 57" in out and "15 of 57" in out
+    assert lk.merge(trained) == folder and (folder / "model.safetensors").stat().st_mtime_ns == made
+    assert "certificate: certified   W + BA" in capsys.readouterr().out
 
 
 def test_both_bases_lie_beside_each_other(trained: lk.Run) -> None:
-    original, dequantized = lk.merge(trained, compare=0), lk.merge(trained, onto="dequantized", compare=4)
+    original, dequantized = lk.merge(trained), lk.merge(trained, onto="dequantized")
     assert (original.name, dequantized.name) == ("merged", "merged-dequantized")
     a, b = Weights(original), Weights(dequantized)
-    assert all((a[name] != b[name]).any() for name in a.found if name.endswith("proj.weight"))
-    certificate = json.loads((original / "certificate.json").read_text())
-    assert certificate["answers"] is None and certificate["verdict"] == "certified"
-    assert json.loads((dequantized / "certificate.json").read_text())["gap"]["same_answers"] == 4
+    assert all((a[name] != b[name]).any() for name in a if name.endswith("proj.weight"))
+    for folder in (original, dequantized):
+        assert json.loads((folder / "certificate.json").read_text())["verdict"] == "certified"
+
+
+def test_a_base_that_is_not_quantized_has_nothing_to_dequantize(
+    trained: lk.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "round_trip", lambda profile: None)
+    with pytest.raises(KitError, match="onto='original'"):
+        lk.merge(trained, onto="dequantized")
 
 
 def test_an_unknown_base_to_merge_onto_lists_them(done: lk.Run) -> None:
@@ -69,13 +80,13 @@ def test_a_merge_that_fails_is_set_apart(trained: lk.Run, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(stage, "merge_folder", wrong)
     with pytest.raises(KitError, match=r"certificate: refused(.|\n)*WRONG(.|\n)*lies in .*refused-merge"):
-        lk.merge(trained, compare=0)
+        lk.merge(trained)
     assert not (trained.path / "merged").exists()
     refused = trained.path / "refused-merge"
     assert json.loads((refused / "certificate.json").read_text())["verdict"] == "refused"
     assert not (refused / "manifest.json").exists() and not list(trained.path.glob(".merged*"))
     monkeypatch.undo()
-    assert lk.merge(trained, compare=0).name == "merged"
+    assert lk.merge(trained).name == "merged"
 
 
 def test_an_interrupt_leaves_nothing_that_looks_like_a_model(trained: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,18 +96,38 @@ def test_an_interrupt_leaves_nothing_that_looks_like_a_model(trained: lk.Run, mo
     for place in ("merge_folder", "certify"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(stage, place, interrupted)
-            lk.merge(trained, compare=0)
+            lk.merge(trained)
         assert nothing_like_a_model(trained)
 
 
+def test_a_merge_that_breaks_off_holds_no_tensor_in_its_traceback(
+    trained: lk.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook keeps the last error with the locals of its frames: on a card they would keep their memory."""
+    seen: list[weakref.ref[torch.Tensor]] = []
+    emptied: list[bool] = []
+
+    def breaks_off(name: str, weight: torch.Tensor) -> torch.Tensor:
+        on_the_card = weight.float() + 1
+        seen.append(weakref.ref(on_the_card))
+        if len(seen) == 5:
+            raise torch.OutOfMemoryError("planted")
+        return on_the_card
+
+    monkeypatch.setattr(stage, "round_trip", lambda profile: breaks_off)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(all(tensor() is None for tensor in seen)))
+    with pytest.raises(torch.OutOfMemoryError, match="planted") as caught:
+        lk.merge(trained, onto="dequantized")
+    assert caught.tb is not None and [tensor() is None for tensor in seen] == [True] * 5
+    assert emptied[-1:] == [True]  # after the tensors were let go, or nothing would be given back
+
+
 def test_a_disk_that_fills_up_leaves_nothing_and_says_so(trained: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Shard.rewrite
+    def full(tensors: Any, target: Path, **more: Any) -> None:
+        target.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    def full(self: Shard, target: Path, values: Any) -> None:
-        real(self, target, values)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Shard, "rewrite", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(KitError, match="No space left on device"):
         lk.merge(trained)
     assert nothing_like_a_model(trained)
@@ -119,24 +150,15 @@ def test_on_kaggle_the_merge_and_a_refused_one_lie_on_the_scratch_disk_and_it_is
     trained: lk.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained.scratch = tmp_path / "temp" / "short"
-    folder = lk.merge(trained, compare=0)
+    folder = lk.merge(trained)
     assert folder == trained.scratch / "merged"
     assert "a scratch disk, empty when the session ends" in capsys.readouterr().out
     shutil.rmtree(folder)
     monkeypatch.setattr(stage, "certify", lambda *_, **__: {"problems": ["planted"]})
     monkeypatch.setattr(stage, "table", lambda certificate: "")
     with pytest.raises(KitError, match="refused"):
-        lk.merge(trained, compare=0)
+        lk.merge(trained)
     assert (trained.scratch / "refused-merge" / "model.safetensors").is_file()
-
-
-def test_few_held_out_rows_are_filled_with_learned_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"question": f"What is in room {n}?", "answer": f"Box {n}."} for n in range(40)]
-    run = lk.Run("tiny-cpu", data=rows, root=tmp_path, **SHORT)
-    lk.make(run, until="training")
-    certificate = json.loads((lk.merge(run, compare=20) / "certificate.json").read_text())
-    assert certificate["answers"]["prompts"] == 20 > certificate["answers"]["held_out"] > 0
-    assert "rows are held out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "certificate.json"])

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lora_kit.adapters import attach_lora, trainable
+from lora_kit.base import Weights
 from lora_kit.errors import KitError
-from lora_kit.quantization import load_model, parameter_counts
+from lora_kit.quantization import load_model, parameter_counts, round_trip
 from lora_kit.training.batches import Batch, epoch_steps
 from lora_kit.training.loop import fit
 from lora_kit.training.loss import loss_sum
@@ -86,6 +87,25 @@ def test_upstream_still_needs_the_cpu_cure(folder: Path) -> None:
         layer(torch.randn(1, 3, 64))
     after = weights()
     assert after is None or not torch.allclose(before, after.float(), atol=1e-3)
+
+
+def test_the_round_trip_is_what_the_loaded_model_holds(folder: Path) -> None:
+    model, weights, change = load_small_llama(folder), Weights(folder), round_trip(small_profile())
+    assert change is not None
+    for name in ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"):
+        held = model.get_submodule(name).weight
+        expected = bnb.functional.dequantize_4bit(held.data, held.quant_state)
+        assert torch.equal(change(f"{name}.weight", weights[f"{name}.weight"]), expected)
+    for name in ("lm_head.weight", "model.norm.weight", "model.embed_tokens.weight"):
+        assert torch.equal(change(name, weights[name]), weights[name])
+
+
+def test_the_round_trip_through_8_bits_too(folder: Path) -> None:
+    name, change = "model.layers.1.mlp.down_proj", round_trip(small_profile(quantization__kind="int8"))
+    assert change is not None
+    held = load_small_llama(folder, "int8").get_submodule(name).weight
+    expected = held.CB.float() * held.SCB[:, None] / 127  # what LLM.int8 stores; inputs are rounded too when it runs
+    torch.testing.assert_close(change(f"{name}.weight", Weights(folder)[f"{name}.weight"]), expected, rtol=0, atol=1e-7)
 
 
 def test_damaged_weights_are_one_clear_error(folder: Path, tmp_path: Path) -> None:

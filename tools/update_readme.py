@@ -140,13 +140,12 @@ def merge(record: dict[str, Any]) -> str:
     lines = ["| | seconds | peak memory, MiB |", "|---|--:|--:|"]
     for kit, row in record["figures"].items():
         lines.append(f"| {kit} | {spread(row['seconds'], '.1f')} | {spread(row['peak_mib'], ',.0f')} |")
-    once = record["once"]
+    tensors = record["once"]["tensors"]
     return (
         "\n".join(lines)
         + f"\n\nLlama-2-7B's exact shape with random weights, 13.5 GB in float16, adapter on q and v, files "
-        f"synced; median of {record['rounds']} rounds in turn (least to most); memory of the whole process. The certificate: "
-        f"every tensor in {once['tensors']['seconds']:.0f} s and {once['tensors']['peak_mib']:,.0f} MiB, three models on four "
-        f"answers of 100 tokens in {once['answers']['seconds']:.0f} s and {once['answers']['peak_mib']:,.0f} MiB. "
+        f"synced; median of {record['rounds']} rounds in turn (least to most); memory of the whole process. The certificate, "
+        f"every tensor: {tensors['seconds']:.0f} s and {tensors['peak_mib']:,.0f} MiB. "
         f"`make bench-merge` on {record['date']}, {record['machine']}."
     )
 

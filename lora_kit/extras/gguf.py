@@ -13,12 +13,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base import Weights
 from ..errors import KitError
-from ..merging import Weights
 from ..progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 TYPES = ("F16", "Q8_0")
@@ -45,12 +46,12 @@ def write_gguf(model: Path, tokenizer: PreTrainedTokenizerBase, target: Path, *,
     _describe(writer, config, name, getattr(gguf.LlamaFileType, f"MOSTLY_{kind}"))
     _add_tokenizer(writer, tokenizer)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-    for source, (_, place) in weights.found.items():
+    for source, weight in weights.items():
         found = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise KitError(f"GGUF has no name for {source}: only plain Llama models are exported")
-        chosen = _type(gguf, kind, place.shape)
-        stored = gguf.quant_shape_to_byte_shape(place.shape, chosen) if chosen.name == "Q8_0" else place.shape
+        chosen = _type(gguf, kind, weight.shape)
+        stored = gguf.quant_shape_to_byte_shape(weight.shape, chosen) if chosen.name == "Q8_0" else tuple(weight.shape)
         size = _numpy_type(chosen)
         count = 1
         for side in stored:
@@ -59,9 +60,9 @@ def write_gguf(model: Path, tokenizer: PreTrainedTokenizerBase, target: Path, *,
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    with Progress("writing GGUF", len(weights.found)) as progress:
-        for number, (source, (_, place)) in enumerate(weights.found.items(), start=1):
-            writer.write_tensor_data(_values(gguf, source, weights, config, _type(gguf, kind, place.shape)))
+    with Progress("writing GGUF", len(weights)) as progress:
+        for number, (source, weight) in enumerate(weights.items(), start=1):
+            writer.write_tensor_data(_values(gguf, source, weight, config, _type(gguf, kind, weight.shape)))
             progress.update(number)
     writer.close()
 
@@ -87,9 +88,9 @@ def _numpy_type(chosen: Any) -> Any:
     return numpy.dtype({"F32": "float32", "F16": "float16", "Q8_0": "uint8"}[chosen.name])
 
 
-def _values(gguf: Any, name: str, weights: Weights, config: dict[str, Any], chosen: Any) -> np.ndarray[Any, Any]:
+def _values(gguf: Any, name: str, weight: torch.Tensor, config: dict[str, Any], chosen: Any) -> np.ndarray[Any, Any]:
     """A tensor as the file holds it."""
-    values = weights[name].float().numpy()
+    values = weight.float().numpy()
     if name.endswith(("q_proj.weight", "q_proj.bias")):
         values = _turned(values, config["num_attention_heads"])
     if name.endswith(("k_proj.weight", "k_proj.bias")):

@@ -1,22 +1,18 @@
 """Notebook 04: the streaming merge, its certificate, the model card."""
 
-from .asked import matmul_rate
+from ..base import Weights
 from .cards import NOTICE, card_texts
-from .certificate import certify
-from .deltas import adapter_deltas
-from .shards import Weights
-from .stage import COMPARED, check_room, merge, merge_inputs, size
-from .streaming import merge_folder
+from .certificate import certify, check_tensors
+from .merge import adapter_deltas, check_room, merge, merge_folder, merge_inputs, size
 
 __all__ = [
-    "COMPARED",
     "NOTICE",
     "Weights",
     "adapter_deltas",
     "card_texts",
     "certify",
     "check_room",
-    "matmul_rate",
+    "check_tensors",
     "merge",
     "merge_folder",
     "merge_inputs",

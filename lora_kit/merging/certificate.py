@@ -1,39 +1,36 @@
-"""The certificate of a merge: every tensor, the model on held-out prompts, and where both came from.
+"""The certificate of a merge: every tensor against the base and PEFT's own update, and where both came from.
 
-An honest W + BA differs from the trained model (dequantize(NF4(W)) + BA) as much as a wrong merge does. So what is
-judged is the merge against the adapter on the same form of base; the gap of the quantization is reported beside it.
+adapted tensors    within one rounding of W + delta, where delta is `get_delta_weight` of PEFT's own layer
+all others         the base's bytes, and finite
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
-from itertools import pairwise
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..base import file_identity
-from ..manifests import file_hash
+from ..adapters import PREFIX, pass_over_old_torchao, read_adapter
+from ..base import INDEX, Weights, companions, file_identity
+from ..errors import KitError
+from ..manifests import file_hash, shown
 from ..progress import Progress
-from .comparing import Difference, Outputs, Rows, difference, right_merge, rounding_noise
-from .deltas import Change, adapter_deltas
-from .layerwise import Source, unchanged
-from .shards import DTYPES, Weights
-from .tensors import check_tensors
 
-ONTO = {"original": "W + BA", "dequantized": "dequantize(4 bits of W) + BA"}
+if TYPE_CHECKING:
+    import torch
+
+Change = Callable[[str, "torch.Tensor"], "torch.Tensor"]  # (name, value) of a base tensor to what is merged onto
 Certificate = dict[str, Any]
+ONTO = {"original": "W + BA", "dequantized": "dequantize(4 bits of W) + BA"}
 
 
 def certify(
     base: Path,
     adapter: Path,
     merged: Path,
-    rows: Rows,
     *,
-    round_trip: Change | None = None,
-    onto: str = "original",
-    device: str = "cpu",
+    change: Change | None = None,
     expected: dict[str, str] | None = None,
 ) -> Certificate:
     """Judge a merged folder; "problems" says what is wrong, and is empty for a merge that can be trusted.
@@ -42,104 +39,150 @@ def certify(
         base: the folder merged onto.
         adapter: the adapter's folder.
         merged: the folder to be judged.
-        rows: held-out prompts with the trained model's greedy answers; none leaves the models uncompared.
-        round_trip: base tensor to what the training saw of it; None where nothing was quantized.
-        onto: "original" or "dequantized".
-        device: where the models are run, a layer at a time.
+        change: what happened to each base tensor first; None where it is merged onto as it is stored.
         expected: SHA-256 by file name ("adapter_model.safetensors", and the base's files) as the manifests have them.
     """
-    change = round_trip if onto == "dequantized" else None
-    problems = _other_hashes(base, adapter, expected or {})
-    tensors = check_tensors(base, adapter, merged, change)
-    problems += tensors.pop("problems")
-    found: Certificate = {"onto": onto, "sum": ONTO[onto], "tensors": tensors, "answers": None, "gap": None}
-    if rows.ids and not problems:
-        made, yardstick, gap = compare(base, adapter, merged, rows, round_trip, change, device)
-        problems += right_merge(made, yardstick)
-        found["answers"] = _figures(made, rows) | {"yardstick": _figures(yardstick, rows)}
-        found["gap"] = _figures(gap, rows)
-    return found | {
-        "adapter_sha256": file_hash(adapter / "adapter_model.safetensors"),
+    onto = "dequantized" if change else "original"
+    tensors, problems = check_tensors(base, adapter, merged, change)
+    problems = _other_hashes(base, adapter, expected or {}) + _other_files(base, merged) + problems
+    return {
         "verdict": "refused" if problems else "certified",
+        "onto": onto,
+        "sum": ONTO[onto],
+        "tensors": tensors,
+        "adapter_sha256": file_hash(adapter / "adapter_model.safetensors"),
         "problems": problems,
     }
 
 
-def compare(
-    base: Path,
-    adapter: Path,
-    merged: Path,
-    rows: Rows,
-    round_trip: Change | None,
-    change: Change | None,
-    device: str,
-) -> tuple[Difference, Difference, Difference]:
-    """The merge against the adapter on the same base, that against a rounding by chance, and the merge against the
-    trained model; one layer of one model is in memory at a time."""
-    deltas, stored, ready = adapter_deltas(adapter), Weights(base), Weights(merged)
-    before, trained = change or unchanged, round_trip or unchanged
-    dtype = DTYPES[stored.found[next(iter(deltas))][1].dtype]
-    sources = {
-        "adapter": Source(stored, before, deltas),
-        "merged": Source(ready),
-        "chance": Source(stored, rounding_noise(deltas, dtype, before)),
+def check_tensors(
+    base: Path, adapter: Path, merged: Path, change: Change | None = None
+) -> tuple[dict[str, float], list[str]]:
+    """Compare a merged folder with base + adapter, tensor by tensor; one of them is in memory at a time.
+
+    Returns:
+        how many tensors there are and how many are adapted, with the share of the update that rounding lost; and the
+        problems, one line each, none when all is right.
+    """
+    before, after, layers = Weights(base), Weights(merged), peft_layers(base, adapter)
+    adapted = {f"{module}.weight": layer for module, layer in layers.items()}
+    problems = [f"{name} is not in the base" for name in sorted({*after, *adapted} - {*before})]
+    lost: list[float] = []
+    with Progress("checking", len(before)) as progress:
+        for number, (name, weight) in enumerate(before.items(), start=1):
+            there, problem = after.get(name), None
+            if there is None:
+                problem = "is missing"
+            elif (there.dtype, there.shape) != (weight.dtype, weight.shape):
+                problem = f"is {there.dtype} {tuple(there.shape)}, in the base {weight.dtype} {tuple(weight.shape)}"
+            elif name in adapted:
+                problem, share = _not_added(change(name, weight) if change else weight, there, adapted[name])
+                lost.append(share)
+            else:
+                problem = _not_kept(change(name, weight) if change else weight, there)
+            problems += [f"{name} {problem}"] if problem else []
+            progress.update(number)
+    figures = {"tensors": len(before), "adapted": len(lost), "lost_in_rounding": sum(lost) / max(len(lost), 1)}
+    return figures, problems
+
+
+def peft_layers(base: Path, adapter: Path) -> dict[str, Any]:
+    """PEFT's own LoRA layers with the adapter's weights, on a base without any, by the name of the base's module."""
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    pass_over_old_torchao()
+    inject_adapter_in_model(LoraConfig.from_pretrained(str(adapter)), model, low_cpu_mem_usage=True)
+    given = {  # PEFT's own loading would move them to where the base is, which has no weights
+        name.removeprefix(PREFIX).replace(".weight", ".default.weight"): value
+        for name, value in read_adapter(adapter).items()
     }
-    if trained is not before:
-        sources["trained"] = Source(stored, trained, deltas)
-    layers = 1 + max(int(name.split(".")[2]) for name in stored.found if name.startswith("model.layers."))
-    with Progress("comparing", layers * len(sources)) as progress:
-        done = iter(range(1, layers * len(sources) + 1))
-        out = {
-            name: Outputs(source, rows, device, lambda: progress.update(next(done))) for name, source in sources.items()
-        }
-    answers = rows.answers
-    made = difference(out["adapter"], out["merged"], answers)
-    gap = difference(out["trained"], out["merged"], answers) if "trained" in out else made
-    return made, difference(out["adapter"], out["chance"], answers), gap
+    if odd := model.load_state_dict(given, strict=False, assign=True).unexpected_keys:
+        raise KitError(f"PEFT puts no layer where the adapter in {shown(adapter)} has {odd[0]}")
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
-def table(certificate: Certificate) -> str:
-    """The certificate as lines to read."""
-    tensors, answers, gap = (certificate[name] for name in ("tensors", "answers", "gap"))
-    lines = [f"certificate: {certificate['verdict']}   {certificate['sum']}"]
-    if certificate["problems"]:
-        shown = certificate["problems"][:5]
-        return "\n".join([*lines, *(f"  WRONG        {problem}" for problem in shown)])
-    lines.append(
-        f"  tensors      {tensors['adapted']} of {tensors['tensors']} adapted, each within one rounding of PEFT's own; "
-        f"{100 * tensors['lost_in_rounding']:.2g} % of the update lost in it"
-    )
-    if answers:
-        lines += [
-            f"  same base    {answers['prompts']} answers, {answers['held_out']} of them to held-out questions, "
-            f"{answers['tokens']:,} tokens: KL "
-            f"{answers['kl']:.1e} (chance in rounding: {answers['yardstick']['kl']:.1e}), "
-            f"top-1 {100 * answers['top1']:.1f} %",
-            f"  trained      the model in training against this one: KL {gap['kl']:.1e}, perplexity of its answers "
-            f"{gap['perplexity'][0]:.3f} and {gap['perplexity'][1]:.3f}, same greedy answer {gap['same_answers']} of "
-            f"{gap['prompts']}",
-        ]
-    else:
-        lines.append("  answers      not compared")
-    return "\n".join(lines)
+def _not_added(weight: torch.Tensor, merged: torch.Tensor, layer: Any) -> tuple[str | None, float]:
+    """What is wrong with an adapted tensor, and the share of its update that rounding lost.
+
+    It may be half a step of its dtype away from W + delta, and as far as the order of float32 sums explains.
+    """
+    import torch
+
+    with torch.inference_mode():
+        a, b = layer.lora_A["default"].weight.float(), layer.lora_B["default"].weight.float()
+        delta = layer.get_delta_weight("default").float()
+        exact = weight.cpu().float() + delta
+        allowed = (abs(layer.scaling["default"]) * (b.abs() @ a.abs())).add_(exact.abs()).mul_((len(a) + 3) * 2.0**-24)
+        allowed.add_(spacing(exact, merged.dtype), alpha=0.5)
+        off = (merged.float() - exact).abs_()
+        right = (off <= allowed) & exact.isfinite()  # NaN is never right
+        share = float(off.norm() / delta.norm().clamp(min=1e-30))
+    if right.all():
+        return None, share
+    return f"has {int((~right).sum()):,} of {right.numel():,} weights that are not W + BA", share
 
 
-def _figures(found: Difference, rows: Rows) -> dict[str, Any]:
-    figures = asdict(found)
-    same, figures["tokens"] = figures.pop("same"), len(rows.answers)
-    figures["perplexity"] = [math.exp(min(loss, 700.0)) for loss in figures.pop("loss")]
-    ends = [0]
-    for row, start in zip(rows.ids, rows.starts, strict=True):
-        ends.append(ends[-1] + len(row) - start)
-    figures["prompts"], figures["held_out"] = len(rows.ids), rows.held_out
-    figures["same_answers"] = sum(all(same[a:b]) for a, b in pairwise(ends))
-    return figures
+def _not_kept(weight: torch.Tensor, merged: torch.Tensor) -> str | None:
+    """What is wrong with a tensor that no adapter touches."""
+    import torch
+
+    one, other = (values.contiguous().view(-1).view(torch.uint8) for values in (weight.cpu().to(merged.dtype), merged))
+    if not torch.equal(one, other):
+        return "has other bytes than the base's"
+    return None if merged.isfinite().all() else "holds NaN or Inf, as it does in the base"
+
+
+def spacing(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The distance between neighbouring numbers of `dtype` at each of the float32 `values`."""
+    import torch
+
+    kind = torch.finfo(dtype)
+    exponent = torch.frexp(values).exponent - 1
+    return torch.exp2(exponent.float()).mul_(kind.eps).clamp_(min=kind.smallest_normal * kind.eps)
 
 
 def _other_hashes(base: Path, adapter: Path, expected: dict[str, str]) -> list[str]:
+    """Base and adapter must be the files that the training knew."""
     places = {name: (adapter if name.startswith("adapter_") else base) / name for name in expected}
     return [
         f"{name} is not the file that the manifest names"
         for name, path in places.items()
         if not path.is_file() or file_identity(path) != expected[name]
     ]
+
+
+def _other_files(base: Path, merged: Path) -> list[str]:
+    """Tokenizer, configuration and their like must be the base's, and the index must say where each tensor is."""
+    found = [
+        f"{file.name} is not the base's"
+        for file in companions(base)
+        if not (merged / file.name).is_file() or (merged / file.name).read_bytes() != file.read_bytes()
+    ]
+    stored = {name: path.name for name, path in Weights(merged).files.items()}
+    listed = dict.fromkeys(stored, "model.safetensors")  # a model in one file has no index
+    if (merged / INDEX).is_file():
+        listed = json.loads((merged / INDEX).read_text())["weight_map"]
+    return found + ([] if listed == stored else [f"{INDEX} does not say which file holds each tensor"])
+
+
+def table(certificate: Certificate) -> str:
+    """The certificate as lines to read."""
+    lines = [f"certificate: {certificate['verdict']}   {certificate['sum']}"]
+    if problems := certificate["problems"]:
+        return "\n".join([*lines, *(f"  WRONG        {problem}" for problem in problems[:5])])
+    found, base = certificate["tensors"], "base" if certificate["onto"] == "original" else "dequantized base"
+    count, adapted, lost = found["tensors"], found["adapted"], found["lost_in_rounding"]
+    lines.append(
+        f"  adapted      {adapted} of {count} tensors, each within one rounding of W + PEFT's own update; "
+        f"{100 * lost:.2g} % of the update lost in it"
+    )
+    lines.append(
+        f"  others       {count - adapted} of {count} tensors, byte for byte the {base}'s, and the files beside them; "
+        "no NaN, no Inf"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,247 @@
+"""The merge: W + scale * B A, one tensor at a time, so that the model is never held whole.
+
+    base file -> W -> (dequantize(quantize(W))) -> W + scale * B A in float32 -> rounded once to W's dtype -> new file
+
+All other tensors keep their bytes. The files of the new model hold about 1 GB each.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..adapters import PREFIX, read_adapter
+from ..base import INDEX, Weights, companions, locate
+from ..disk import check_writable
+from ..errors import KitError
+from ..manifests import check_files, file_hash, read_manifest, shown
+from ..progress import Progress
+from ..quantization import card_released, round_trip
+from ..training import train_inputs, trained_adapter
+from .cards import card_texts
+from .certificate import ONTO, Certificate, Change, certify, table
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..runs import Run, Stage
+
+SHARD = 10**9  # bytes of one file of the new model; memory grows with it
+PLAIN = ("float32", "float16", "bfloat16")  # the dtypes of weights that can be added to
+REFUSED = "refused-merge"  # the folder of a merge that failed its certificate
+KAGGLE_WORKING = Path("/kaggle/working")
+KAGGLE_KEEPS = 20 * 10**9  # bytes of that folder; beyond them a session's output is lost
+NOT_MERGED = {  # settings of a PEFT LoRA whose update is not scale * B A, or that change more than linear layers
+    "use_dora": "DoRA",
+    "use_qalora": "QA-LoRA",
+    "lora_bias": "a LoRA with bias",
+    "modules_to_save": "an adapter with whole modules",
+    "trainable_token_indices": "an adapter with trained tokens",
+    "target_parameters": "an adapter of bare parameters",
+    "layer_replication": "an adapter with repeated layers",
+    "alora_invocation_tokens": "an activated LoRA",
+    "fan_in_fan_out": "an adapter of transposed layers",
+}
+MOVES_THE_BASE = ("pissa", "olora", "corda", "loftq")  # initial values that subtract from W: W + BA is another model
+
+
+def merge(run: Run, *, onto: str = "original") -> Path:
+    """Write base + adapter as a plain model folder with its certificate, and return it.
+
+    Reads one tensor at a time, adds in float32, rounds once to the base's dtype. The same inputs are merged once.
+
+    Args:
+        run: its adapter is trained.
+        onto: "original" adds to the base as it is published, which is what people share; "dequantized" adds to what
+            the adapter was trained on, the base after its trip through 4 bits: nearer to the trained model, and no
+            longer the published weights elsewhere.
+
+    Raises:
+        KitError: no trained adapter, one that is not plain LoRA, a damaged file, a full disk, or a refused merge.
+    """
+    if onto not in ONTO:
+        raise KitError(f"onto={onto!r} is no base to merge onto; there are {', '.join(map(repr, ONTO))}")
+    inputs, name = merge_inputs(run, onto), "merged" if onto == "original" else f"merged-{onto}"
+    folder = run.find(name, inputs)
+    if folder is None:
+        adapter, base = trained_adapter(run), locate(run.profile.base)
+        change = round_trip(run.profile) if onto == "dequantized" else None
+        if onto == "dequantized" and change is None:
+            raise KitError("this base is not quantized: there is nothing to dequantize, merge onto='original'")
+        check_writable(run.scratch)
+        check_room(run.scratch, size(base))
+        with run.writing(name, inputs) as stage, card_released():
+            stage.figures |= merge_folder(base, adapter, stage.folder, change)
+            certificate = _certified(run, base, adapter, stage, change)
+            for file, text in card_texts(run, "merged", certificate).items():
+                (stage.folder / file).write_text(text)
+            folder = stage.target
+    else:
+        check_files(folder)
+    print(table(json.loads((folder / "certificate.json").read_text())))
+    print(f"merged: {size(folder) / 2**20:,.1f} MiB in {shown(folder)}")
+    if run.scratch != run.path:
+        print("  a scratch disk, empty when the session ends; what you export is kept")
+    return folder
+
+
+def merge_folder(base: Path, adapter: Path, target: Path, change: Change | None = None) -> dict[str, Any]:
+    """Merge a PEFT adapter folder into a base folder; every adapted tensor must be found and finite.
+
+    The weights are written first and the configuration last: a folder that broke off is no model.
+
+    Args:
+        base: a Llama folder in safetensors, sharded or not; float32, float16 or bfloat16.
+        adapter: a plain LoRA folder.
+        target: an empty folder.
+        change: what happens to a base tensor first, as `quantization.round_trip`.
+
+    Raises:
+        KitError: a damaged file, or an adapter that does not fit.
+    """
+    from huggingface_hub import split_state_dict_into_shards_factory
+    from safetensors.torch import save_file
+
+    deltas, weights = adapter_deltas(adapter), Weights(base)
+    check_fits(deltas, weights, adapter)
+    sizes = {name: weight.nbytes for name, weight in weights.items()}
+    split = split_state_dict_into_shards_factory(
+        sizes, get_storage_size=int, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD
+    )
+    with Progress("merging", len(weights)) as progress:
+        for file, names in split.filename_to_tensors.items():
+            save_file(
+                {name: merged_tensor(name, weights[name], deltas.get(name), change) for name in names},
+                target / file,
+                metadata={"format": "pt"},  # transformers asks for it
+            )
+            (target / file).chmod(0o644)  # safetensors lets nobody but the owner read it
+            progress.update(progress.done + len(names))
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    for path in companions(base):
+        shutil.copy2(path, target / path.name)
+    return {"tensors_changed": len(deltas), "shards": len(split.filename_to_tensors)}
+
+
+def merged_tensor(name: str, weight: torch.Tensor, delta: Delta | None, change: Change | None) -> torch.Tensor:
+    """A tensor of the merged model on the CPU, in the dtype of the base's `weight`."""
+    import torch
+
+    if delta is None and change is None:
+        return weight
+    if str(weight.dtype).removeprefix("torch.") not in PLAIN:
+        raise KitError(f"{name} is stored as {weight.dtype}, which is not merged; {', '.join(PLAIN)} are")
+    before = change(name, weight) if change else weight
+    if delta is None:
+        return before.to(weight.dtype).cpu()
+    with torch.inference_mode():
+        merged = delta.add_to(before).to(weight.dtype).cpu()
+    if not merged.isfinite().all():
+        raise KitError(f"{name} is not finite after the merge: the adapter is broken, train it again")
+    return merged
+
+
+class Delta(NamedTuple):
+    """The update scale * B A of one weight."""
+
+    b: torch.Tensor  # (out, r) float32
+    a: torch.Tensor  # (r, in) float32
+    scale: float
+
+    def add_to(self, weight: torch.Tensor) -> torch.Tensor:
+        """W + scale * B A in float32, on the weight's device: (out, in)."""
+        return (self.b.to(weight.device) @ self.a.to(weight.device)).mul_(self.scale).add_(weight)
+
+
+def adapter_deltas(adapter: Path) -> dict[str, Delta]:
+    """Per adapted tensor of the base its update, with the scale as PEFT computes it (rsLoRA and patterns included).
+
+    Raises:
+        KitError: damaged, or an adapter that is not plain LoRA on linear layers.
+    """
+    tensors = read_adapter(adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
+    if problem := _not_plain(config, tensors, modules):
+        raise KitError(f"{shown(adapter)} is {problem}; plain LoRA and rsLoRA on linear layers are merged")
+    return {f"{module.removeprefix(PREFIX)}.weight": _delta(module, tensors, config) for module in modules}
+
+
+def _not_plain(config: dict[str, Any], tensors: dict[str, torch.Tensor], modules: list[str]) -> str | None:
+    """What kind of adapter it is, when it is none that can be merged."""
+    if config.get("peft_type") != "LORA":
+        return f"a {config.get('peft_type')} adapter"
+    if config.get("bias", "none") != "none":
+        return "an adapter that trains biases"
+    initial = str(config.get("init_lora_weights")).lower()
+    if initial.startswith(MOVES_THE_BASE):
+        return f"an adapter that began as {initial}, which changes the base's weights"
+    if setting := next((name for key, name in NOT_MERGED.items() if config.get(key)), None):
+        return setting
+    odd = {f"{module}.lora_{half}.weight" for module in modules for half in "AB"} ^ set(tensors)
+    return f"an adapter with tensors of another kind, as {min(odd)}" if odd else None
+
+
+def _delta(module: str, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> Delta:
+    from peft.utils.other import get_pattern_key
+
+    b, a = tensors[f"{module}.lora_B.weight"].float(), tensors[f"{module}.lora_A.weight"].float()
+    if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0]:
+        raise KitError(f"the adapter's {module} has A {tuple(a.shape)} and B {tuple(b.shape)}, which do not multiply")
+    alphas = config.get("alpha_pattern") or {}  # a pattern that names the module wins
+    alpha = float(alphas.get(get_pattern_key(list(alphas), module.removeprefix(PREFIX)), config["lora_alpha"]))
+    return Delta(b, a, alpha / (len(a) ** 0.5 if config.get("use_rslora") else len(a)))
+
+
+def check_fits(deltas: dict[str, Delta], weights: Weights, adapter: Path) -> None:
+    """Raise KitError unless the base has every tensor that the adapter changes, in its shape."""
+    missing = sorted(set(deltas) - set(weights))
+    if missing:
+        raise KitError(f"{shown(adapter)} changes {len(missing)} tensors that the base has not, as {missing[0]}")
+    for name, delta in deltas.items():
+        shape = (len(delta.b), delta.a.shape[1])
+        if shape != weights[name].shape:
+            raise KitError(f"the adapter does not fit {name}: {shape} against {tuple(weights[name].shape)}")
+
+
+def merge_inputs(run: Run, onto: str = "original") -> dict[str, Any]:
+    """What the merged model is made from."""
+    adapter = file_hash(trained_adapter(run) / "adapter_model.safetensors")
+    return {"training": train_inputs(run), "adapter": adapter, "onto": onto}
+
+
+def _certified(run: Run, base: Path, adapter: Path, stage: Stage, change: Change | None) -> Certificate:
+    """The certificate of what was just written; a merge that fails is set apart."""
+    trained = read_manifest(adapter.parent)
+    expected = dict(trained["inputs"]["data"]["base"]["files"])
+    expected["adapter_model.safetensors"] = trained["files"]["adapter/adapter_model.safetensors"]["sha256"]
+    certificate = certify(base, adapter, stage.folder, change=change, expected=expected)
+    (stage.folder / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n")
+    if certificate["problems"]:
+        apart = run.scratch / REFUSED
+        shutil.rmtree(apart, ignore_errors=True)
+        stage.folder.rename(apart)
+        raise KitError(f"{table(certificate)}\nthe merge is refused and lies in {shown(apart)}: delete it, merge again")
+    return certificate
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise KitError when the disk cannot take `needed` bytes, with the little that lies beside weights."""
+    free = shutil.disk_usage(folder).free
+    if folder.is_relative_to(KAGGLE_WORKING):
+        used = sum(file.stat().st_size for file in KAGGLE_WORKING.rglob("*") if file.is_file())
+        free = min(free, KAGGLE_KEEPS - used)
+    if free < needed * 1.05:
+        raise KitError(
+            f"the model needs {needed / 2**30:.1f} GiB and {shown(folder)} has {free / 2**30:.1f} GiB free: "
+            "free some space, or choose another place with lk.Run(root=...), on Kaggle /kaggle/temp"
+        )
+
+
+def size(folder: Path) -> int:
+    """Bytes of the weights in a model folder."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
