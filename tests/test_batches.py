@@ -15,10 +15,7 @@ from lora_kit.base import ASSETS
 from lora_kit.data import IGNORE, encode_batch
 from lora_kit.profiles import Training, profile
 from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, set_aside, steps
-<<<<<<< HEAD
 from lora_kit.training.recipe import recipe
-=======
->>>>>>> faults
 
 SYSTEM = list(range(100, 120))
 

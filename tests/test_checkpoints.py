@@ -300,19 +300,11 @@ def test_early_stopping_asks_rows_of_its_own_and_keeps_the_adapter_with_their_lo
 def test_early_stopping_goes_on_to_the_same_adapter_and_is_planned(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-<<<<<<< HEAD
-    patient = {"training__patience": 9, "training__epochs": 2}
-    one, other = run_in(place, "patient", **patient), run_in(place, "patient, stopped", **patient)
-    log = train(one)
-    with monkeypatch.context() as patch:
-        Stopper(patch, 7)
-=======
     patient = {"training__patience": 9, "training__epochs": 1}
     one, other = run_in(place, "patient", **patient), run_in(place, "patient, stopped", **patient)
     log = train(one)
     with monkeypatch.context() as patch:
         Stopper(patch, 4)
->>>>>>> faults
         train(other)
     train(other)
     assert sha(one) == sha(other)

@@ -15,11 +15,7 @@ from ..data import Prepared
 from ..errors import KitError
 from ..profiles import Training
 from ..quantization import parameter_counts
-<<<<<<< HEAD
 from .batches import Batch, Row, all_steps, rows_of, set_aside
-=======
-from .batches import Batch, all_steps, rows_of, set_aside
->>>>>>> faults
 from .guards import check_given
 from .loss import autocast, compute_dtype_of, loss_sum, training_mode
 from .memory import Sizes, activation_bytes, passing_bytes
@@ -101,15 +97,9 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
             "a plan needs the base with a fresh adapter of the run's settings: model = lk.load_base(run), then "
             "lk.attach_lora(model, run)"
         )
-<<<<<<< HEAD
     rows, _ = set_aside(rows_of(data.train), run.profile.training)
     chosen = recipe_for(run, rows)
     settings, steps = chosen.training, all_steps(rows, chosen.training)
-=======
-    settings = run.profile.training
-    rows, _ = set_aside(rows_of(data.train), settings)
-    steps = all_steps(rows, settings)
->>>>>>> faults
     batches = [batch for step in steps for batch in step]
     layers, card = layers_to_recompute(model, steps, run), card_bytes(model)
     forward, step = probe(model, batches, layers, settings)
@@ -119,11 +109,7 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
     result = Plan(
         steps=len(steps),
         tokens=tokens,
-<<<<<<< HEAD
         tokens_unshared=sum(len(row.input_ids) for row in rows) * int(settings.epochs),
-=======
-        tokens_unshared=sum(len(row.input_ids) for row in rows) * settings.epochs,
->>>>>>> faults
         padding=1 - own / tokens,
         weight_bytes=weights,
         adapter_bytes=adapter,
