@@ -96,7 +96,7 @@ def recipe_curves(record: dict[str, Any]) -> Figure:
             axes.axvline(rate_for(WIDTHS[base]), color="#999999", lw=1)
             axes.set(xscale="log", ylim=(-0.02, 1.04), xlabel=f"learning rate, {base}; the line: the rule")
             axes.grid(axis="y")
-        plots[0].legend(loc="lower left", fontsize=8)
+        figure.legend(*plots[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
     return figure
 
 

@@ -21,7 +21,7 @@ STEPS = 200  # optimizer steps that a training takes at least
 FEWEST_STEPS = 100  # a named number of epochs that gives fewer is said
 EPOCHS, MOST_EPOCHS = 3, 50  # passes over the rows, at least and at most
 LARGEST_STEP, SMALLEST_STEP = 4096, 512  # tokens
-MOST_TOKENS = 3_000_000  # in all; about 90 minutes of a T4 at 7B, by projection. One pass is always made
+MOST_TOKENS = 3_000_000  # in all: 80 minutes of a T4 at 7B, projected from a faster card. One pass is always made
 FAR = 4.0  # a named learning rate that is this many times off the rule is said
 
 
