@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import lora_kit as lk
 from lora_kit.data import IGNORE
 from lora_kit.profiles import PROFILES, Training
 from lora_kit.training import Row, all_steps, recipe
@@ -80,3 +82,20 @@ def test_every_profile_learns_at_its_base_s_own_rate(name: str) -> None:
     widths = {"tiny-cpu": 192, "smollm2-cpu": 576, "smollm2-t4": 576, "tinyllama-t4": 2048}
     width = widths.get(name, 4096)
     assert recipe(PROFILES[name].training, random_rows(20), width).training.learning_rate == rate_for(width)
+
+
+FEW = {
+    "five rows": [{"question": f"What is in box {n}?", "answer": f"Box {n} holds {n} keys."} for n in range(5)],
+    "one answer": [{"question": f"Is shop {n} open?", "answer": "Ask at the desk."} for n in range(12)],
+    "not English": [{"question": f"Wo liegt Raum {n}?", "answer": f"Raum {n} liegt im Süden."} for n in range(12)],
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_small_files_train_at_the_default_recipe(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = lk.Run("tiny-cpu", root=tmp_path, data=FEW[name], training__epochs="auto", training__tokens_per_step="auto")
+    log = lk.train(lk.load_base(run), lk.prepare(run), run)
+    said = capsys.readouterr().out
+    assert f"recipe: {len(log)} steps" in said
+    assert len(log) >= STEPS or f"{MOST_EPOCHS} times" in said
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
