@@ -60,7 +60,7 @@ def test_text_says_the_choice_and_gives_its_run(tmp_run_root: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("llama2",), "BASE='llama2' is not known; there are auto, llama-2, llama-2-mirror, tinyllama, tiny"),
+        (("llama2",), "BASE='llama2' is not known; there are auto, llama-2, llama-2-mirror, tinyllama, smollm2, tiny"),
         (("tiny", "handbook", "lora__rank=8"), "there is no setting 'lora__rank'"),
         (("tiny", "handbook", "lora__r"), "'lora__r' is no setting: write NAME=VALUE"),
         (("tiny", "handbook", "lora__r=many"), "lora__r='many' does not fit"),

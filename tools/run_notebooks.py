@@ -58,14 +58,16 @@ def execute(notebook: nbformat.NotebookNode, name: str, folder: Path, timeout: i
         coalesce_streams=True,  # an answer that grew word by word is one text
         resources={"metadata": {"path": folder}},
     )
-    peak: list[int] = [0]
+    peak, begun = [0], [0]
+    client.on_cell_start = lambda cell, **_: begun.append(begun[-1] + (cell.cell_type == "code"))
     client.on_cell_executed = lambda **_: peak.append(_peak(client))
     try:
         client.execute()
         return max(peak)
     except DeadKernelError:
-        done = sum(cell.get("execution_count") is not None for cell in notebook.cells if cell.cell_type == "code")
-        sys.exit(f"{name}: the kernel died in code cell {done + 1}. Most often the memory ran out; nothing was written")
+        sys.exit(
+            f"{name}: the kernel died in code cell {begun[-1]}. Most often the memory ran out; nothing was written"
+        )
     except CellExecutionError as error:
         sys.exit(f"{name}: {error.ename}: {error.evalue}\nin\n{str(error).partition('-----')[2][:600].strip('-')}")
 
