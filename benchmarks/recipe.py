@@ -112,6 +112,7 @@ class Bench:
         self.data = lk.prepare(self.run)
         self.rows, self.questions = rows_of(self.data.train), self.data.test
         self.batch = 256 if options.device == "cuda" else 32
+        self.base_says()  # now, before any adapter is on it
 
     def base_says(self) -> tuple[list[Any], list[Any]]:
         """The base's own answers to the general questions, and its likeliest tokens along them; asked once."""
@@ -248,7 +249,7 @@ def spread(options: argparse.Namespace, points: Sequence[Point]) -> None:
     names = [point.name for point in points]
     parts = [names[n :: options.jobs] for n in range(options.jobs)]
     running = [subprocess.Popen([*words, "--wait", "--points", *part]) for part in parts if part]
-    Bench(options).base_says()
+    Bench(options)
     for process in running:
         process.wait()
 
