@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,9 +56,11 @@ def recipe(record: dict[str, Any]) -> str:
         for row in sorted(points, key=recipe_order):
             told = f"{row['targets']} | {row['r']} | {row['rate']:.2g} | {row['steps']} | {row['epochs']}"
             seed = f", seed {row['seed']}" if row["seed"] else ""
-            figures = " | ".join(f"{row[name]:.3f}" if name == "kl" else f"{row[name]:.1%}" for name in RECIPE)
+            figures = " | ".join(recipe_cell(row[name], name) for name in RECIPE)
             lines.append(f"| {told.replace(' |', f'{seed} |', 1)} | {figures} |")
-        parts.append("\n".join(lines) + f"\n\n{len(points)} trainings on {of}, {', '.join(machines)}.")
+        parts.append(
+            "\n".join(lines) + f"\n\n{len(points)} training{'s' * (len(points) > 1)} on {of}, {', '.join(machines)}."
+        )
     return (
         "\n\n".join(parts)
         + f"\n\n`make bench-recipe`, {record['date']}; the adapter on the quantized base, held-out questions."
@@ -74,13 +77,18 @@ RECIPE = {
 }
 
 
+def recipe_cell(value: float | None, name: str) -> str:
+    return "not measured" if value is None else f"{value:.3f}" if name == "kl" else f"{value:.1%}"
+
+
 def recipe_order(point: dict[str, Any]) -> tuple[Any, ...]:
     return point["targets"], point["steps"], point["epochs"], point["r"], point["rate"], point["seed"]
 
 
 def recipe_curves(record: dict[str, Any]) -> Figure:
     """Held-out facts and what is kept, by learning rate, of all linear layers and of q and v."""
-    bases = list(dict.fromkeys(point["base"] for point in record["points"]))
+    counts = Counter(point["base"] for point in record["points"])
+    bases = [base for base, count in counts.items() if count > 2]
     with paper(3.2, "Held-out facts answered and what is kept of the base, by learning rate and layers.") as figure:
         plots = figure.subplots(1, len(bases), squeeze=False)[0]
         for axes, base in zip(plots, bases, strict=True):
