@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from lora_kit import environment, machine
+from lora_kit import machine
 from lora_kit.__main__ import COMMANDS, HELP, STAGE_OF, main
+from lora_kit.doctor import Checkup
 from lora_kit.pipeline import STAGES
 from lora_kit.runs import Run
-from lora_kit.traps import Checkup
 
 TINY = ["--profile", "tiny-cpu"]
 MISTAKES = {
     "unknown profile": (["plan", "--profile", "huge"], "there is no profile 'huge'; the profiles are tiny-cpu"),
     "unknown setting": (["train", *TINY, "--set", "lora__rank=4"], "there is no setting 'lora__rank'"),
     "no value": (["train", *TINY, "--set", "lora__r"], "--set 'lora__r' must be KEY=VALUE"),
-    "wrong type": (["train", *TINY, "--set", "lora__r=many"], "lora__r='many' does not fit: it must be"),
-    "wrong value": (["train", *TINY, "--set", "lora__r=0"], "lora__r=0 must be a number above 0"),
+    "wrong type": (["train", *TINY, "--set", "lora__r=many"], "lora__r='many' must be"),
+    "wrong value": (["train", *TINY, "--set", "lora__r=0"], "lora__r='0' must be a whole number above 0"),
     "no such data": (
         ["prepare", *TINY, "--data", "gone.jsonl"],
         "data='gone.jsonl' is neither a file, a folder, a Hub",
@@ -128,8 +128,8 @@ def test_runs_are_listed_and_one_is_deleted(tmp_path: Path, capsys: pytest.Captu
 def test_what_a_run_has_on_kaggle_s_scratch_disk_is_listed_and_deleted_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(environment, "KAGGLE_RUNS", tmp_path / "kept")
-    monkeypatch.setattr(environment, "KAGGLE_SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(machine, "KAGGLE_RUNS", tmp_path / "kept")
+    monkeypatch.setattr(machine, "KAGGLE_SCRATCH", tmp_path / "scratch")
     for place in ("kept/one/data/manifest.json", "scratch/one/merged/model.safetensors"):
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).write_bytes(b"x" * 2**20)
