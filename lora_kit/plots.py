@@ -45,7 +45,7 @@ def loss_curve(log: Sequence[dict[str, Any]]) -> Figure:
     Args:
         log: rows with "step", "loss" (nats a learned token), "learning_rate", and in some rows "evaluation_loss".
     """
-    with paper(4.2, _told_loss(log)) as figure:
+    with paper(4.2, _loss_in_words(log)) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         _draw_loss(above, log)
         below.plot([row["step"] for row in log], [row["learning_rate"] for row in log], color=FAINT, lw=1.2)
@@ -65,7 +65,7 @@ def before_after(figures: dict[str, dict[str, Any]]) -> Figure:
     """
     from matplotlib.patches import Patch
 
-    with paper(1.2 + 0.95 * max(1, len(figures)), _told_bars(figures)) as figure:
+    with paper(1.2 + 0.95 * max(1, len(figures)), _bars_in_words(figures)) as figure:
         axes = figure.subplots()
         for row, measured in enumerate(figures.values()):
             for place, model in enumerate(MODELS):
@@ -77,26 +77,6 @@ def before_after(figures: dict[str, dict[str, Any]]) -> Figure:
         axes.grid(axis="x")
         title(axes, "Before and after")
         legend(axes, [Patch(color=colour, label=model) for model, colour in MODELS.items()])
-    return figure
-
-
-def growth_curves(figures: dict[str, dict[Any, dict[str, float]]]) -> Figure:
-    """Tokens a second of training, as one thing grows at a time.
-
-    Args:
-        figures: what grows -> its values -> {"tokens_per_second": ...}.
-    """
-    with paper(3.0, "Training speed in tokens a second, as one thing grows at a time.") as figure:
-        plots = figure.subplots(1, len(figures), squeeze=False)[0]
-        for axes, (name, measured) in zip(plots, figures.items(), strict=True):
-            speeds = [row["tokens_per_second"] for row in measured.values()]
-            axes.plot(range(len(speeds)), speeds, "o-", color=MODELS["adapter"], lw=2, ms=5)
-            axes.set_xticks(range(len(speeds)), [str(value) for value in measured])
-            axes.set(xlabel=name, ylim=(0, 1.1 * max(speeds)))
-            axes.yaxis.set_major_formatter("{x:,.0f}")
-            axes.grid(axis="y")
-        plots[0].set_ylabel("tokens a second")
-        title(plots[0], "Training speed")
     return figure
 
 
@@ -126,17 +106,17 @@ def paper(height: float, alt: str) -> Iterator[Figure]:
     figure._repr_png_ = lambda: (png(figure), {"alt": alt})  # type: ignore[attr-defined]
 
 
-def _told_loss(log: Sequence[dict[str, Any]]) -> str:
+def _loss_in_words(log: Sequence[dict[str, Any]]) -> str:
     ends = f"from {log[0]['loss']:.3g} to {log[-1]['loss']:.3g} in {len(log):,} steps" if log else "no steps"
     return f"Training loss by step, {ends}; below it the learning rate."
 
 
-def _told_bars(figures: dict[str, dict[str, Any]]) -> str:
-    told = []
+def _bars_in_words(figures: dict[str, dict[str, Any]]) -> str:
+    parts = []
     for name, measured in figures.items():
         values = ((model, measured.get(model)) for model in MODELS)
-        told.append(f"{name}: " + ", ".join(f"{m} {'not measured' if v is None else f'{v:.2f}'}" for m, v in values))
-    return "Bars before and after. " + "; ".join(told) + "."
+        parts.append(f"{name}: " + ", ".join(f"{m} {'not measured' if v is None else f'{v:.2f}'}" for m, v in values))
+    return "Bars before and after. " + "; ".join(parts) + "."
 
 
 def _draw_loss(axes: Axes, log: Sequence[dict[str, Any]]) -> None:

@@ -1,1 +1,1 @@
-from .doctor import *  # noqa: F403
+from .checkup import *  # noqa: F403

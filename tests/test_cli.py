@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from lora_kit import machine
-from lora_kit.__main__ import COMMANDS, HELP, STAGE_OF, main
-from lora_kit.doctor import Checkup
-from lora_kit.pipeline import STAGES
+from lora_kit.__main__ import COMMANDS, main
+from lora_kit.checkup import Checkup
 from lora_kit.runs import Run
 
 TINY = ["--profile", "tiny-cpu"]
@@ -74,19 +73,17 @@ def test_a_stop_by_hand_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: p
     def stop(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "runs", stop)
+    monkeypatch.setitem(COMMANDS, "runs", (stop, ""))
     assert main(["runs"]) == 130
     assert "finished stages are kept" in capsys.readouterr().err
 
 
-def test_every_command_has_a_help_and_every_stage_is_known(capsys: pytest.CaptureFixture[str]) -> None:
-    assert HELP.keys() == COMMANDS.keys()
-    assert set(STAGE_OF.values()) < set(STAGES)
+def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--help"])
     assert left.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert all(f"{name} {text}" in shown for name, text in HELP.items())
+    assert len(COMMANDS) == 10 and all(f"{name} {text}" in shown for name, (_, text) in COMMANDS.items())
 
 
 def test_runs_lists_folders_with_a_finished_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +144,7 @@ def test_of_the_doctor_s_json_nothing_else_is_a_part(
         print("2 GPUs are here")
         return Checkup([])
 
-    monkeypatch.setattr("lora_kit.__main__.doctor", talkative)
+    monkeypatch.setattr("lora_kit.checkup.doctor", talkative)
     assert main(["doctor", "--json"]) == 0
     told = capsys.readouterr()
     assert json.loads(told.out) == [] and "2 GPUs are here" in told.err

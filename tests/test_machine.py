@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from lora_kit import machine
-from lora_kit.doctor import doctor
+from lora_kit.checkup import doctor
 from lora_kit.errors import KitError
 from lora_kit.machine import HIDDEN, VISIBLE, Gpu, choose_profile, compute_dtype, default_root, prepare_process
 from lora_kit.presets import profile

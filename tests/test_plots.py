@@ -145,12 +145,3 @@ def contrast_with_white(colour):
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 1.05 / (sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) + 0.05)
-
-
-def test_growth_has_a_plot_for_everything_that_grows() -> None:
-    measured = {"rank": {4: {"tokens_per_second": 900.0}, 8: {"tokens_per_second": 880.0}}}
-    figure = plots.growth_curves(measured | {"layers": measured["rank"]})
-    assert [axes.get_xlabel() for axes in figure.axes] == ["rank", "layers"]
-    assert list(figure.axes[0].get_lines()[0].get_ydata()) == [900.0, 880.0]
-    assert all(axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 900 for axes in figure.axes)
-    assert plots.png(figure).startswith(b"\x89PNG")

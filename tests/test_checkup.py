@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-import lora_kit.doctor as module
+from lora_kit import checkup as module
 from lora_kit import machine
-from lora_kit.doctor import Check, Checkup, doctor
+from lora_kit.checkup import Check, Checkup, doctor
 from lora_kit.errors import KitError
 from lora_kit.machine import Gpu
 
@@ -193,7 +193,7 @@ def test_a_hub_that_stays_silent_holds_no_process_back() -> None:
     """In a process of its own: a thread that waits must not keep it alive."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         given = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
-        code = "from lora_kit import doctor; doctor.PATIENCE = 0.5; print(doctor.doctor('tinyllama-t4'))"
+        code = "from lora_kit import checkup; checkup.PATIENCE = 0.5; print(checkup.doctor('tinyllama-t4'))"
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, timeout=60)
     assert "the Hub does not answer within 0.5 s" in done.stdout
