@@ -9,10 +9,9 @@ import io
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import attach_lora
+from ..adapters import attach
 from ..base import load_tokenizer, locate
 from ..data import encode_batch, read_conversations
 from ..errors import KitError
@@ -88,7 +87,7 @@ def _check(steps: int, full: bool, overrides: dict[str, Any]) -> None:
 
 def _model(chosen: Profile, full: bool) -> PreTrainedModel:
     model = load_model(chosen, locate(chosen.base))
-    return model.requires_grad_(True) if full else attach_lora(model, SimpleNamespace(profile=chosen))  # type: ignore[arg-type]
+    return model.requires_grad_(True) if full else attach(model, chosen)
 
 
 @lru_cache(maxsize=1)
