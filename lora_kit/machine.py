@@ -7,7 +7,6 @@ What may be wrong with a machine is in doctor.py.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -221,11 +220,6 @@ def memory_gib() -> float:
 
     used = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else psutil.Process().memory_info().rss
     return float(used) / 2**30
-
-
-def hush_bitsandbytes() -> None:
-    """On a CPU it reports an optional kernel package as missing; the built-in code is what we want."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def environment_report() -> str:
