@@ -115,11 +115,11 @@ def stream(
     """One answer as it grows, the whole text so far after every token that adds to it; `draw`: temperature and seed."""
     prompts, stops = prompts_of([chat], tokenizer), stop_tokens(model, tokenizer)
     check_length(len(prompts[0]), max_new_tokens, model.config.max_position_embeddings)
-    sent, shown = SimpleQueue[str | None](), ""
+    sent, shown = SimpleQueue[list[int] | None](), ""
     left = Event()  # nobody reads on: the next token is the last
 
     def watch(ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        sent.put(text_of(ids[0, len(prompts[0]) :].tolist(), tokenizer))
+        sent.put(ids[0, len(prompts[0]) :].tolist())
         return ids.new_full((1,), left.is_set()).bool()
 
     options = {"max_new_tokens": max_new_tokens, "eos_token_id": stops, "watch": watch, **draw}
@@ -127,7 +127,8 @@ def stream(
         answer = pool.submit(generate_ids, model, prompts, **options)
         answer.add_done_callback(lambda _: sent.put(None))
         try:
-            for text in iter(sent.get, None):
+            for row in iter(sent.get, None):
+                text = text_of(row, tokenizer)  # here, not in the thread: a tokenizer serves one thread at a time
                 if text != shown and not text.endswith("\ufffd"):  # a character whose other half is still to come
                     shown = text
                     yield text
