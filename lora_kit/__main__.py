@@ -79,7 +79,6 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--onto", default="original", choices=("original", "dequantized"), help="which base")
         if name == "evaluate":
             command.add_argument("--questions", metavar="FILE", help="your own questions with answers, as data is read")
-            command.add_argument("--harness", nargs="+", default=[], metavar="TASK", help="lm-eval's tasks besides")
         if name == "chat":
             command.add_argument("--adapter", help="which of the run's adapters answers, as handbook or triage")
             command.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; 2 at most")
@@ -127,8 +126,7 @@ def _demo(options: argparse.Namespace) -> int:
         options.profile = "tiny-cpu"  # a demo downloads nothing, also where a GPU is
     run = open_run(options)
     make(run, "merged")
-    told = options if options.command == "evaluate" else argparse.Namespace(questions=None, harness=[])
-    evaluate(run, questions=told.questions, harness=told.harness)
+    evaluate(run, questions=getattr(options, "questions", None))
     return 0
 
 
