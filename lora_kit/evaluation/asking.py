@@ -1,6 +1,6 @@
 """Which questions are asked, and what base, adapter and merged model answer, one model in memory at a time.
 
-evaluation-unfinished-3f2a91/   base.json  adapter.json    from which an evaluation that broke off goes on
+evaluation-unfinished-3f2a91/   base-answers.json  adapter-answers.json    from which a broken-off evaluation goes on
 """
 
 from __future__ import annotations
@@ -100,14 +100,20 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Pat
     try:
         with Progress("answers", len(MODELS) * len(questions)) as progress:
             for number, name in enumerate(MODELS):
-                path, before = cache / f"{name}.json", number * len(questions)
+                path, before = cache / f"{name}-answers.json", number * len(questions)
                 if path.is_file():
                     print(f"{name}: answered before this evaluation broke off, kept in {cache.name}")
                     found |= json.loads(path.read_text())
                     continue
-                model = _load(run, name, model, merged)
-                given = ask(run, model, questions, lambda done, before=before: progress.update(before + done))
-                part = {name: given} | _beside(run, model, questions, given, found)
+                if name == "merged":
+                    if model is not None:
+                        release(model)
+                    model = load_model(run.profile, merged)
+                model = model or load_base(run)
+                if name == "adapter":
+                    load_adapter(model, trained_adapter(run))
+                answered = ask(run, model, questions, lambda done, before=before: progress.update(before + done))
+                part = {name: answered} | _compare(run, model, questions, answered, found)
                 cache.mkdir(parents=True, exist_ok=True)
                 with whole_file(path) as partial:
                     partial.write_text(json.dumps(part))
@@ -118,54 +124,33 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Pat
     return found
 
 
-def _load(run: Run, name: str, model: PreTrainedModel | None, merged: Path) -> PreTrainedModel:
-    """The model to ask next; the one that was asked before makes room, or gets the adapter on it."""
-    if name == "merged":
-        if model is not None:
-            release(model)
-        return load_model(run.profile, merged)
-    model = model or load_base(run)
-    return load_adapter(model, trained_adapter(run)) if name == "adapter" else model
-
-
-def _beside(
-    run: Run, model: PreTrainedModel, questions: Sequence[Question], given: list[Answer], found: dict[str, Any]
-) -> dict[str, Any]:
-    """Write into the general answers how far the model is from the base; of the base, what that is measured with."""
-    general, training = [i for i, row in enumerate(questions) if row["kind"] == "general"], run.profile.training
-    base = found.get("base", given)
-    rows = answer_rows([questions[i]["prompt"] for i in general], [base[i]["ids"] for i in general])
-    moved = divergences(model, rows, found["likeliest"], training) if found else [ITSELF] * len(general)
-    for i, divergence in zip(general, moved, strict=True):
-        given[i] |= divergence._asdict()
-    if found:
-        return {}
-    return {"likeliest": likeliest(model, rows, training), "again": ask_again(run, model, questions)}
-
-
 def ask(run: Run, model: PreTrainedModel, questions: Sequence[Question], done: Callable[[int], Any]) -> list[Answer]:
     """Greedy answers by the profile's evaluation settings, and the loss of the references."""
-    settings, tokenizer = run.profile.evaluation, load_tokenizer(run.profile.base)
-    rows = generate_ids(
-        model,
-        [row["prompt"] for row in questions],
-        max_new_tokens=settings.max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        batch_size=settings.batch_size,
-        done=done,
-    )
+    tokenizer, settings = load_tokenizer(run.profile.base), run.profile.evaluation
+    eos, limit, size = tokenizer.eos_token_id, settings.max_new_tokens, settings.batch_size
+    prompts = [row["prompt"] for row in questions]
+    rows = generate_ids(model, prompts, max_new_tokens=limit, eos_token_id=eos, batch_size=size, done=done)
     losses = reference_losses(model, [row["encoded"] for row in questions], run.profile.training)
     return [
-        {
-            "text": text_of(ids, tokenizer),
-            "ids": ids,
-            "stopped": ids[-1:] == [tokenizer.eos_token_id],
-            "loss": loss,
-            "agreement": None,
-            "kl": None,
-        }
+        {"text": text_of(ids, tokenizer), "ids": ids, "stopped": ids[-1:] == [eos], "loss": loss}
+        | {"agreement": None, "kl": None}
         for ids, loss in zip(rows, losses, strict=True)
     ]
+
+
+def _compare(
+    run: Run, model: PreTrainedModel, questions: Sequence[Question], answers: list[Answer], found: dict[str, Any]
+) -> dict[str, Any]:
+    """Add to general answers how far the model is from the base; return what the base adds to the answers."""
+    general, training = [i for i, row in enumerate(questions) if row["kind"] == "general"], run.profile.training
+    base, is_base = found.get("base", answers), not found
+    rows = answer_rows([questions[i]["prompt"] for i in general], [base[i]["ids"] for i in general])
+    moved = [ITSELF] * len(rows) if is_base else divergences(model, rows, found["likeliest"], training)
+    for i, divergence in zip(general, moved, strict=True):
+        answers[i] |= divergence._asdict()
+    if is_base:
+        return {"likeliest": likeliest(model, rows, training), "again": ask_again(run, model, questions)}
+    return {}
 
 
 def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question]) -> list[tuple[int, str]]:
@@ -175,13 +160,9 @@ def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question]) -
     """
     judged = [i for i, row in enumerate(questions) if row["kind"] != "general"]
     chosen, settings = judged[:: max(1, len(judged) // AGAIN)][:AGAIN], run.profile.evaluation
-    texts = answers(
-        model,
-        load_tokenizer(run.profile.base),
-        [questions[i]["messages"] for i in chosen],
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=max(1, settings.batch_size // 4 - 1),
-    )
+    tokenizer, asked = load_tokenizer(run.profile.base), [questions[i]["messages"] for i in chosen]
+    size = max(1, settings.batch_size // 4 - 1)
+    texts = answers(model, tokenizer, asked, max_new_tokens=settings.max_new_tokens, batch_size=size)
     return list(zip(chosen, texts, strict=True))
 
 

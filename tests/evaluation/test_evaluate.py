@@ -201,7 +201,7 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
         lk.evaluate(run)
     assert not any(list(model.parameters()) for model in models)  # none is left in memory
     (cache,) = run.path.glob("evaluation-unfinished-*")
-    assert {path.name for path in cache.iterdir()} == {"base.json", "adapter.json"}
+    assert {path.name for path in cache.iterdir()} == {"base-answers.json", "adapter-answers.json"}
     monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("the base is asked again"))
     card = lk.evaluate(run)
     assert len(models) == 4 and card["figures"] == whole["figures"] and not cache.exists()
