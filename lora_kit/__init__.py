@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .data import prepare
     from .environment import environment_report, keep_on_drive
     from .errors import KitError
-    from .evaluation import evaluate, read_answers
+    from .evaluation.evaluate import evaluate, read_answers
     from .extras import export, push
     from .generation import answers
     from .merging.merge import merge

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Pat
     try:
         with Progress("answers", len(MODELS) * len(questions)) as progress:
             for number, name in enumerate(MODELS):
-                path, before = cache / f"{name}-answers.json", number * len(questions)
+                path = cache / f"{name}-answers.json"
                 if path.is_file():
                     print(f"{name}: answered before this evaluation broke off, kept in {cache.name}")
                     found |= json.loads(path.read_text())
@@ -112,16 +113,20 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Pat
                 model = model or load_base(run)
                 if name == "adapter":
                     load_adapter(model, trained_adapter(run))
-                answered = ask(run, model, questions, lambda done, before=before: progress.update(before + done))
+                answered = ask(run, model, questions, partial(_show, progress, number * len(questions)))
                 part = {name: answered} | _compare(run, model, questions, answered, found)
                 cache.mkdir(parents=True, exist_ok=True)
-                with whole_file(path) as partial:
-                    partial.write_text(json.dumps(part))
+                with whole_file(path) as unfinished:
+                    unfinished.write_text(json.dumps(part))
                 found |= part
     finally:
         if model is not None:
             release(model)
     return found
+
+
+def _show(progress: Progress, before: int, done: int) -> None:
+    progress.update(before + done)
 
 
 def ask(run: Run, model: PreTrainedModel, questions: Sequence[Question], done: Callable[[int], Any]) -> list[Answer]:
