@@ -14,7 +14,7 @@ from typing import Any
 from record import head, store
 
 import lora_kit as lk
-from lora_kit.evaluation.intervals import interval
+from lora_kit.evaluation.card import interval
 
 TOKENS, PROMPTS = 64, 4
 

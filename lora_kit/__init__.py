@@ -11,33 +11,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .adapters import attach_lora as attach_lora
-    from .adapters import load_adapter as load_adapter
-    from .adapters import save_adapter as save_adapter
-    from .adapters import set_adapter as set_adapter
-    from .base import load_tokenizer as load_tokenizer
-    from .chatting import chat as chat
-    from .checkup import doctor as doctor
-    from .data import prepare as prepare
-    from .errors import KitError as KitError
-    from .evaluation import evaluate as evaluate
-    from .evaluation import read_answers as read_answers
-    from .extras import export as export
-    from .extras import push as push
-    from .generation import answers as answers
-    from .machine import environment_report as environment_report
-    from .machine import keep_on_drive as keep_on_drive
-    from .merging.merge import merge as merge
-    from .minutes import budget as budget
-    from .notebook import settings as settings
-    from .pipeline import make as make
-    from .presets import PROFILES as PROFILES
-    from .quantization import load_base as load_base
-    from .quantization import release as release
-    from .runs import Run as Run
-    from .training import plan as plan
-    from .training import train as train
-    from .training import trained_adapter as trained_adapter
+    from .adapters import attach_lora, load_adapter, save_adapter, set_adapter
+    from .base import load_tokenizer
+    from .chatting import chat
+    from .checkup import doctor
+    from .data import prepare
+    from .errors import KitError
+    from .extras import export, push
+    from .generation import answers
+    from .machine import environment_report, keep_on_drive
+    from .merging.merge import merge
+    from .minutes import budget
+    from .notebook import settings
+    from .pipeline import make
+    from .presets import PROFILES
+    from .quantization import load_base, release
+    from .runs import Run
+    from .training import plan, train, trained_adapter
+    from .evaluation.evaluate import evaluate, read_answers
 
 _MODULES = {
     "adapters": ("attach_lora", "load_adapter", "save_adapter", "set_adapter"),

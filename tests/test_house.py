@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOUNDATION = {"errors", "disk", "overrides", "profiles", "base", "machine", "environment", "manifests", "runs", "traps"}
 LAYERS = (
-    FOUNDATION | {"panel", "progress", "figures"},
+    FOUNDATION | {"panel", "progress", "figures", "templates"},
     {"data", "quantization", "adapters", "generation"},
     {"training", "merging", "evaluation"},
     {"pipeline", "minutes", "chatting", "extras", "notebook", "__main__", "__init__"},

@@ -11,7 +11,7 @@ import lora_kit as lk
 from lora_kit import chatting, pipeline
 from lora_kit.__main__ import main
 from lora_kit.evaluation import evaluation_inputs
-from lora_kit.evaluation.measures import FIGURES
+from lora_kit.evaluation.card import METRICS
 
 from .models import SHORT
 
@@ -24,7 +24,7 @@ def test_every_stage_leaves_a_folder_with_a_manifest(done: lk.Run) -> None:
 
 def test_the_report_card_holds_every_figure_with_intervals(done: lk.Run) -> None:
     card = json.loads((done.path / "evaluation" / "report_card.json").read_text())
-    assert list(card["figures"]) == [figure.name for figure in FIGURES]
+    assert list(card["figures"]) == [metric.name for metric in METRICS]
     for figure in card["figures"].values():
         assert {"base", "adapter", "merged", "n", "interval", "difference"} <= set(figure)
     assert card["verdict"]["decision"] != "ship"  # one epoch and three questions prove nothing

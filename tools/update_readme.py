@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_kit.evaluation.measures import FIGURES, HEADLINE, headline
+from lora_kit.evaluation.card import HEADLINE, METRICS, headline
 from lora_kit.plots import MODELS, before_after, loss_curve, paper, png, title
 from lora_kit.training.recipe import rate_for
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTHS = {"smollm2": 576, "tiny": 192}
-MEANINGS = {figure.name: figure.meaning for figure in FIGURES}
+MEANINGS = {metric.name: metric.meaning for metric in METRICS}
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 

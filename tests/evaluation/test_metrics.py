@@ -23,8 +23,7 @@ from lora_kit.evaluation.metrics import (
     token_f1,
 )
 
-CARD = {"style": {"ends_with": "Yours, Wren."}, "decline": {"patterns": [r"\bdo not know\b"]}}
-NO, YES = "I do not know. Yours, Wren.", "The gate opens at six. Yours, Wren."
+from .judged import CARD, NO
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lora_kit.evaluation import divergence as subject
 from lora_kit.evaluation.divergence import answer_rows, divergence, divergences, likeliest, lumped
 from lora_kit.training import Row
 
-from .models import load_small_llama, random_rows, save_small_llama, small_profile
+from ..models import load_small_llama, random_rows, save_small_llama, small_profile
 
 SETTINGS = small_profile(training__tokens_per_micro_batch=128).training  # several batches, with padding
 ROWS = [Row(row.input_ids, row.labels, number) for number, row in enumerate(random_rows(12))]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from lora_kit.data import Encoded
-from lora_kit.evaluation.asking import Answer, Answers
+from lora_kit.evaluation.card import MODELS, card_metrics
 from lora_kit.evaluation.divergence import divergence
-from lora_kit.evaluation.judging import judge
-from lora_kit.evaluation.measures import MODELS, card_figures
+from lora_kit.evaluation.metrics import judge
 from lora_kit.evaluation.verdict import ENOUGH, RULES, verdict
+
+from .judged import answer, question
 
 
 def card(n: int = ENOUGH, rise: float = 0.5, **changed: float | None) -> dict[str, Any]:
@@ -91,14 +91,12 @@ BLOOD = "The blood that comes out of a wound is red."
 
 def general_card(said: list[str], agreement: list[float], kl: list[float]) -> dict[str, Any]:
     """A good card but for what the merged model says to general questions, and how far it moved there."""
-    messages = [{"role": "user", "content": "Which colour?"}, {"role": "assistant", "content": "Red."}]
     decline, rows = {"decline": {"patterns": ["do not know"]}}, []
     for text, same, moved in zip(said, agreement, kl, strict=True):
-        answers = {model: [Answer(BLOOD, [7] * 12, True, 1.0, 1.0, 0.0)] for model in MODELS}
-        answers["merged"] = [Answer(text, [7] * 12, True, 1.0, same, moved)]
-        given = Answers([Encoded([1, 2, 3], [-100, 2, 3])], answers, {})
-        rows.append(judge({"kind": "general", "messages": messages}, 0, given, decline))
-    told, measured = card(), card_figures(rows, decline)
+        answers = {model: answer(BLOOD, 1.0, 0.0, tokens=12) for model in MODELS}
+        answers["merged"] = answer(text, same, moved, tokens=12)
+        rows.append(judge(question("general", "Red."), answers, decline))
+    told, measured = card(), card_metrics(rows, decline)
     told["figures"] |= {name: measured[name] for name in ("kept", "kept_kl", "kept_declined")}
     return told
 
