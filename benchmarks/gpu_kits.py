@@ -21,8 +21,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lora_kit.environment import compute_dtype
-from lora_kit.profiles import Profile
+from lora_kit.config import Profile
+from lora_kit.machine import compute_dtype
 
 Rows = list[tuple[list[int], list[int]]]
 Train = Callable[[], list[float]]

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpu_kits import Setup, loaded
 
-from lora_kit.profiles import ALL_LINEAR
+from lora_kit.config import ALL_LINEAR
 
 Q_AND_V = ("q_proj", "v_proj")
 SETTINGS = (  # rows, tokens each, rank, targets, layers that are not computed twice: each value of each several times

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .checkup import doctor
     from .data import prepare
     from .errors import KitError
+    from .evaluation.evaluate import evaluate, read_answers
     from .extras import export, push
     from .generation import answers
     from .machine import environment_report, keep_on_drive
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from .quantization import load_base, release
     from .runs import Run
     from .training import plan, train, trained_adapter
-    from .evaluation.evaluate import evaluate, read_answers
 
 _MODULES = {
     "adapters": ("attach_lora", "load_adapter", "save_adapter", "set_adapter"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from .profiles import Lora, Profile
+    from .config import Lora, Profile
     from .runs import Run
 
 PREFIX = "base_model.model."  # what PEFT puts before every tensor name in a saved adapter

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from lora_kit.panel import panel
 
 import lora_kit as lk
 from lora_kit.notebook import figures, short_training
-from lora_kit.panel import panel
 
 
 def test_the_lab_trains_an_adapter_and_counts_it() -> None:

@@ -19,9 +19,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 import lora_kit as lk
+from lora_kit.config import Base
 from lora_kit.errors import KitError
 from lora_kit.merging.cards import front_matter
-from lora_kit.profiles import LLAMA2, PROFILES, SMOLLM2, Base, profile
+from lora_kit.presets import LLAMA2, PROFILES, SMOLLM2, profile
 
 TOKEN = "hf_thisIsAPlantedTokenThatNobodyMaySee"
 # the Hub's own list (hub-docs, docs/hub/repositories-licenses.md)

@@ -16,7 +16,7 @@ from ..adapters import load_adapter
 from ..base import load_tokenizer
 from ..data import IGNORE, TAGS, Conversation, Encoded, Prepared, encode_batch, last_answer, near_duplicates, run_start
 from ..data.sources import dataset_files
-from ..disk import whole_file
+from ..files import whole_file
 from ..generation import answers, generate_ids, prompts_of, text_of
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
@@ -28,7 +28,7 @@ from .verdict import ENOUGH
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..profiles import Training
+    from ..config import Training
     from ..runs import Run
 
 Question = dict[str, Any]  # a held-out row, with `prompt` (ids up to the answer) and `encoded` (the whole row)

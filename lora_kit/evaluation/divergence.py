@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from ..profiles import Training
+    from ..config import Training
 
 TOP = 32  # tokens per position; in JSON, 120 answers of 256 tokens are about 15 MB
 NEVER = -100.0  # log-probability of what cannot happen: JSON has no infinity

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ..base import load_tokenizer, locate
 from ..data import Prepared, data_inputs, load_prepared, question_files, read_questions
 from ..errors import KitError
+from ..files import check_files, file_hash, fingerprint, shown
 from ..generation import check_length
-from ..manifests import check_files, file_hash, fingerprint, shown
 from ..merging import merge_inputs
 from ..training import adapter_stage, read_log, train_inputs
 from .asking import Question, ask_models, leaked, pick, with_general, with_ids

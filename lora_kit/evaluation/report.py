@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..figures import before_after, loss_curve, png
+from ..plots import before_after, loss_curve, png
 from ..progress import duration
 from ..templates import one_line, render
 from ..training import loss_ends

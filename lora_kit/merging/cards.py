@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import data_inputs, load_prepared
-from ..manifests import read_manifest
+from ..files import read_manifest
 from ..templates import render
 from ..training import adapter_stage, train_inputs
 from .certificate import Certificate, table
 
 if TYPE_CHECKING:
-    from ..profiles import Base
+    from ..config import Base
     from ..runs import Run
 
 NOTICE = (
