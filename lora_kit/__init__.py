@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from .environment import environment_report, keep_on_drive
     from .errors import KitError
     from .evaluation import evaluate, read_answers
-    from .extras import export, push
+    from .exporting import export, push
     from .generation import answers
     from .merging.merge import merge
     from .minutes import budget
-    from .notebook import settings
     from .pipeline import make
     from .profiles import PROFILES
     from .quantization import load_base, release
     from .runs import Run
     from .training import plan, train, trained_adapter
     from .traps import doctor
+    from .widgets import settings
 
 _ROOMS = {
     "KitError": "errors",
@@ -41,7 +41,7 @@ _ROOMS = {
     "doctor": "traps",
     "environment_report": "environment",
     "evaluate": "evaluation",
-    "export": "extras",
+    "export": "exporting",
     "keep_on_drive": "environment",
     "load_adapter": "adapters",
     "load_base": "quantization",
@@ -50,12 +50,12 @@ _ROOMS = {
     "merge": "merging",
     "plan": "training",
     "prepare": "data",
-    "push": "extras",
+    "push": "exporting",
     "read_answers": "evaluation",
     "release": "quantization",
     "save_adapter": "adapters",
     "set_adapter": "adapters",
-    "settings": "notebook",
+    "settings": "widgets",
     "train": "training",
     "trained_adapter": "training",
 }

@@ -151,7 +151,7 @@ def _chat(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from .extras import export
+    from .exporting import export
 
     export(open_run(options), options.to)
     return 0

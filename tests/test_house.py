@@ -19,7 +19,7 @@ LAYERS = (
     FOUNDATION | {"panel", "progress", "figures"},
     {"data", "quantization", "adapters", "generation"},
     {"training", "merging", "evaluation"},
-    {"pipeline", "minutes", "chatting", "extras", "notebook", "__main__", "__init__"},
+    {"pipeline", "minutes", "chatting", "exporting", "widgets", "course", "__main__", "__init__"},
 )
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib", "accelerate", "pandas", "numpy"}
 ONLY_IN = {"bitsandbytes": ("quantization", "training.optimizers"), "peft": ("adapters", "merging")}

@@ -1,6 +1,6 @@
 """Adapters in plain PEFT: attach, save, load and switch."""
 
-from .attaching import attach_lora, check_targets, is_fresh, trainable
+from .attaching import attach, attach_lora, check_targets, is_fresh, trainable
 from .files import (
     PREFIX,
     adapter_state,
@@ -16,6 +16,7 @@ __all__ = [
     "PREFIX",
     "adapter_names",
     "adapter_state",
+    "attach",
     "attach_lora",
     "check_same_scale",
     "check_targets",

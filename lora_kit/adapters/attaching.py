@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from ..profiles import Lora
+    from ..profiles import Lora, Profile
     from ..runs import Run
 
 
@@ -32,17 +32,22 @@ def attach_lora(model: PreTrainedModel, run: Run, *, adapter: str = "default") -
     Raises:
         KitError: a target name that the model does not have; the message lists those it has.
     """
+    return attach(model, run.profile, adapter=adapter)
+
+
+def attach(model: PreTrainedModel, profile: Profile, *, adapter: str = "default") -> PreTrainedModel:
+    """The work of `attach_lora`, for a profile without a run."""
     import torch
 
     if adapter in adapter_names(model):
         print(f"adapter {adapter!r} is attached already")
         return model
-    check_targets(model, run.profile.lora.target_modules)
-    torch.manual_seed(run.profile.training.seed)
-    inject(model, lora_config(run.profile.lora), adapter)
+    check_targets(model, profile.lora.target_modules)
+    torch.manual_seed(profile.training.seed)
+    inject(model, lora_config(profile.lora), adapter)
     for parameter in trainable(model).values():
         parameter.data = parameter.data.float()  # adapters in float32: half precision would lose small updates
-    print(f"adapter: r={run.profile.lora.r} on {', '.join(run.profile.lora.target_modules)}; {describe(model)}")
+    print(f"adapter: r={profile.lora.r} on {', '.join(profile.lora.target_modules)}; {describe(model)}")
     return model
 
 

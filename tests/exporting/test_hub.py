@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard
 
 import lora_kit as lk
 from lora_kit.errors import KitError
+from lora_kit.exporting import hub as hub_room
 from lora_kit.merging.cards import front_matter
 from lora_kit.profiles import LLAMA2, PROFILES, SMOLLM2, Base, profile
 
@@ -252,7 +253,7 @@ def test_a_base_without_a_known_licence_is_pushed(done: lk.Run, hub: Hub, monkey
 def test_a_card_or_name_that_the_hub_refuses_is_told_with_its_reason(
     done: lk.Run, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lk.extras.hub, "adapter_files", lambda *_: ([], {"README.md": "---\nlicense: mine\n---\n"}))
+    monkeypatch.setattr(hub_room, "adapter_files", lambda *_: ([], {"README.md": "---\nlicense: mine\n---\n"}))
     with pytest.raises(KitError, match='"license" must be one of') as told:
         lk.push(done, "me/faq")
     assert "network" not in str(told.value) and not hub.files

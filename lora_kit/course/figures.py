@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..figures import FAINT, INK, MODELS, beside, legend, paper, title
 
@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-GIB, MIB = 2**30, 2**20
-LABEL = 20  # signs of a label's line: a longer one would push title and legend together
-T4_BYTES = int(14.74 * GIB)  # what a T4 gives a program; 16 GB are on the box
+T4_BYTES = int(14.74 * 2**30)  # what a T4 gives a program; 16 GB are on the box
 PARTS = {  # parts of memory -> colour (Okabe and Ito's)
     "weights": "#0072B2",
     "gradients and optimizer": "#D55E00",
@@ -29,27 +27,28 @@ def memory_bars(needs: Mapping[str, Mapping[str, float]], limit: float | None = 
         needs: way -> {"weights", "gradients and optimizer", "activations": bytes}; a missing part is nothing.
         limit: bytes that the card gives; None where there is no card.
     """
-    totals = {way: sum(parts.values()) for way, parts in needs.items()}
-    unit, name = (GIB, "GiB") if max([limit or 0, *totals.values()]) > GIB else (MIB, "MiB")
-    told = ", ".join(f"{way} {total / unit:.1f} {name}" for way, total in totals.items())
+    totals = [sum(parts.values()) for parts in needs.values()]
+    most = max([limit or 0, *totals])
+    unit, name = (2**30, "GiB") if most > 2**30 else (2**20, "MiB")
+    text = ", ".join(f"{way} {total / unit:.1f} {name}" for way, total in zip(needs, totals, strict=True))
     card = f"; the card has {limit / unit:.1f} {name}" if limit else ""
-    with paper(1.6 + 0.5 * len(needs), f"Memory bars: {told}{card}.") as figure:
-        axes = figure.subplots()
-        for row, (way, parts) in enumerate(needs.items()):
-            left = 0.0
-            for part, colour in PARTS.items():
-                axes.barh(row, parts.get(part, 0) / unit, left=left / unit, height=0.55, color=colour)
-                left += parts.get(part, 0)
-            axes.annotate(f"{totals[way] / unit:.1f}", (left / unit, row), (6, 0), **beside(INK))
+    with paper(1.6 + 0.5 * len(needs), f"Memory bars: {text}{card}.") as figure:
+        axes, left = figure.subplots(), [0.0] * len(needs)
+        for part, colour in PARTS.items():
+            sizes = [parts.get(part, 0) / unit for parts in needs.values()]
+            axes.barh(range(len(needs)), sizes, left=left, height=0.55, color=colour, label=part)
+            left = [a + b for a, b in zip(left, sizes, strict=True)]
+        for row, end in enumerate(left):
+            axes.annotate(f"{end:.1f}", (end, row), (6, 0), **beside(INK))
         if limit:
             axes.axvline(limit / unit, color=INK, lw=1.3, ls="--")
             axes.annotate("the card", (limit / unit, -0.5), (4, 0), **beside(INK))
-        axes.set_yticks(range(len(needs)), [fill(way, LABEL) for way in needs])
+        # a longer line would push title and legend together
+        axes.set_yticks(range(len(needs)), [fill(way, 20) for way in needs])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.set(
-            xlim=(0, 1.15 * max([limit or 0, *totals.values()]) / unit), ylim=(len(needs) - 0.5, -0.8), xlabel=name
-        )
-        _named(axes, "What fits", PARTS)
+        axes.set(xlim=(0, 1.15 * most / unit), ylim=(len(needs) - 0.5, -0.8), xlabel=name)
+        title(axes, "What fits")
+        legend(axes, axes.containers)
     return figure
 
 
@@ -61,19 +60,18 @@ def nf4_levels(weights: torch.Tensor, levels: torch.Tensor, block: int = 64) -> 
         levels: the 16 levels, from -1 to 1.
         block: weights that share one scale.
     """
-    blocks = weights.detach().float().flatten()
-    blocks = blocks[: len(blocks) // block * block].view(-1, block)
-    scaled = (blocks / blocks.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)).flatten().cpu().numpy()
-    with paper(
-        3.2, "Histogram of scaled weights, a bell, with NF4's 16 levels: dense where weights are many."
-    ) as figure:
+    flat = weights.detach().float().flatten().cpu()
+    blocks = flat[: len(flat) // block * block].view(-1, block)
+    scaled = (blocks / blocks.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)).flatten().numpy()
+    alt = "Histogram of scaled weights, a bell, with NF4's 16 levels: dense where weights are many."
+    with paper(3.2, alt) as figure:
         axes = figure.subplots()
-        axes.hist(scaled, bins=120, color=MODELS["adapter"], alpha=0.55)
-        for level in levels.tolist():
-            axes.axvline(level, color=MODELS["merged"], lw=1.2)
+        _, _, bars = axes.hist(scaled, bins=120, color=MODELS["adapter"], alpha=0.55, label="weights")
+        lines = [axes.axvline(level, color=MODELS["merged"], lw=1.2, label="levels") for level in levels.tolist()]
         axes.set(xlabel="weight over the largest of its block", ylabel="weights", xlim=(-1.02, 1.02))
         axes.yaxis.set_major_formatter("{x:,.0f}")
-        _named(axes, "NF4's levels", {"weights": MODELS["adapter"], "levels": MODELS["merged"]})
+        title(axes, "NF4's levels")
+        legend(axes, [bars[0], lines[0]])
     return figure
 
 
@@ -81,16 +79,16 @@ def rank_curve(losses: Mapping[int, float]) -> Figure:
     """The loss after a short training, by rank.
 
     Args:
-        losses: r -> nats a learned token.
+        losses: r -> nats per learned token.
     """
-    told = ", ".join(f"r {r}: {loss:.2f}" for r, loss in losses.items())
-    with paper(3.0, f"Loss after a short training by rank: {told}.") as figure:
+    text = ", ".join(f"r {r}: {loss:.2f}" for r, loss in losses.items())
+    with paper(3.0, f"Loss after a short training by rank: {text}.") as figure:
         axes = figure.subplots()
         axes.plot(range(len(losses)), list(losses.values()), "o-", color=MODELS["adapter"], lw=2, ms=6)
         for place, loss in enumerate(losses.values()):
             axes.annotate(f"{loss:.2f}", (place, loss), (0, 9), ha="center", **beside(INK))
         axes.set_xticks(range(len(losses)), [str(r) for r in losses])
-        axes.set(xlabel="rank r", ylabel="loss (nats a learned token)", ylim=(0, 1.25 * max(losses.values())))
+        axes.set(xlabel="rank r", ylabel="loss (nats per learned token)", ylim=(0, 1.25 * max(losses.values())))
         axes.grid(axis="y")
         title(axes, "Rank is a knob")
     return figure
@@ -103,10 +101,8 @@ def singular_values(spectra: Mapping[str, torch.Tensor], r: int) -> Figure:
         spectra: name -> values, (r,).
         r: the adapter's rank.
     """
-    told = ", ".join(
-        f"{name} {float(values.max()):.2g} to {float(values.min()):.2g}" for name, values in spectra.items()
-    )
-    with paper(3.2, f"Singular values of learned updates, falling, none after r = {r}: {told}.") as figure:
+    text = ", ".join(f"{name} {float(values[0]):.2g} to {float(values[-1]):.2g}" for name, values in spectra.items())
+    with paper(3.2, f"Singular values of learned updates, falling, none after r = {r}: {text}.") as figure:
         axes = figure.subplots()
         for (name, values), colour in zip(spectra.items(), PARTS.values(), strict=False):
             drawn = [*values.tolist(), *[0.0] * (r // 4)]
@@ -117,10 +113,3 @@ def singular_values(spectra: Mapping[str, torch.Tensor], r: int) -> Figure:
         title(axes, "What the update is made of")
         legend(axes, axes.get_lines()[:-1])
     return figure
-
-
-def _named(axes: Any, text: str, colours: Mapping[str, str]) -> None:
-    from matplotlib.patches import Patch
-
-    title(axes, text)
-    legend(axes, [Patch(color=colour, label=name) for name, colour in colours.items()])
