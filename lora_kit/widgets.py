@@ -54,14 +54,7 @@ class Settings:
     changes: str = ""
 
     def run(self, **arguments: Any) -> Run:
-        """The run of these settings.
-
-        Args:
-            arguments: what `lk.Run` takes, in place of these settings: other data, a name, single settings.
-
-        Raises:
-            KitError: no such base or setting; the message lists the right ones.
-        """
+        """The run of these settings; arguments of `lk.Run` (other data, a name, `lora__r=8`) go before them."""
         return Run(**{"data": self.data} | self._arguments() | arguments)
 
     def problem(self) -> str | None:

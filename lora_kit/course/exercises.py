@@ -19,14 +19,12 @@ if TYPE_CHECKING:
     import torch
 
 Solution = Callable[..., Any]
-Cases = Callable[[], list[tuple[Any, ...]]]
 
 
 class Exercise(NamedTuple):
     """Its statement is the docstring of its solution."""
 
     solution: Solution
-    cases: Cases  # arguments for which a learner's function must give what the solution gives
     hints: tuple[str, ...]
 
 
@@ -65,7 +63,7 @@ def solution(name: str) -> Solution | None:
 
 
 def _first_mistake(name: str, solution: Solution) -> str | None:
-    for arguments in EXERCISES[name].cases():
+    for arguments in cases()[name]:
         given = deepcopy(arguments)
         result, expected = solution(*given), EXERCISES[name].solution(*arguments)
         if result is None or result is ...:
@@ -108,42 +106,47 @@ def _shown(argument: Any) -> str:
     return reprlib.repr(argument)
 
 
-def _exercise(cases: Cases, *hints: str) -> Callable[[Solution], Solution]:
+def cases() -> dict[str, list[tuple[Any, ...]]]:
+    """Arguments for which a learner's function must give what the solution gives."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    x, w, a, b = (torch.randn(*shape, generator=generator) for shape in ((5, 6), (4, 6), (2, 6), (4, 2)))
+    levels = torch.tensor([-1.0, 0.0, 0.5, 1.0])
+    blocks = torch.tensor([[0.2, -2.0, 1.4, 0.1], [3.0, 0.1, -0.2, 1.6], [0.0, 0.0, 0.0, 0.0]])
+    answers = ["At six", "it opens at six", "at nine", "six six six", "the the gate", ""]
+    references = ["at six", "at six", "it is closed", "six", "the the door", "at six"]
+    return {
+        "quantized_bytes": [(64, 64, 4), (7_000_000_000, 64, 1.0)],
+        "rounded_block": [(block, levels) for block in blocks],
+        "llama2_prompt": [("Be brief.", "When?")],
+        "answer_labels": [([1, 518, 25580, 29962, 2], 3)],
+        "lora_forward": [(x, w, a, 0 * b, 16.0), (x, w, a, b, 16.0)],
+        "trained_parameters": [(8, [(4096, 4096)]), (16, [(4096, 4096)] * 64 + [(11008, 4096)])],
+        "merged_weight": [(w, a, b, 16.0)],
+        "unmerged_weight": [(w, a, b, 16.0)],
+        "token_f1": list(zip(answers, references, strict=True)),
+        "bootstrap_interval": [([1.0] * 90 + [0.0] * 10, 2000), ([1.0] * 20 + [0.0] * 20, 2000)],
+    }
+
+
+def _hints(*hints: str) -> Callable[[Solution], Solution]:
+    """The function below is the solution of an exercise, known by its name."""
+
     def add(solution: Solution) -> Solution:
-        EXERCISES[solution.__name__] = Exercise(solution, cases, hints)
+        EXERCISES[solution.__name__] = Exercise(solution, hints)
         return solution
 
     return add
 
 
-def _matrices() -> list[torch.Tensor]:
-    """x (5, 6), W (4, 6), A (2, 6), B (4, 2)."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(*shape, generator=generator) for shape in ((5, 6), (4, 6), (2, 6), (4, 2))]
-
-
-@_exercise(
-    lambda: [(64, 64, 4), (7_000_000_000, 64, 1.0)],
-    "A byte has 8 bits.",
-    "There are weights / block blocks.",
-    "weights * 0.5, and blocks * scale_bytes as well.",
-)
+@_hints("A byte has 8 bits.", "There are weights / block blocks.", "weights * 0.5, and blocks * scale_bytes as well.")
 def quantized_bytes(weights: int, block: int, scale_bytes: float) -> float:
     """Bytes of weights in 4 bits, with one scale of `scale_bytes` bytes for each block of `block` weights."""
     return weights * 0.5 + weights / block * scale_bytes
 
 
-def _blocks() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    import torch
-
-    levels = torch.tensor([-1.0, 0.0, 0.5, 1.0])
-    return [(torch.tensor(w), levels) for w in ([0.2, -2.0, 1.4, 0.1], [3.0, 0.1, -0.2, 1.6], [0.0, 0.0, 0.0, 0.0])]
-
-
-@_exercise(
-    _blocks,
+@_hints(
     "scale = weights.abs().max(); a block of zeros stays zeros.",
     "The nearest level: (weights[:, None] / scale - levels).abs().argmin(dim=1).",
     "levels[nearest] * scale.",
@@ -157,8 +160,7 @@ def rounded_block(weights: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     return levels[nearest] * scale
 
 
-@_exercise(
-    lambda: [("Be brief.", "When?")],
+@_hints(
     "Look at 2.3: which tags stand where?",
     "<<SYS>> has its own line, and so has <</SYS>>.",
     "After <</SYS>> comes an empty line, then the question, one space, [/INST].",
@@ -168,19 +170,13 @@ def llama2_prompt(system: str, question: str) -> str:
     return f"<s>[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{question} [/INST]"
 
 
-@_exercise(
-    lambda: [([1, 518, 25580, 29962, 2], 3)],
-    "Labels are as long as ids.",
-    "[-100] * start, and then?",
-    "... + ids[start:], the end token too.",
-)
+@_hints("Labels are as long as ids.", "[-100] * start, and then?", "... + ids[start:], the end token too.")
 def answer_labels(ids: list[int], start: int) -> list[int]:
     """The labels of a row: -100 before `start`, the ids themselves from there on, with the end token."""
     return [-100] * start + ids[start:]
 
 
-@_exercise(
-    lambda: [(*_matrices()[:3], _matrices()[3] * 0, 16.0), (*_matrices(), 16.0)],
+@_hints(
     "A linear layer computes x @ W.T.",
     "The branch goes through A first: x @ A.T is (rows, r).",
     "Its result is scaled by alpha / r; r is A's first size.",
@@ -190,43 +186,25 @@ def lora_forward(x: torch.Tensor, w: torch.Tensor, a: torch.Tensor, b: torch.Ten
     return x @ w.T + (alpha / a.shape[0]) * (x @ a.T @ b.T)
 
 
-@_exercise(
-    lambda: [(8, [(4096, 4096)]), (16, [(4096, 4096)] * 64 + [(11008, 4096)])],
-    "A is (r, in), B is (out, r).",
-    "One matrix: r * in + out * r.",
-    "sum over the shapes.",
-)
+@_hints("A is (r, in), B is (out, r).", "One matrix: r * in + out * r.", "sum over the shapes.")
 def trained_parameters(r: int, shapes: list[tuple[int, int]]) -> int:
     """How many numbers LoRA of rank r trains; `shapes` lists (out, in) of each adapted matrix."""
     return sum(r * (rows + columns) for rows, columns in shapes)
 
 
-@_exercise(
-    lambda: [(*_matrices()[1:], 16.0)],
-    "Multiply out: x @ A.T @ B.T = x @ (B @ A).T.",
-    "So W + scale * (B @ A), as a new tensor.",
-    "scale is alpha / r.",
-)
+@_hints("x @ A.T @ B.T = x @ (B @ A).T.", "So W + scale * (B @ A), as a new tensor.", "scale is alpha / r.")
 def merged_weight(w: torch.Tensor, a: torch.Tensor, b: torch.Tensor, alpha: float) -> torch.Tensor:
     """The one matrix that does the work of W, A and B."""
     return w + (alpha / a.shape[0]) * (b @ a)
 
 
-@_exercise(lambda: [(*_matrices()[1:], 16.0)], "Merging added something.", "Take the same update away.")
+@_hints("Merging added something.", "Take the same update away.")
 def unmerged_weight(merged: torch.Tensor, a: torch.Tensor, b: torch.Tensor, alpha: float) -> torch.Tensor:
     """The base's weight, from the merged one and the adapter."""
     return merged - (alpha / a.shape[0]) * (b @ a)
 
 
-@_exercise(
-    lambda: [
-        ("At six", "at six"),
-        ("it opens at six", "at six"),
-        ("at nine", "it is closed"),
-        ("six six six", "six"),
-        ("the the gate", "the the door"),
-        ("", "at six"),
-    ],
+@_hints(
     "Count each common word as often as both have it.",
     "precision = common / words said, recall = common / words wanted.",
     "F1 = 2 * common / (words said + words wanted), and 0 where nothing is common.",
@@ -238,8 +216,7 @@ def token_f1(answer: str, reference: str) -> float:
     return 2 * common / (len(said) + len(wanted)) if common else 0.0
 
 
-@_exercise(
-    lambda: [([1.0] * 90 + [0.0] * 10, 2000), ([1.0] * 20 + [0.0] * 20, 2000)],
+@_hints(
     "One draw: as many values as there are, picked with replacement; its mean.",
     "numpy: rng.choice(values, size=(draws, len(values))).mean(axis=1).",
     "np.quantile(means, [0.025, 0.975]).",

@@ -66,21 +66,17 @@ def nf4_levels(weights: torch.Tensor, levels: torch.Tensor, block: int = 64) -> 
     alt = "Histogram of scaled weights, a bell, with NF4's 16 levels: dense where weights are many."
     with paper(3.2, alt) as figure:
         axes = figure.subplots()
-        _, _, bars = axes.hist(scaled, bins=120, color=MODELS["adapter"], alpha=0.55, label="weights")
+        axes.hist(scaled, bins=120, color=MODELS["adapter"], alpha=0.55, label="weights")
         lines = [axes.axvline(level, color=MODELS["merged"], lw=1.2, label="levels") for level in levels.tolist()]
         axes.set(xlabel="weight over the largest of its block", ylabel="weights", xlim=(-1.02, 1.02))
         axes.yaxis.set_major_formatter("{x:,.0f}")
         title(axes, "NF4's levels")
-        legend(axes, [bars[0], lines[0]])
+        legend(axes, [axes.patches[0], lines[0]])
     return figure
 
 
 def rank_curve(losses: Mapping[int, float]) -> Figure:
-    """The loss after a short training, by rank.
-
-    Args:
-        losses: r -> nats per learned token.
-    """
+    """The loss after a short training by rank: r -> nats per learned token."""
     text = ", ".join(f"r {r}: {loss:.2f}" for r, loss in losses.items())
     with paper(3.0, f"Loss after a short training by rank: {text}.") as figure:
         axes = figure.subplots()
@@ -95,12 +91,7 @@ def rank_curve(losses: Mapping[int, float]) -> Figure:
 
 
 def singular_values(spectra: Mapping[str, torch.Tensor], r: int) -> Figure:
-    """The singular values of learned updates B A, largest first: at most r of them are not zero.
-
-    Args:
-        spectra: name -> values, (r,).
-        r: the adapter's rank.
-    """
+    """The singular values (r,) of learned updates B A, largest first: at most r, the rank, are not zero."""
     text = ", ".join(f"{name} {float(values[0]):.2g} to {float(values[-1]):.2g}" for name, values in spectra.items())
     with paper(3.2, f"Singular values of learned updates, falling, none after r = {r}: {text}.") as figure:
         axes = figure.subplots()

@@ -132,16 +132,10 @@ def _write_ollama(run: Run, target: Path, name: str) -> None:
 
 
 def modelfile(weights: str, tokenizer: PreTrainedTokenizerBase, system: str | None, context: int) -> str:
-    """What `ollama create NAME -f Modelfile` reads: weights, the format of the prompts, the system text.
-
-    Args:
-        weights: the GGUF file, beside the Modelfile.
-        tokenizer: its format of prompts must be Llama 2's, or Zephyr's as TinyLlama's is.
-        system: what every training row began with.
-        context: the longest conversation in tokens.
+    """What `ollama create NAME -f Modelfile` reads: weights, the form of the prompts, system text, tokens of context.
 
     Raises:
-        KitError: another format of prompts.
+        KitError: the prompts are neither Llama 2's nor Zephyr's, as TinyLlama's are.
     """
     llama2 = speaks_llama2(tokenizer)
     if not llama2 and "<|assistant|>" not in str(tokenizer.chat_template):

@@ -24,12 +24,9 @@ if TYPE_CHECKING:
 
 
 def write_gguf(model: Path, tokenizer: PreTrainedTokenizerBase, target: Path, *, kind: str = "F16", name: str) -> None:
-    """Write a Llama folder as one GGUF file; one tensor is in memory at a time.
+    """Write a Llama folder, as `lk.merge` leaves it, as one GGUF file; one tensor is in memory at a time.
 
     Args:
-        model: a plain folder, as `lk.merge` writes it.
-        tokenizer: the model's.
-        target: the file.
         kind: "F16", or "Q8_0" for half the bytes with an error below one percent of the logits.
         name: what the file calls the model.
 

@@ -55,9 +55,8 @@ def _upload(repository: str, contents: dict[str, Path | bytes], *, private: bool
     except Exception as error:  # the errors of the library and of the HTTP client under it are many
         status = getattr(getattr(error, "response", None), "status_code", None)
         kind = type(error).__name__ + (f", {status}" if status else "")
-        raise KitError(
-            f"the Hub did not take {repository!r} ({kind}): {_way_out(status, error)}"
-        ) from None  # the library's own error may quote the request
+        # not "from error": the library's own error may quote the request
+        raise KitError(f"the Hub did not take {repository!r} ({kind}): {_way_out(status, error)}") from None
 
 
 def _way_out(status: int | None, error: Exception) -> str:
