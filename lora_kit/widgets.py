@@ -57,14 +57,10 @@ class Settings:
         """The run of these settings; arguments of `lk.Run` (other data, a name, `lora__r=8`) go before them."""
         return Run(**{"data": self.data} | self._arguments() | arguments)
 
-    def problem(self) -> str | None:
-        """What is wrong with these settings, or None; no run is made."""
-        try:
-            arguments = self._arguments()
-            profiles.profile(choose_profile(arguments.pop("profile", None))[0], **arguments)
-        except KitError as error:
-            return str(error)
-        return None
+    def check(self) -> None:
+        """Raise KitError where they are wrong; no run is made."""
+        arguments = self._arguments()
+        profiles.profile(choose_profile(arguments.pop("profile", None))[0], **arguments)
 
     def _arguments(self) -> dict[str, Any]:
         if not isinstance(self.base, str) or not isinstance(self.changes, str):
@@ -100,8 +96,7 @@ def settings(base: str = "auto", data: Any = "handbook", changes: str = "") -> S
         KitError: no such base or setting; the message lists the right ones.
     """
     chosen = Settings(base, data, changes)
-    if problem := chosen.problem():
-        raise KitError(problem)
+    chosen.check()
     if widgets_shown():
         _show_form(chosen)
     else:
@@ -124,8 +119,11 @@ def _show_form(chosen: Settings) -> None:
     def update(_: Any = None) -> None:
         for name, field in fields.items():
             setattr(chosen, name, field.value.strip())
-        problem = chosen.problem()
-        status.value = html.escape(f"Not yet: {problem}" if problem else f"Chosen: {chosen}. Now run the next cells.")
+        try:
+            chosen.check()
+            status.value = html.escape(f"Chosen: {chosen}. Now run the next cells.")
+        except KitError as error:
+            status.value = html.escape(f"Not yet: {error}")
 
     for field in fields.values():
         field.observe(update, "value")

@@ -57,19 +57,10 @@ def test_a_full_disk_leaves_no_half_gguf(done: lk.Run, monkeypatch: pytest.Monke
     assert set((done.path / "exports").rglob("*")) <= before
 
 
-# TinyLlama's chat template
-ZEPHYR = """{% for message in messages %}
-{% if message['role'] == 'user' %}
-{{ '<|user|>\n' + message['content'] + eos_token }}
-{% elif message['role'] == 'system' %}
-{{ '<|system|>\n' + message['content'] + eos_token }}
-{% elif message['role'] == 'assistant' %}
-{{ '<|assistant|>\n'  + message['content'] + eos_token }}
-{% endif %}
-{% if loop.last and add_generation_prompt %}
-{{ '<|assistant|>' }}
-{% endif %}
-{% endfor %}"""
+ZEPHYR = (  # TinyLlama's chat template, without its empty lines
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + eos_token + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
 JINJA = {  # the few forms of Go's templates that the Modelfiles use
     "range $i, $_ := .Messages": "for message in messages",
     "range .Messages": "for message in messages",
@@ -134,7 +125,7 @@ def test_other_prompts_are_zephyr_s_or_refused(done: lk.Run) -> None:
     text = rendered(modelfile("m", tokenizer, "Be brief.", 1).split('"""')[1], CHAT[:3], "Be brief.")
     chat = [{"role": "system", "content": "Be brief."}, *CHAT[:3]]
     ours = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    assert text.strip() == ours.strip() and text.count("<|user|>\n") == 2
+    assert text == ours and text.count("<|user|>\n") == 2
     tokenizer.chat_template = "{% for message in messages %}<|im_start|>{{ message.content }}{% endfor %}"
     with pytest.raises(KitError, match="gguf"):
         modelfile("m", tokenizer, None, 1)
@@ -150,14 +141,16 @@ def test_only_the_adapters_own_files_leave_the_house(done: lk.Run) -> None:
     secret.write_text("HF_TOKEN=hf_leak")
     try:
         with zipfile.ZipFile(lk.export(done, "adapter-zip")) as archive:
-            assert ".env" not in archive.namelist() and "adapter_model.safetensors" in archive.namelist()
+            assert (
+                {"adapter_model.safetensors", "README.md"} <= {*archive.namelist()} - {".env"} == {*archive.namelist()}
+            )
     finally:
         secret.unlink()
 
 
 def test_a_card_is_never_that_of_another_adapter(done: lk.Run, tmp_path: Path) -> None:
-    told = SHORT | {"training__seed": 7}
-    other = lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **told)
+    changed = SHORT | {"training__seed": 7}
+    other = lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **changed)
     lk.make(other, until="training")
     with zipfile.ZipFile(lk.export(other, "adapter-zip")) as archive:
         assert "Report card" not in archive.read("README.md").decode()
