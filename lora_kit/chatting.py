@@ -10,8 +10,8 @@ from .adapters import load_adapter, set_adapter
 from .base import load_tokenizer
 from .data import load_prepared
 from .errors import KitError
+from .files import read_manifest
 from .generation import stream
-from .manifests import read_manifest
 from .progress import in_notebook
 from .quantization import load_base
 from .training import trained_adapter, trained_adapters

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from . import profiles
 from .adapters import adapter_names, lora_layers, set_adapter
 from .base import load_tokenizer
 from .data import Encoded, row_html, row_text, row_tokens
-from .environment import choose_profile
 from .errors import KitError
-from .machine import gpu_count
+from .machine import choose_profile, gpu_count
+from .presets import LLAMA2_MIRROR, profile
 from .progress import in_notebook
 from .runs import Run
 
@@ -31,7 +30,7 @@ BASES = MappingProxyType(
     {  # as people call them -> what lk.Run takes
         "auto": {},  # what this machine can do: Llama 2 on a GPU, the embedded model without one
         "llama-2": {"profile": "llama2-7b-t4"},
-        "llama-2-mirror": {"profile": "llama2-7b-t4", "base__source": profiles.LLAMA2_MIRROR.source},
+        "llama-2-mirror": {"profile": "llama2-7b-t4", "base__source": LLAMA2_MIRROR.source},
         "tinyllama": {"profile": "tinyllama-t4"},
         "smollm2": {"profile": "smollm2-cpu"},  # or -t4, where a GPU is
         "tiny": {"profile": "tiny-cpu"},
@@ -60,7 +59,7 @@ class Settings:
     def check(self) -> None:
         """Raise KitError where they are wrong; no run is made."""
         arguments = self._arguments()
-        profiles.profile(choose_profile(arguments.pop("profile", None))[0], **arguments)
+        profile(choose_profile(arguments.pop("profile", None))[0], **arguments)
 
     def _arguments(self) -> dict[str, Any]:
         if not isinstance(self.base, str) or not isinstance(self.changes, str):

@@ -11,7 +11,7 @@ import lora_kit as lk
 from lora_kit import widgets
 from lora_kit.adapters import lora_layers
 from lora_kit.data import data_inputs, load_prepared
-from lora_kit.profiles import LLAMA2_MIRROR, PROFILES
+from lora_kit.presets import LLAMA2_MIRROR, PROFILES
 from lora_kit.widgets import BASES, Settings, adapter_switch, browse
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from ..figures import FAINT, INK, MODELS, beside, legend, paper, title
+from ..plots import FAINT, INK, MODELS, beside, legend, paper, title
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from ..adapters import attach
 from ..base import load_tokenizer, locate
 from ..data import encode_batch, read_conversations
 from ..errors import KitError
-from ..profiles import profile
+from ..presets import profile
 from ..quantization import load_model, parameter_counts
 from ..training import Row, all_steps, fit, recipe
 

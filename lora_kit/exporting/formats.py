@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from ..base import load_tokenizer, locate
 from ..data import data_inputs, load_prepared, speaks_llama2
-from ..disk import check_writable, disk_errors, whole_file
 from ..errors import KitError
 from ..evaluation import evaluation_inputs, markdown_card
-from ..manifests import check_files, shown
+from ..files import check_files, check_writable, disk_errors, shown, whole_file
 from ..merging import card_texts, check_room, merge_inputs, size
 from ..training import trained_adapter
 from .gguf import write_gguf

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import KitError
-from ..manifests import read_manifest
+from ..files import read_manifest
 from ..training import trained_adapter
 from .formats import adapter_files, merged_folder
 

@@ -20,11 +20,12 @@ import yaml
 from huggingface_hub import ModelCard
 
 import lora_kit as lk
+from lora_kit.config import Base
 from lora_kit.errors import KitError
 from lora_kit.exporting import hub as hub_room
 from lora_kit.merging import NOTICE
 from lora_kit.merging.cards import front_matter
-from lora_kit.profiles import LLAMA2, PROFILES, SMOLLM2, Base, profile
+from lora_kit.presets import LLAMA2, PROFILES, SMOLLM2, profile
 
 TOKEN = "hf_thisIsAPlantedTokenThatNobodyMaySee"
 # of the Hub's own list (hub-docs, docs/hub/repositories-licenses.md), those that a base of the kit may have

@@ -9,18 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from lora_kit import environment, machine
-from lora_kit.environment import choose_profile, compute_dtype, default_root, prepare_process
+from lora_kit import machine
+from lora_kit.checkup import doctor
 from lora_kit.errors import KitError
-from lora_kit.machine import HID, VISIBLE, Gpu
-from lora_kit.profiles import profile
-from lora_kit.traps import doctor
+from lora_kit.machine import HIDDEN, VISIBLE, Gpu, choose_profile, compute_dtype, default_root, prepare_process
+from lora_kit.presets import profile
 
 T4 = Gpu("Tesla T4", (7, 5), 14.7)
 P100 = Gpu("Tesla P100-PCIE-16GB", (6, 0), 15.9)
 A100 = Gpu("NVIDIA A100", (8, 0), 39.6)
 LLAMA, TINY, TWO = profile("llama2-7b-t4"), profile("tiny-cpu"), profile("llama2-7b-2xt4")
-VARIABLES = (VISIBLE, HID, "LORA_KIT_PROFILE", "LORA_KIT_RUNS", "KAGGLE_KERNEL_RUN_TYPE", "HF_TOKEN")
+VARIABLES = (VISIBLE, HIDDEN, "LORA_KIT_PROFILE", "LORA_KIT_RUNS", "KAGGLE_KERNEL_RUN_TYPE", "HF_TOKEN")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +28,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in VARIABLES:
         monkeypatch.setenv(name, "")  # so that undoing also removes what the code sets
         monkeypatch.delenv(name)
-    machine._say_once.cache_clear()
+    machine._print_once.cache_clear()
     yield
 
 
@@ -62,7 +61,7 @@ def test_without_a_gpu_the_tiny_profile_is_taken(monkeypatch: pytest.MonkeyPatch
 def test_the_root_is_the_variable_then_kaggle_then_the_checkout_then_here(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "lora_kit" / "environment.py"))
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "lora_kit" / "machine.py"))
     assert default_root() == Path("runs")
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "setup.py").touch()
@@ -75,13 +74,13 @@ def test_the_root_is_the_variable_then_kaggle_then_the_checkout_then_here(
 
 def test_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
-    assert environment.platform() == "local"
+    assert machine.platform() == "local"
     assert "IPython" not in sys.modules
     shell = SimpleNamespace(get_ipython=lambda: "<google.colab._shell.Shell object>")
     monkeypatch.setitem(sys.modules, "IPython", shell)
-    assert environment.platform() == "colab"
+    assert machine.platform() == "colab"
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    assert environment.platform() == "kaggle"
+    assert machine.platform() == "kaggle"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_a_second_gpu_is_hidden_once_and_shown_again_to_two_processes(
     assert capsys.readouterr().out.count("2 GPUs are here") == 1
     prepare_process(TWO)
     assert VISIBLE not in os.environ
-    assert HID not in os.environ
+    assert HIDDEN not in os.environ
 
 
 def test_what_the_person_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +170,9 @@ def test_once_cuda_runs_nothing_is_hidden_and_it_is_said_once(
 
 def test_the_environment_report(monkeypatch: pytest.MonkeyPatch) -> None:
     put_gpus(monkeypatch, T4, count=2)
-    text = environment.environment_report()
+    text = machine.environment_report()
     assert "Tesla T4, 14.7 GiB, compute capability 7.5 (the first of 2)" in text
     assert "float16: compute capability 7.5 only emulates bfloat16" in text
     assert "transformers" in text
     put_gpus(monkeypatch, None)
-    assert "tiny-cpu (no GPU is here)" in environment.environment_report()
+    assert "tiny-cpu (no GPU is here)" in machine.environment_report()
