@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from .data import prepare
     from .errors import KitError
     from .evaluation.evaluate import evaluate, read_answers
-    from .extras import export, push
+    from .exporting import export, push
     from .generation import answers
     from .machine import environment_report, keep_on_drive
     from .merging.merge import merge
     from .minutes import budget
-    from .notebook import settings
     from .pipeline import make
     from .presets import PROFILES
     from .quantization import load_base, release
     from .runs import Run
     from .training import plan, train, trained_adapter
+    from .widgets import settings
 
 _MODULES = {
     "adapters": ("attach_lora", "load_adapter", "save_adapter", "set_adapter"),
@@ -38,17 +38,17 @@ _MODULES = {
     "data": ("prepare",),
     "errors": ("KitError",),
     "evaluation": ("evaluate", "read_answers"),
-    "extras": ("export", "push"),
+    "exporting": ("export", "push"),
     "generation": ("answers",),
     "machine": ("environment_report", "keep_on_drive"),
     "merging.merge": ("merge",),
     "minutes": ("budget",),
-    "notebook": ("settings",),
     "pipeline": ("make",),
     "presets": ("PROFILES",),
     "quantization": ("load_base", "release"),
     "runs": ("Run",),
     "training": ("plan", "train", "trained_adapter"),
+    "widgets": ("settings",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)

@@ -1,4 +1,4 @@
-"""The Hub: the adapter alone unless told otherwise, with its card and notice."""
+"""The Hub: the adapter alone unless asked otherwise, with its card and notice."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import KitError
-from ..manifests import read_manifest
-from ..merging import merge_inputs
+from ..files import read_manifest
 from ..training import trained_adapter
-from .stage import adapter_files, merged_texts
+from .formats import adapter_files, merged_folder
 
 if TYPE_CHECKING:
     from ..runs import Run
-
-NAME = re.compile(r"[\w.-]+/[\w.-]+")
-WHATS = ("adapter", "merged")
 
 
 def push(run: Run, repository: str, *, what: str = "adapter", private: bool = True) -> str:
@@ -31,38 +27,36 @@ def push(run: Run, repository: str, *, what: str = "adapter", private: bool = Tr
     Raises:
         KitError: a wrong name, a stage that is missing, or the Hub refuses.
     """
-    if not isinstance(repository, str) or not NAME.fullmatch(repository):
+    if not isinstance(repository, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise KitError(f"{repository!r} is no name of a repository: give owner/name")
-    if what not in WHATS:
-        raise KitError(f"what={what!r} cannot be pushed; there are {', '.join(WHATS)}")
+    if what not in ("adapter", "merged"):
+        raise KitError(f"what={what!r} cannot be pushed; there are adapter, merged")
     adapter = trained_adapter(run)
     if what == "adapter":
         files, texts = adapter_files(run, adapter)
     else:
-        merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
+        merged, texts = merged_folder(run)
         files = [merged / name for name in read_manifest(merged)["files"]]  # what was certified, nothing beside
-        texts = merged_texts(run, merged)
-    page = _upload(repository, [file for file in files if file.name not in texts], texts, private=private)
+    contents = {file.name: file for file in files} | {name: text.encode() for name, text in texts.items()}
+    page = _upload(repository, contents, private=private)
     print(f"pushed: {page}")
     return page
 
 
-def _upload(repository: str, files: list[Path], texts: dict[str, str], *, private: bool) -> str:
-    """One commit with all files."""
+def _upload(repository: str, contents: dict[str, Path | bytes], *, private: bool) -> str:
+    """One commit with all files, and the address of its page."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    operations = [CommitOperationAdd(file.name, file) for file in files]
-    operations += [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
+    operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
     try:
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.create_commit(repository, operations, commit_message="lora_kit").commit_url)
     except Exception as error:  # the errors of the library and of the HTTP client under it are many
         status = getattr(getattr(error, "response", None), "status_code", None)
-        raise KitError(
-            f"the Hub did not take {repository!r} ({type(error).__name__}{f', {status}' if status else ''}): "
-            f"{_way_out(status, error)}"
-        ) from None  # the library's own error may quote the request
+        kind = type(error).__name__ + (f", {status}" if status else "")
+        # not "from error": the library's own error may quote the request
+        raise KitError(f"the Hub did not take {repository!r} ({kind}): {_way_out(status, error)}") from None
 
 
 def _way_out(status: int | None, error: Exception) -> str:
@@ -73,6 +67,4 @@ def _way_out(status: int | None, error: Exception) -> str:
         return " ".join(str(getattr(error, "server_message", None) or error).split())
     if status in (401, 403, 404):
         return "set HF_TOKEN to a token that may write there"
-    if status is None:  # it was not reached
-        return "check the network, HF_HUB_OFFLINE and HF_TOKEN"
-    return "try again later"
+    return "try again later" if status else "check the network, HF_HUB_OFFLINE and HF_TOKEN"

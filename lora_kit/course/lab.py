@@ -15,17 +15,14 @@ from ..adapters import attach
 from ..base import load_tokenizer, locate
 from ..data import encode_batch, read_conversations
 from ..errors import KitError
-from ..profiles import profile
+from ..presets import profile
 from ..quantization import load_model, parameter_counts
 from ..training import Row, all_steps, fit, recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..profiles import Profile
-
-MOST = 1000  # steps
-ROWS = 160  # of the handbook, so that a short training sees each row several times
+NUM_ROWS = 160  # of the handbook, so that a short training sees each row several times
 TINY = {"training__tokens_per_step": 512, "training__epochs": 100, "training__evaluations": 0}
 
 
@@ -34,8 +31,8 @@ class Lab:
     """What a short training gave."""
 
     model: PreTrainedModel
-    losses: list[float]  # nats a learned token, by step
-    seconds: float  # a step
+    losses: list[float]  # nats per learned token, by step
+    seconds: float  # per step
     trained: int  # parameters
     frozen_bytes: int
     training_bytes: int  # trained weights, their gradients, and AdamW's two numbers for each
@@ -51,47 +48,38 @@ def short_training(steps: int = 40, *, full: bool = False, **overrides: Any) -> 
     """Train the embedded model for a few steps on some rows of the handbook.
 
     Args:
-        steps: of 512 tokens; 40 take some seconds on two cores.
+        steps: of 512 tokens, at most 1000; 40 take some seconds on two cores.
         full: train every weight instead of an adapter; needs quantization__kind="none".
         overrides: single settings of the profile tiny-cpu, as in lora__r=4.
 
     Raises:
         KitError: a setting that does not exist or a value that does not fit.
     """
-    _check(steps, full, overrides)
-    chosen = profile("tiny-cpu", **TINY | overrides)
+    if not isinstance(steps, int) or not 1 <= steps <= 1000:
+        raise KitError(f"steps={steps!r} must be a whole number from 1 to 1000")
+    if full and overrides.get("quantization__kind") != "none":
+        raise KitError("full=True needs quantization__kind='none': weights in 4 bits cannot be trained")
+    if fixed := [name for name in overrides if name.startswith(("data__", "base__"))]:
+        raise KitError(f"the lab has its own rows and base: leave out {', '.join(fixed)}")
+    tiny = profile("tiny-cpu", **TINY | overrides)
     with redirect_stdout(io.StringIO()):
-        model = _model(chosen, full)
-    settings = recipe(chosen.training, _rows(), model.config.hidden_size).training
+        model = load_model(tiny, locate(tiny.base))
+        model = model.requires_grad_(True) if full else attach(model, tiny)
+    settings = recipe(tiny.training, _rows(), model.config.hidden_size).training
     log = fit(model, all_steps(_rows(), settings)[:steps], settings).log
     counts = parameter_counts(model)
-    trained = counts["trainable"]["bytes"]
+    trained = counts.pop("trainable")
     return Lab(
         model,
         losses=[row["loss"] for row in log],
         seconds=log[-1]["seconds"] / len(log),
-        trained=counts["trainable"]["parameters"],
-        frozen_bytes=sum(part["bytes"] for part in counts.values()) - trained,
-        training_bytes=4 * trained,
+        trained=trained["parameters"],
+        frozen_bytes=sum(part["bytes"] for part in counts.values()),
+        training_bytes=4 * trained["bytes"],
     )
-
-
-def _check(steps: int, full: bool, overrides: dict[str, Any]) -> None:
-    if not isinstance(steps, int) or not 1 <= steps <= MOST:
-        raise KitError(f"steps={steps!r} must be a whole number from 1 to {MOST}")
-    if full and overrides.get("quantization__kind") != "none":
-        raise KitError("full=True needs quantization__kind='none': weights in 4 bits cannot be trained")
-    if foreign := [name for name in overrides if name.startswith(("data__", "base__"))]:
-        raise KitError(f"the lab has its own rows and base: leave out {', '.join(foreign)}")
-
-
-def _model(chosen: Profile, full: bool) -> PreTrainedModel:
-    model = load_model(chosen, locate(chosen.base))
-    return model.requires_grad_(True) if full else attach(model, chosen)
 
 
 @lru_cache(maxsize=1)
 def _rows() -> list[Row]:
-    base = profile("tiny-cpu").base
-    chats = [row.messages for row in read_conversations("handbook")][:ROWS]
-    return [Row(*row, number) for number, row in enumerate(encode_batch(chats, load_tokenizer(base)))]
+    chats = [row.messages for row in read_conversations("handbook")][:NUM_ROWS]
+    return [Row(*row, n) for n, row in enumerate(encode_batch(chats, load_tokenizer(profile("tiny-cpu").base)))]
