@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from .extras import export, push
     from .generation import answers
     from .merging.merge import merge
-    from .minutes import budget
     from .notebook import settings
     from .pipeline import make
     from .profiles import PROFILES
     from .quantization import load_base, release
     from .runs import Run
-    from .training import plan, train, trained_adapter
+    from .training.plan import plan
+    from .training.train import train, trained_adapter
     from .traps import doctor
 
 _ROOMS = {
@@ -36,7 +36,6 @@ _ROOMS = {
     "Run": "runs",
     "answers": "generation",
     "attach_lora": "adapters",
-    "budget": "minutes",
     "chat": "chatting",
     "doctor": "traps",
     "environment_report": "environment",
@@ -65,7 +64,6 @@ __all__ = [
     "Run",
     "answers",
     "attach_lora",
-    "budget",
     "chat",
     "doctor",
     "environment_report",
