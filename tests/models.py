@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from lora_kit.adapters import attach_lora, trainable
 from lora_kit.data import IGNORE
 from lora_kit.profiles import Profile, profile
 from lora_kit.quantization import load_model
@@ -47,6 +48,22 @@ def save_small_llama(folder: Path, seed: int = 0, config: LlamaConfig = SMALL) -
 
 def load_small_llama(folder: Path, kind: str = "nf4") -> PreTrainedModel:
     return load_model(small_profile(quantization__kind=kind), folder)
+
+
+def adapted(folder: Path, kind: str = "nf4", **overrides: object) -> PreTrainedModel:
+    """A model with an adapter that already does something: B is no longer zero."""
+    model = attach_lora(load_small_llama(folder, kind), FakeRun(**overrides))
+    torch.manual_seed(1)
+    for name, parameter in trainable(model).items():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.05)
+    return model
+
+
+def gradients(model: PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
 
 
 def small_profile(**overrides: object) -> Profile:

@@ -23,8 +23,7 @@ from lora_kit.adapters import (
 )
 from lora_kit.errors import KitError
 
-from .models import FakeRun, load_small_llama, save_small_llama
-from .test_training import adapted
+from .models import FakeRun, adapted, load_small_llama, save_small_llama
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 

@@ -19,10 +19,10 @@ LAYERS = (
     FOUNDATION | {"panel", "progress", "figures"},
     {"data", "quantization", "adapters", "generation"},
     {"training", "merging", "evaluation"},
-    {"pipeline", "minutes", "chatting", "extras", "notebook", "__main__", "__init__"},
+    {"pipeline", "chatting", "extras", "notebook", "__main__", "__init__"},
 )
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib", "accelerate", "pandas", "numpy"}
-ONLY_IN = {"bitsandbytes": ("quantization", "training.optimizers"), "peft": ("adapters", "merging")}
+ONLY_IN = {"bitsandbytes": ("quantization", "training.optim"), "peft": ("adapters", "merging")}
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 LLAMA2 = (
     "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights Reserved."

@@ -21,8 +21,7 @@ from lora_kit.merging import adapter_deltas, check_room, merge, merge_folder, si
 from lora_kit.merging.merge import merged_tensor
 from lora_kit.quantization import round_trip
 
-from .models import FakeRun, llama, load_small_llama, save_small_llama, small_profile
-from .test_training import adapted
+from .models import FakeRun, adapted, llama, load_small_llama, save_small_llama, small_profile
 
 ROOM = "lora_kit.merging.merge"  # the function of this name hides the module from an import
 

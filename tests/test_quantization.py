@@ -17,8 +17,7 @@ from lora_kit.training.batches import Batch, epoch_steps
 from lora_kit.training.loop import fit
 from lora_kit.training.loss import loss_sum
 
-from .models import SMALL, FakeRun, load_small_llama, random_rows, save_small_llama, small_profile
-from .test_training import gradients
+from .models import SMALL, FakeRun, gradients, load_small_llama, random_rows, save_small_llama, small_profile
 
 LINEAR = 2 * (4 * 64 * 64 + 3 * 64 * 128)
 OTHER = 2 * 256 * 64 + 5 * 64

@@ -16,7 +16,7 @@ from lora_kit.profiles import PROFILES, Training
 from lora_kit.training import Row, all_steps, recipe
 from lora_kit.training.recipe import MOST_EPOCHS, MOST_TOKENS, SMALLEST_STEP, STEPS, rate_for, tokens_of
 
-from .models import random_rows
+from ..models import random_rows
 
 
 def rows_of_length(count: int, length: int) -> list[Row]:
