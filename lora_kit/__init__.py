@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from .quantization import load_base, release
     from .runs import Run
     from .training.plan import plan
-    from .training.train import train, trained_adapter
+    from .training.stage import trained_adapter
+    from .training.train import train
     from .traps import doctor
 
 _ROOMS = {

@@ -6,7 +6,8 @@ from .loss import row_losses
 from .optim import main_process_first
 from .plan import Plan, plan
 from .recipe import Recipe, recipe
-from .train import adapter_stage, loss_ends, read_log, train, train_inputs, trained_adapter, trained_adapters
+from .stage import adapter_stage, loss_ends, read_log, train_inputs, trained_adapter, trained_adapters
+from .train import train
 
 __all__ = [
     "Plan",

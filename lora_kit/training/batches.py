@@ -74,14 +74,7 @@ def all_steps(rows: Sequence[Row], settings: Training) -> list[list[Batch]]:
 
 
 def epoch_steps(rows: Sequence[Row], settings: Training, epoch: int) -> list[list[Batch]]:
-    """One epoch: every row once, as optimizer steps of micro-batches.
-
-    Args:
-        rows: what is learned.
-        settings: tokens_per_micro_batch, the tokens in memory at a time; tokens_per_step, which takes as many whole
-            micro-batches as come nearest to it; share_prefixes; seed.
-        epoch: from 0; each has an order of its own.
-    """
+    """One epoch: every row once, as optimizer steps of as many micro-batches as come nearest to tokens_per_step."""
     rng = random.Random(f"{settings.seed} {epoch}")
     batches = [batch for group in _groups(rows) for batch in _micro_batches(group, settings, rng)]
     rng.shuffle(batches)

@@ -92,10 +92,17 @@ class Checkpoints:
         self.folder, self.inputs, self.force = folder, inputs, force
         self._last, self._took, self._has_log = time.monotonic(), 0.0, False
 
-    @property
-    def is_due(self) -> bool:
-        """Whether it is time for the next one: writing them takes at most COST of all time."""
-        return time.monotonic() - self._last >= max(EVERY, self._took / COST)
+    def keep(
+        self, state: TrainerState, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler, *, now: bool
+    ) -> None:
+        """Add the step to log.jsonl, and write a checkpoint when it is time: they take at most COST of all time."""
+        rows, mode = (state.log[-1:], "a") if self._has_log else (state.log, "w")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "log.jsonl").open(mode) as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        self._has_log = True
+        if now or time.monotonic() - self._last >= max(EVERY, self._took / COST):
+            self.save(state, model, optimizer, scaler)
 
     def save(self, state: TrainerState, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler) -> None:
         """Write one checkpoint; the ones before are deleted only when it is whole.
@@ -129,11 +136,10 @@ class Checkpoints:
     def load(self, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler) -> TrainerState | None:
         """Put the newest whole checkpoint into model, optimizer and scaler, and return its state; None without one.
 
-        A damaged one (a file is not what was written) is passed over.
+        A damaged one is passed over. A whole one that cannot be read now (no memory) stays; its error is raised.
 
         Raises:
             KitError: it was written with other versions of the libraries, and `force` is not given.
-            MemoryError, OSError: a whole one cannot be read now; it stays, and the next call goes on from it.
         """
         import torch
 
@@ -146,7 +152,7 @@ class Checkpoints:
             self._check_libraries(place)
             parts = torch.load(place / FILE, weights_only=True, map_location="cpu")
             state = TrainerState(**parts["state"])
-            copy_weights(model, parts["adapter"])
+            model.load_state_dict(parts["adapter"], strict=False)
             optimizer.load_state_dict(parts["optimizer"])
             scaler.load_state_dict(parts["scaler"])
             print(f"training: goes on after step {state.step}, kept in {shown(place)}")
@@ -154,14 +160,6 @@ class Checkpoints:
         if self.folder.exists():
             print(f"no whole checkpoint is left in {shown(self.folder)}: training starts anew")
         return None
-
-    def write_log(self, log: list[LogRow]) -> None:
-        """Add the last row to log.jsonl; the first call replaces what an earlier training wrote."""
-        rows, mode = (log[-1:], "a") if self._has_log else (log, "w")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "log.jsonl").open(mode) as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        self._has_log = True
 
     def delete(self) -> None:
         """Delete all of them: the training is finished."""
@@ -179,13 +177,6 @@ class Checkpoints:
                 f"the unfinished training in {shown(self.folder)} was made with {listed}: going on may give another "
                 "result. Go on all the same with lk.train(..., force=True), or delete that folder to start anew"
             )
-
-
-def copy_weights(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> None:
-    """Put an adapter's tensors into the model."""
-    weights = trainable(model)
-    for name, value in tensors.items():
-        weights[name].data.copy_(value)
 
 
 def _flush(*paths: Path) -> None:

@@ -11,9 +11,9 @@ from ..adapters import trainable
 from ..errors import KitError
 from ..profiles import Training
 from .batches import Batch, split_batches
-from .checkpoints import Checkpoints, LogRow, TrainerState, copy_weights
+from .checkpoints import Checkpoints, LogRow, TrainerState
 from .loss import autocast, learned_tokens, loss_sum, mean_loss, training_mode
-from .optim import make_optimizer, make_scaler, probe_scale, processes, schedule, sum_over_processes
+from .optim import make_optimizer, make_scaler, probe_scale, processes, set_learning_rate, sum_over_processes
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +52,7 @@ def fit(
 
     weights, (rank, size) = list(trainable(model).values()), processes()
     optimizer, scaler = make_optimizer(weights, settings), make_scaler(model)
-    state = checkpoints.load(model, optimizer, scaler) if checkpoints else None
-    state = state or TrainerState(layers=layers)
+    state = (checkpoints and checkpoints.load(model, optimizer, scaler)) or TrainerState(layers=layers)
     start, evaluated = time.monotonic() - state.seconds, evaluation_steps(len(steps), settings)
     with training_mode(model, state.layers):
         if state.step == 0:
@@ -62,9 +61,7 @@ def fit(
             if state.is_finished(len(steps), settings):
                 break
             torch.manual_seed(settings.seed * 1_000_003 + step * size + rank)  # dropout: the same after a resume
-            rate = float(settings.learning_rate) * schedule(step, len(steps), settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            rate = set_learning_rate(optimizer, step, len(steps), settings)
             loss = backward(model, batches[rank::size], sum(map(learned_tokens, batches)), scaler, state)
             loss, stop = sum_over_processes(weights, loss, should_stop())
             scaler.unscale_(optimizer)
@@ -78,28 +75,20 @@ def fit(
                 state.record_evaluation(mean_loss(model, held_out), model)
             on_step(row)
             if checkpoints and rank == 0:
-                checkpoints.write_log(state.log)
-                if stop or checkpoints.is_due:
-                    checkpoints.save(state, model, optimizer, scaler)
+                checkpoints.keep(state, model, optimizer, scaler, now=stop)
             if stop:
                 break
     if settings.patience is not None:
-        copy_weights(model, state.best_adapter)
+        model.load_state_dict(state.best_adapter, strict=False)
     return state
 
 
 def backward(
     model: PreTrainedModel, batches: Sequence[Batch], learned: int, scaler: torch.amp.GradScaler, state: TrainerState
 ) -> float:
-    """Forward and backward over a step's micro-batches; where memory runs out, the same step in smaller pieces.
+    """Forward and backward over this process's micro-batches; the loss is the mean of all tokens that the step learns.
 
-    Args:
-        batches: this process's share of the step.
-        learned: tokens that the whole step learns; the loss is their mean.
-        state: its `parts` are doubled when memory runs out.
-
-    Raises:
-        KitError: there is no memory for a single row.
+    Where memory runs out, the same step goes in smaller pieces.
     """
     import torch
 
@@ -123,11 +112,7 @@ def evaluation_steps(steps: int, settings: Training) -> set[int]:
 
 
 def check_finite(step: int, loss: float, norm: float, batches: Sequence[Batch], *, scaled: bool) -> None:
-    """Stop on a loss that is not a number or a gradient of zero; under a loss scaler an overflow only skips the step.
-
-    Raises:
-        KitError: with the step, its rows and what to try.
-    """
+    """Stop on a loss that is not a number or a gradient of zero; a loss scaler only skips the step of an overflow."""
     if norm == 0:
         raise KitError(f"step {step}: the gradient is zero, nothing is learned; what was kept before stays")
     if math.isfinite(loss) and (math.isfinite(norm) or scaled):
@@ -145,10 +130,8 @@ def _split_further(model: PreTrainedModel, batches: Sequence[Batch], state: Trai
     import torch
 
     if state.parts >= max((len(batch.rows) for batch in batches), default=1):
-        raise KitError(
-            "there is no memory for a single row: lower data__max_length, or compute more layers twice with "
-            "training__checkpoint_layers=99"
-        ) from error
+        way_out = "lower data__max_length, or compute more layers twice with training__checkpoint_layers=99"
+        raise KitError(f"there is no memory for a single row: {way_out}") from error
     for weight in trainable(model).values():
         weight.grad = None
     state.parts *= 2

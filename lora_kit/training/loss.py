@@ -137,10 +137,8 @@ def training_mode(model: PreTrainedModel, layers: int = 0) -> Iterator[None]:
 def recomputed(model: PreTrainedModel, count: int) -> Iterator[None]:
     """Keep only the inputs of the first `count` layers, and compute those layers again in the backward pass.
 
-    Args:
-        model: its decoder layers are `model.model.layers`. The last one is never computed again: the backward pass
-            begins with it, so that nothing would be saved.
-        count: layers; each saves all of its activations but one hidden state per token, and takes a third longer.
+    Each saves all of its activations but one hidden state per token, and takes a third longer. The last layer is never
+    computed again: the backward pass begins with it, so that nothing would be saved.
     """
     from torch.utils.checkpoint import checkpoint
 

@@ -63,6 +63,14 @@ def schedule(step: int, steps: int, settings: Training) -> float:
     return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[settings.schedule]
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, settings: Training) -> float:
+    """Set and return the learning rate of a step."""
+    rate = float(settings.learning_rate) * schedule(step, steps, settings)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
 def make_scaler(model: PreTrainedModel) -> torch.amp.GradScaler:
     """The scaler of float16 losses (Micikevicius et al. 2018); it does nothing in other types."""
     import torch

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 
 from ..adapters import is_fresh, trainable
 from ..base import load_tokenizer, locate
-from ..data import Prepared, data_inputs
 from ..errors import KitError
 from ..generation import generate_ids, prompts_of
-from ..manifests import fingerprint, read_manifest, shown
 from ..profiles import Training
 from ..quantization import parameter_counts
 from .batches import Batch, all_steps, rows_of, split_batches, split_validation
 from .loss import autocast, learned_tokens, loss_sum, training_mode
 from .recipe import recipe
+from .stage import check_given
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from ..data import Prepared
     from ..runs import Run
 
 PROBES, PROBE_SECONDS = 12, 6.0  # micro-batches that are timed, spread over the training
@@ -96,10 +96,7 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
     """
     check_given(model, data, run)
     if not is_fresh(model, run.profile.lora):
-        raise KitError(
-            "a plan needs the base with a fresh adapter of the run's settings: model = lk.load_base(run), then "
-            "lk.attach_lora(model, run)"
-        )
+        raise KitError("a plan needs the base with a fresh adapter: model = lk.attach_lora(lk.load_base(run), run)")
     rows, _ = split_validation(rows_of(data.train), run.profile.training)
     chosen = recipe(run.profile.training, rows, model.config.hidden_size)
     steps = all_steps(rows, chosen.training)
@@ -123,22 +120,6 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
     )
     print(f"{chosen}\n{result}")
     return result
-
-
-def check_given(model: object, data: object, run: Run) -> None:
-    """Refuse a released model, things in the wrong order, and data that was prepared for something else."""
-    import torch
-
-    if not isinstance(model, torch.nn.Module) or not isinstance(data, Prepared):
-        kinds = f"{type(model).__name__}, {type(data).__name__}"
-        raise KitError(f"(model, data, run) are wanted, in this order; the first two are {kinds}")
-    if not any(True for _ in model.parameters()):
-        raise KitError("the model was released: load it again with lk.load_base(run)")
-    if read_manifest(data.folder)["fingerprint"] != fingerprint(data_inputs(run)):
-        raise KitError(
-            f"the data in {shown(data.folder)} was prepared from other files or settings than this run has: "
-            "call data = lk.prepare(run)"
-        )
 
 
 def layers_to_recompute(model: PreTrainedModel, batches: Sequence[Batch], settings: Training) -> int:
@@ -246,8 +227,7 @@ def probe(model: PreTrainedModel, batches: Sequence[Batch], layers: int) -> floa
 
 
 def _stage_minutes(model: PreTrainedModel, data: Prepared, run: Run, training_seconds: float) -> dict[str, float]:
-    """One batch of answers and a piece of the base's file are timed; the base may answer at full length, the adapter
-    and the merged model as the references do."""
+    """Timed: a batch of answers, where the base may use its full length and the others the references', and a read."""
     settings, tokenizer, base = run.profile.evaluation, load_tokenizer(run.profile.base), locate(run.profile.base)
     chats = [row["messages"] for row in data.test][: settings.limit]
     lengths = [len(tokenizer(chat[-1]["content"]).input_ids) for chat in chats[:64]] or [0]

@@ -7,27 +7,26 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from .. import adapters
-from ..base import identity, load_tokenizer
-from ..data import Prepared, data_inputs, encode_batch
+from ..base import load_tokenizer
+from ..data import Prepared, encode_batch
 from ..errors import KitError
 from ..machine import memory_gib
-from ..manifests import file_hash, fingerprint, read_manifest, shown
+from ..manifests import fingerprint, shown
 from ..profiles import Training, settings
 from ..progress import Progress
 from .batches import Batch, Row, all_steps, for_measuring, rows_of, split_validation
 from .checkpoints import Checkpoints, LogRow, TrainerState
 from .loop import fit
 from .optim import processes
-from .plan import check_given, layers_to_recompute
+from .plan import layers_to_recompute
 from .recipe import recipe
+from .stage import adapter_stage, check_given, check_learned, loss_ends, read_log, train_inputs, trained_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,40 +77,22 @@ def train(
         return _load(model, folder, run)
     (rank, size), wanted = processes(), run.profile.processes
     if wanted > size:
-        raise KitError(
-            f"{run.profile.name} shares the work between {wanted} processes: start it with accelerate launch "
-            f"--num_processes {wanted} -m lora_kit train --profile {run.profile.name}"
-        )
+        command = f"accelerate launch --num_processes {wanted} -m lora_kit train --profile {run.profile.name}"
+        raise KitError(f"{run.profile.name} shares the work between {wanted} processes: start it with {command}")
     _attach(model, run)
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs, force=force)
-    chosen, steps, held_out = _lay_steps(model, data, run)
-    layers = layers_to_recompute(model, [batch for step in steps for batch in step], chosen)
     if rank == 0:
         _mention_others(checkpoints.folder)
     try:
-        with (
-            run.writing(stage, inputs) if rank == 0 else nullcontext() as work,
-            stop_requests(max_minutes) as should_stop,
-            tracker(track if rank == 0 else None, run) as send,
-            Progress("training", len(steps), curve="loss", hint=HINT) as progress,
-        ):
-            state = fit(
-                model,
-                steps,
-                chosen,
-                held_out=held_out,
-                layers=layers,
-                checkpoints=checkpoints,
-                should_stop=should_stop,
-                on_step=partial(_show, progress, send),
-            )
-            if not state.is_finished(len(steps), chosen):
+        with run.writing(stage, inputs) if rank == 0 else nullcontext() as work:
+            state, chosen, is_finished = _fit(model, data, run, checkpoints, max_minutes, track)
+            if not is_finished:
                 raise Stopped
             check_learned(model, state.log)
             if work:
                 _write(model, state, chosen, run, work)
     except Stopped:
-        kept = f"stopped after step {state.step} of {len(steps)} and kept in {shown(checkpoints.folder)}"
+        kept = f"stopped after step {state.step} and kept in {shown(checkpoints.folder)}"
         print(f"training: {kept}; call lk.train again to go on")
         return state.log
     model.requires_grad_(False)
@@ -123,71 +104,41 @@ def train(
     return state.log
 
 
-def train_inputs(run: Run) -> dict[str, Any]:
-    """What the training stage is made from."""
-    sections = ("lora__", "quantization__", "training__")
-    chosen = {key: value for key, value in settings(run.profile).items() if key.startswith(sections)}
-    start = run.profile.training.start_from
-    if start is not None:
-        folder = Path(start).expanduser()
-        try:
-            adapters.read_adapter(folder)
-        except KitError as error:
-            raise KitError(
-                f"training__start_from={start!r} is no adapter's folder, as runs/NAME/training/DATASET/adapter: {error}"
-            ) from error
-        chosen["training__start_from"] = file_hash(folder / "adapter_model.safetensors")
-    return {"settings": chosen, "data": data_inputs(run)}
+def _fit(
+    model: PreTrainedModel,
+    data: Prepared,
+    run: Run,
+    checkpoints: Checkpoints,
+    max_minutes: float | None,
+    track: str | None,
+) -> tuple[TrainerState, Training, bool]:
+    """Run the loop, shown and stoppable; the settings that "auto" became, and whether it came to its end."""
+    rank, _ = processes()
+    chosen, steps, held_out = _lay_steps(model, data, run)
+    layers = layers_to_recompute(model, [batch for step in steps for batch in step], chosen)
+    with (
+        stop_requests(max_minutes) as should_stop,
+        tracker(track if rank == 0 else None, run) as send,
+        Progress("training", len(steps), curve="loss", hint=HINT) as progress,
+    ):
 
+        def on_step(row: LogRow) -> None:
+            figures: dict[str, float] = {name: row[name] for name in SHOWN if name in row}
+            speed = row["tokens"] / max(row["seconds"], 0.01)
+            progress.update(row["step"], **figures, tokens_per_s=speed, memory_gib=memory_gib())
+            send(row)
 
-def adapter_stage(run: Run) -> str:
-    """The stage folder of the run's adapter, named after its dataset."""
-    return f"training/{Path(run.profile.data.source).stem}"
-
-
-def trained_adapter(run: Run) -> Path:
-    """The folder of the run's trained adapter, its files checked.
-
-    Raises:
-        KitError: it is not trained yet.
-    """
-    return run.need(adapter_stage(run), train_inputs(run), made_by="lk.train(model, data, run)") / "adapter"
-
-
-def trained_adapters(run: Run) -> dict[str, Path]:
-    """The finished adapters in the run's folder that were trained on its base, by name ("handbook", "triage")."""
-    base = identity(run.profile.base)
-    folders = [path.parent for path in sorted(run.path.glob("training/*/manifest.json"))]
-    return {
-        folder.name: folder / "adapter" for folder in folders if read_manifest(folder)["inputs"]["data"]["base"] == base
-    }
-
-
-def read_log(folder: Path) -> list[LogRow]:
-    """The log of a finished training, one row per step."""
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def loss_ends(log: Sequence[LogRow]) -> tuple[float, float]:
-    """Mean loss of the first and of the last tenth of the steps; single steps differ as their rows do."""
-    tenth = max(1, len(log) // 10)
-    return mean(row["loss"] for row in log[:tenth]), mean(row["loss"] for row in log[-tenth:])
-
-
-def check_learned(model: PreTrainedModel, log: Sequence[LogRow]) -> None:
-    """Fail when training changed nothing.
-
-    Raises:
-        KitError: the adapter is still what it was at the start, no gradient arrived, or the loss did not fall.
-    """
-    zero = [name for name, value in adapters.trainable(model).items() if "lora_B" in name and not value.any()]
-    if zero:
-        raise KitError(
-            f"{len(zero)} adapter matrices B are still zero after training, as {zero[0]}: nothing was learned"
+        state = fit(
+            model,
+            steps,
+            chosen,
+            held_out=held_out,
+            layers=layers,
+            checkpoints=checkpoints,
+            should_stop=should_stop,
+            on_step=on_step,
         )
-    first, last = loss_ends(log)
-    if len(log) >= 20 and not last < first:
-        raise KitError(f"the loss did not fall (from {first:.3f} to {last:.3f}): try another training__learning_rate")
+    return state, chosen, state.is_finished(len(steps), chosen)
 
 
 @contextmanager
@@ -230,7 +181,7 @@ def tracker(name: str | None, run: Run) -> Iterator[Callable[[LogRow], None]]:
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    PartialState(cpu=not torch.cuda.is_available())  # which trackers ask
+    PartialState(cpu=not torch.cuda.is_available())  # trackers need it
     kind = LOGGER_TYPE_TO_CLASS[name]
     place = {"logging_dir": str(run.path / "tracking")} if kind.requires_logging_directory else {}
     try:
@@ -247,7 +198,6 @@ def tracker(name: str | None, run: Run) -> Iterator[Callable[[LogRow], None]]:
 
 
 def _load(model: PreTrainedModel, folder: Path, run: Run) -> list[LogRow]:
-    """What was trained before from the same inputs."""
     adapters.load_adapter(model, trained_adapter(run))
     log = read_log(folder)
     print(f"training: done before, {len(log)} steps, last loss {log[-1]['loss']:.3f}. In {shown(folder)}")
@@ -290,13 +240,6 @@ def _mention_others(folder: Path) -> None:
     if others and not folder.exists():
         names = ", ".join(shown(other) for other in sorted(others))
         print(f"an unfinished training with other settings or data is left as it is: {names}. Starting anew")
-
-
-def _show(progress: Progress, send: Callable[[LogRow], None], row: LogRow) -> None:
-    figures: dict[str, float] = {name: row[name] for name in SHOWN if name in row}
-    speed = row["tokens"] / max(row["seconds"], 0.01)
-    progress.update(row["step"], **figures, tokens_per_s=speed, memory_gib=memory_gib())
-    send(row)
 
 
 def _write(model: PreTrainedModel, state: TrainerState, chosen: Training, run: Run, work: Stage) -> None:

@@ -102,7 +102,7 @@ def test_a_stopped_training_goes_on_to_the_same_adapter(
     with monkeypatch.context() as patch:
         Stopper(patch, 7)
         assert len(train(run)) == 7
-    assert "stopped after step 7 of" in capsys.readouterr().out
+    assert "stopped after step 7" in capsys.readouterr().out
     assert run.find("training/faq", lk.training.train_inputs(run)) is None
     assert [path.name for path in unfinished(run).glob("step-*")] == ["step-00000007"]
     live = unfinished(run) / "log.jsonl"
@@ -418,7 +418,7 @@ def test_what_train_and_plan_are_given_is_checked(place: Path, tmp_path: Path) -
             call(model, wrong, run)
         with pytest.raises(lk.KitError, match=r"\(model, data, run\) are wanted, in this order.*NoneType"):
             call(None, data, run)
-    with pytest.raises(lk.KitError, match=r"a plan needs the base with a fresh adapter.*lk\.attach_lora\(model, run\)"):
+    with pytest.raises(lk.KitError, match=r"fresh adapter.*lk\.attach_lora"):
         lk.plan(model, data, run)
     for minutes in ("1", -1, float("nan")):
         with pytest.raises(lk.KitError, match=r"max_minutes=.* must be a number of minutes"):
