@@ -1,11 +1,14 @@
-"""The training loop, one visible function, and what may go wrong within a step."""
+"""The training loop, one visible function; what may stop it, and what may go wrong within a step."""
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from ..adapters import trainable
 from ..errors import KitError
@@ -81,6 +84,34 @@ def fit(
     if settings.patience is not None:
         model.load_state_dict(state.best_adapter, strict=False)
     return state
+
+
+@contextmanager
+def stop_requests(max_minutes: float | None) -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether to stop after the step: the time is over, or somebody asked for it.
+
+    Ctrl-C, the notebook's stop button (SIGINT) and a machine that is taken away (SIGTERM) ask; a second Ctrl-C stops at
+    once, and what the last checkpoint holds is kept.
+    """
+    if max_minutes is not None and not (isinstance(max_minutes, int | float) and 0 <= max_minutes < math.inf):
+        raise KitError(f"max_minutes={max_minutes!r} must be a number of minutes, 0 or above, or None")
+    end = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
+    requests: list[int] = []
+
+    def request(number: int, frame: Any) -> None:
+        if requests:
+            raise KeyboardInterrupt
+        requests.append(number)
+        print("stopping after this step and keeping what there is; again to stop at once", flush=True)
+
+    is_main_thread = threading.current_thread() is threading.main_thread()  # only there may signals be caught
+    numbers = (signal.SIGINT, signal.SIGTERM) if is_main_thread else ()
+    before = {number: signal.signal(number, request) for number in numbers}
+    try:
+        yield lambda: bool(requests) or time.monotonic() > end
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def backward(

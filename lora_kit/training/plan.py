@@ -133,9 +133,8 @@ def layers_to_recompute(model: PreTrainedModel, batches: Sequence[Batch], settin
         return min(settings.checkpoint_layers, most)
     if card is None or most == 0:
         return 0
-    batch = largest(batches)
-    kept, peak = measured_bytes(model, batch, most)
-    per_layer = measured_bytes(model, batch, most - 1)[0] - kept
+    kept, peak = measured_bytes(model, largest(batches), most)
+    per_layer = measured_bytes(model, largest(batches), most - 1)[0] - kept
     room = USABLE * card - sum(fixed_bytes(model, settings)) - peak
     return min(most, max(0, most - int(room // per_layer)))
 

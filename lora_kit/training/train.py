@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import adapters
 from ..base import load_tokenizer
@@ -22,7 +18,7 @@ from ..profiles import Training, settings
 from ..progress import Progress
 from .batches import Batch, Row, all_steps, for_measuring, rows_of, split_validation
 from .checkpoints import Checkpoints, LogRow, TrainerState
-from .loop import fit
+from .loop import fit, stop_requests
 from .optim import processes
 from .plan import layers_to_recompute
 from .recipe import recipe
@@ -139,34 +135,6 @@ def _fit(
             on_step=on_step,
         )
     return state, chosen, state.is_finished(len(steps), chosen)
-
-
-@contextmanager
-def stop_requests(max_minutes: float | None) -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether to stop after the step: the time is over, or somebody asked for it.
-
-    Ctrl-C, the notebook's stop button (SIGINT) and a machine that is taken away (SIGTERM) ask; a second Ctrl-C stops at
-    once, and what the last checkpoint holds is kept.
-    """
-    if max_minutes is not None and not (isinstance(max_minutes, int | float) and 0 <= max_minutes < math.inf):
-        raise KitError(f"max_minutes={max_minutes!r} must be a number of minutes, 0 or above, or None")
-    end = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
-    requests: list[int] = []
-
-    def request(number: int, frame: Any) -> None:
-        if requests:
-            raise KeyboardInterrupt
-        requests.append(number)
-        print("stopping after this step and keeping what there is; again to stop at once", flush=True)
-
-    is_main_thread = threading.current_thread() is threading.main_thread()  # only there may signals be caught
-    numbers = (signal.SIGINT, signal.SIGTERM) if is_main_thread else ()
-    before = {number: signal.signal(number, request) for number in numbers}
-    try:
-        yield lambda: bool(requests) or time.monotonic() > end
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
 
 
 @contextmanager
