@@ -141,7 +141,7 @@ test-stacks: .venv/ready  ## the notebooks and core tests on what Kaggle and Col
 test-all: test test-stacks solutions test-browser test-kills test-t4 test-real  ## everything that needs no GPU
 
 test-kills: .venv/ready  ## 20 trainings killed at random moments, each resumed to the same adapter
-	$(BIN)/python -m pytest tests/test_checkpoints.py -m slow -s
+	$(BIN)/python -m pytest tests/training/test_checkpoints.py -m slow -s
 
 test-t4: .venv/ready  ## the course with the T4 profile's settings, on a CPU
 	$(BIN)/python -m pytest tests/test_gpu.py -m slow

@@ -82,7 +82,7 @@ class LoraKit:
         """Attach a fresh adapter, lay the steps, as many as the peers take, and choose the layers computed twice."""
         from lora_kit.adapters import attach, detach_lora
         from lora_kit.training.batches import Row, all_steps
-        from lora_kit.training.planning import layers_to_recompute
+        from lora_kit.training.plan import layers_to_recompute
 
         detach_lora(self.model)
         attach(self.model, self.run.profile)
@@ -93,14 +93,14 @@ class LoraKit:
                 self.run.profile.training, tokens_per_step=budget, tokens_per_micro_batch=min(most, budget // 2)
             )
             steps, budget = all_steps([Row(*row) for row in rows], self.settings), budget * 19 // 20
-        self.layers = layers_to_recompute(self.model, steps, self.run)
+        self.layers = layers_to_recompute(self.model, [batch for step in steps for batch in step], self.settings)
         return steps
 
     def fit(self, steps: list[Any], seen: Callable[[Any], None] = lambda row: None) -> list[float]:
         """Train through these steps; `seen` is called after each."""
-        from lora_kit.training.loop import Around, fit
+        from lora_kit.training import fit
 
-        return [row["loss"] for row in fit(self.model, steps, self.settings, Around(layers=self.layers, seen=seen)).log]
+        return [row["loss"] for row in fit(self.model, steps, self.settings, layers=self.layers, on_step=seen).log]
 
 
 class LoraKitSmall(LoraKit):

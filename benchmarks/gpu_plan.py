@@ -55,22 +55,24 @@ def batch_of(rows: int, length: int) -> Any:
 
 
 def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
-    """One step of one micro-batch: what the formulas say, and the card's peak."""
+    """One step of one micro-batch: what the probe says, from two measurements apart, and the card's peak."""
     import torch
 
     from lora_kit.adapters import attach, detach_lora
-    from lora_kit.training.loop import Around, fit
-    from lora_kit.training.memory import activation_bytes, passing_bytes
-    from lora_kit.training.planning import fixed_bytes, sizes_of
+    from lora_kit.training import fit
+    from lora_kit.training.plan import fixed_bytes, measured_bytes
 
     detach_lora(model)
     attach(model, run.profile)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    most = len(model.model.layers) - 1  # all that may be computed twice: the rest is said from one layer's difference
+    kept, peak = measured_bytes(model, batch, most)
+    per_layer = measured_bytes(model, batch, most - 1)[0] - kept
+    said = sum(fixed_bytes(model, run.profile.training)) + peak + (most - layers) * per_layer
+    if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    sizes = sizes_of(model, run)
-    said = sum(fixed_bytes(model, run)) + activation_bytes(sizes, batch, layers) + passing_bytes(sizes, batch)
-    fit(model, [[batch], [batch]], run.profile.training, Around(layers=layers))
+    fit(model, [[batch], [batch]], run.profile.training, layers=layers)
     taken = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
     return {"said": said} | taken
 
@@ -78,16 +80,15 @@ def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
 def seconds_of(model: Any, setup: Setup) -> dict[str, float]:
     """Seconds that the probe says for 8 steps, and that they take."""
     from lora_kit.adapters import attach, detach_lora
-    from lora_kit.training.loop import Around, fit
-    from lora_kit.training.planning import probe
+    from lora_kit.training import fit
+    from lora_kit.training.plan import probe
 
     detach_lora(model)
     run, layers = SimpleNamespace(profile=setup.profile), len(model.model.layers) - 1
     attach(model, run.profile)
     steps = [[batch_of(2, 512), batch_of(4, 256)] for _ in range(8)]
     batches = [batch for step in steps for batch in step]
-    token, step = probe(model, batches, layers, setup.profile.training)
-    said = token * sum(batch.tokens for batch in batches) + step * len(steps)
+    said = probe(model, batches, layers) * sum(batch.tokens for batch in batches)
     start = time.perf_counter()
-    fit(model, steps, setup.profile.training, Around(layers=layers))
+    fit(model, steps, setup.profile.training, layers=layers)
     return {"seconds_said": said, "seconds_taken": time.perf_counter() - start}

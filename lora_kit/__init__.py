@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from .generation import answers
     from .machine import environment_report, keep_on_drive
     from .merging.merge import merge
-    from .minutes import budget
     from .pipeline import make
     from .presets import PROFILES
     from .quantization import load_base, release
     from .runs import Run
-    from .training import plan, train, trained_adapter
+    from .training.plan import plan
+    from .training.stage import trained_adapter
+    from .training.train import train
     from .widgets import settings
 
 _MODULES = {
@@ -37,17 +38,18 @@ _MODULES = {
     "checkup": ("doctor",),
     "data": ("prepare",),
     "errors": ("KitError",),
-    "evaluation": ("evaluate", "read_answers"),
+    "evaluation.evaluate": ("evaluate", "read_answers"),
     "exporting": ("export", "push"),
     "generation": ("answers",),
     "machine": ("environment_report", "keep_on_drive"),
     "merging.merge": ("merge",),
-    "minutes": ("budget",),
     "pipeline": ("make",),
     "presets": ("PROFILES",),
     "quantization": ("load_base", "release"),
     "runs": ("Run",),
-    "training": ("plan", "train", "trained_adapter"),
+    "training.plan": ("plan",),
+    "training.stage": ("trained_adapter",),
+    "training.train": ("train",),
     "widgets": ("settings",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -13,7 +13,7 @@ from .errors import KitError
 from .evaluation import evaluate, evaluation_inputs
 from .merging import merge, merge_inputs
 from .quantization import load_base, release
-from .training import adapter_stage, first_goes_first, train, train_inputs, world
+from .training import adapter_stage, main_process_first, train, train_inputs
 
 if TYPE_CHECKING:
     from .runs import Run
@@ -39,7 +39,7 @@ def make(run: Run, until: str = "evaluation") -> None:
     if missing:
         print(f"to make: {', '.join(missing)}. On this machine that takes {_how_long(run)}")
     for stage in missing:
-        with first_goes_first(world()) if stage != "training" else nullcontext():  # all of them train
+        with main_process_first() if stage != "training" else nullcontext():  # all of them train
             _MAKERS[stage](run)
         if stage == "training" and not is_done(run, stage):
             raise KeyboardInterrupt  # somebody stopped it: what comes after cannot be made

@@ -67,6 +67,12 @@ def save_adapted(folder: Path, target: Path, **overrides: object) -> Path:
     return target
 
 
+def gradients(model: PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
+
+
 def small_profile(**overrides: object) -> Profile:
     lora = {"lora__r": 4, "lora__lora_alpha": 64, "lora__lora_dropout": 0.0, "lora__target_modules": "q_proj,v_proj"}
     return profile("tiny-cpu", **lora | {"training__learning_rate": 1e-2, "training__epochs": 1} | overrides)

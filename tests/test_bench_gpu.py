@@ -21,7 +21,7 @@ import update_readme
 from bitsandbytes.nn import Linear4bit
 from gpu_kits import KITS, LoraKit, LoraKitSmall, Rows, Setup, padded
 
-from lora_kit.profiles import profile
+from lora_kit.presets import profile
 from lora_kit.training.loss import compute_dtype_of
 
 SMALL = random_llama.SHAPE | random_llama.SMALL

@@ -21,10 +21,10 @@ from lora_kit.merging import certify, merge_folder
 from lora_kit.presets import profile
 from lora_kit.quantization import card_released, load_model, round_trip
 from lora_kit.training.batches import Batch, Row, epoch_steps
-from lora_kit.training.checkpoints import Checkpoints, State
-from lora_kit.training.guards import check_learned
-from lora_kit.training.loop import Around, backward, fit
+from lora_kit.training.checkpoints import Checkpoints, TrainerState
+from lora_kit.training.loop import backward, fit
 from lora_kit.training.loss import autocast, compute_dtype_of, loss_sum, training_mode
+from lora_kit.training.train import check_learned
 
 from .models import FakeRun, random_rows, save_small_llama
 
@@ -58,7 +58,7 @@ def test_the_t4_profile_trains_saves_merges_and_answers(device: str, tmp_path: P
     assert {parameter.dtype for parameter in trainable(model).values()} == {torch.float32}
     settings = run.profile.training
     plan = [step for epoch in range(30) for step in epoch_steps(random_rows(6, prefix=10), settings, epoch)]
-    log = fit(model, plan, settings, Around(layers=2)).log
+    log = fit(model, plan, settings, layers=2).log
     check_learned(model, log)
     assert log[-1]["loss"] < log[0]["loss"]
     answer = generate_ids(model.eval(), [[5, 6, 7], [8]], max_new_tokens=4, eos_token_id=2)
@@ -143,10 +143,10 @@ def test_a_stopped_training_goes_on_to_the_same_adapter(device: str, tmp_path: P
     fit(whole, plan, settings)
     kept, seen = Checkpoints(tmp_path / "kept", {}), [0]
     broken = attached(folder, device)
-    fit(broken, plan, settings, Around(checkpoints=kept, stop=lambda: len(seen) > 3, seen=lambda row: seen.append(1)))
+    fit(broken, plan, settings, checkpoints=kept, should_stop=lambda: len(seen) > 3, on_step=lambda row: seen.append(1))
     assert len(seen) < len(plan)
     again = attached(folder, device)
-    log = fit(again, plan, settings, Around(checkpoints=Checkpoints(tmp_path / "kept", {}))).log
+    log = fit(again, plan, settings, checkpoints=Checkpoints(tmp_path / "kept", {})).log
     assert [row["step"] for row in log] == list(range(1, len(plan) + 1))
     one, other = adapter_state(whole), adapter_state(again)
     assert all(torch.allclose(one[name], other[name], rtol=0, atol=0 if device == "cpu" else 1e-6) for name in one)
@@ -178,7 +178,7 @@ def test_memory_that_really_runs_out_changes_no_gradient(tmp_path: Path) -> None
             else:
                 before, most = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
                 torch.cuda.set_per_process_memory_fraction((before + share * (most - before)) / total)
-            state = State()
+            state = TrainerState()
             with training_mode(model):
                 model.eval()  # no dropout: pieces draw other numbers
                 loss = backward(model, [batch], 512 * 119, scaler, state)

@@ -22,7 +22,7 @@ LAYERS = (
     {"pipeline", "widgets", "chatting", "exporting", "course", "__main__", "__init__"},
 )
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib", "accelerate", "pandas", "numpy"}
-ONLY_IN = {"bitsandbytes": ("quantization", "training.optimizers"), "peft": ("adapters", "merging")}
+ONLY_IN = {"bitsandbytes": ("quantization", "training.optim"), "peft": ("adapters", "merging")}
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 LLAMA2 = (
     "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights Reserved."

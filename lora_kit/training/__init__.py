@@ -1,13 +1,13 @@
 """Notebook 03: plan, batches, loss, the loop."""
 
 from .batches import Row, all_steps, for_measuring, rows_of
-from .guards import check_given, loss_ends
 from .loop import fit
 from .loss import row_losses
-from .planning import Plan, plan
-from .processes import first_goes_first, world
+from .optim import main_process_first
+from .plan import Plan, plan
 from .recipe import Recipe, recipe
-from .stage import adapter_stage, read_log, train, train_inputs, trained_adapter, trained_adapters
+from .stage import adapter_stage, loss_ends, read_log, train_inputs, trained_adapter, trained_adapters
+from .train import train
 
 __all__ = [
     "Plan",
@@ -15,11 +15,10 @@ __all__ = [
     "Row",
     "adapter_stage",
     "all_steps",
-    "check_given",
-    "first_goes_first",
     "fit",
     "for_measuring",
     "loss_ends",
+    "main_process_first",
     "plan",
     "read_log",
     "recipe",
@@ -29,5 +28,4 @@ __all__ = [
     "train_inputs",
     "trained_adapter",
     "trained_adapters",
-    "world",
 ]

@@ -1,4 +1,4 @@
-"""Rows -> steps of micro-batches, by token budget, from rows of like length, the same for the same (seed, epoch).
+"""Rows -> optimizer steps of micro-batches, by token budget, from rows of like length, fixed by (seed, epoch).
 
 Rows that begin with the same tokens (the same system prompt) share a micro-batch and compute that prefix once:
 
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 from ..data import common_start
 
 if TYPE_CHECKING:
-    from ..profiles import Training
+    from ..config import Training
 
-GROUP = 16  # rows with the same first tokens share a micro-batch
-ASIDE, MOST_ASIDE = 20, 64  # one row of so many is set aside, and no more than so many
-SHORTEST_PREFIX = 8  # a shorter shared prefix is not worth a forward pass of its own
+GROUP = 16  # rows with the same first 16 tokens share micro-batches
+MIN_GROUP = 4  # rows; smaller groups are put together
+MIN_PREFIX = 8  # a shorter shared prefix is not worth computing apart
+VALIDATE_EVERY, MAX_VALIDATION = 20, 64  # with early stopping: every 20th row, at most 64
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that go through the model together; `prefix` stands before each of them and teaches nothing."""
+    """A micro-batch: rows that go through the model together, behind a prefix that they share and do not learn."""
 
     prefix: list[int]
     rows: list[Row]
@@ -47,32 +48,8 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the model computes, padding too."""
+        """Tokens that the model computes, padding included."""
         return len(self.prefix) + self.width * len(self.rows)
-
-
-def steps(
-    rows: Sequence[Row],
-    *,
-    tokens_per_step: int,
-    tokens_per_micro_batch: int,
-    share_prefixes: bool,
-    seed: int,
-    epoch: int,
-) -> list[list[Batch]]:
-    """One epoch: every row once, as optimizer steps of micro-batches.
-
-    Args:
-        tokens_per_step: tokens of an optimizer step, which takes as many whole micro-batches as come nearest to it.
-        tokens_per_micro_batch: tokens in memory at a time.
-        share_prefixes: compute the tokens that all rows of a micro-batch begin with once.
-    """
-    rng = random.Random(f"{seed} {epoch}")
-    batches = []
-    for group in _groups(rows).values():
-        batches += _cut(group, tokens_per_micro_batch, share_prefixes, rng)
-    rng.shuffle(batches)
-    return _steps(batches, tokens_per_step)
 
 
 def rows_of(train: Iterable[dict[str, list[int]]]) -> list[Row]:
@@ -80,14 +57,14 @@ def rows_of(train: Iterable[dict[str, list[int]]]) -> list[Row]:
     return [Row(row["input_ids"], row["labels"], number) for number, row in enumerate(train)]
 
 
-def set_aside(rows: list[Row], settings: Training) -> tuple[list[Row], list[Row]]:
-    """The rows to train, and where `patience` is set every 20th row, at most 64, whose loss decides when to stop.
+def split_validation(rows: list[Row], settings: Training) -> tuple[list[Row], list[Row]]:
+    """The rows to train on, and with early stopping the rows whose loss decides when to stop.
 
     The held-out questions must not decide: the report card asks them, and would flatter an adapter chosen by them.
     """
     if settings.patience is None:
         return rows, []
-    every = max(ASIDE, -(-len(rows) // MOST_ASIDE))
+    every = max(VALIDATE_EVERY, -(-len(rows) // MAX_VALIDATION))
     return [row for place, row in enumerate(rows) if place % every != 1], rows[1::every]
 
 
@@ -97,19 +74,24 @@ def all_steps(rows: Sequence[Row], settings: Training) -> list[list[Batch]]:
 
 
 def epoch_steps(rows: Sequence[Row], settings: Training, epoch: int) -> list[list[Batch]]:
-    """The optimizer steps of one epoch."""
-    return steps(
-        rows,
-        tokens_per_step=int(settings.tokens_per_step),
-        tokens_per_micro_batch=settings.tokens_per_micro_batch,
-        share_prefixes=settings.share_prefixes,
-        seed=settings.seed,
-        epoch=epoch,
-    )
+    """One epoch: every row once, as optimizer steps of as many micro-batches as come nearest to tokens_per_step."""
+    rng = random.Random(f"{settings.seed} {epoch}")
+    batches = [batch for group in _groups(rows) for batch in _micro_batches(group, settings, rng)]
+    rng.shuffle(batches)
+    budget = int(settings.tokens_per_step)
+    steps: list[list[Batch]] = []
+    filled = budget
+    for batch in batches:
+        if filled + batch.tokens / 2 > budget:
+            steps.append([])
+            filled = 0
+        steps[-1].append(batch)
+        filled += batch.tokens
+    return steps
 
 
 def for_measuring(rows: Sequence[Row], settings: Training) -> list[Batch]:
-    """Rows as micro-batches in a fixed order, for measuring."""
+    """Rows as micro-batches in a fixed order, shortest first, for measuring a loss."""
     batches: list[list[Row]] = []
     for row in sorted(rows, key=lambda row: len(row.input_ids)):
         if not batches or len(row.input_ids) * (len(batches[-1]) + 1) > settings.tokens_per_micro_batch:
@@ -118,46 +100,12 @@ def for_measuring(rows: Sequence[Row], settings: Training) -> list[Batch]:
     return [Batch([], group) for group in batches]
 
 
-def halves(batches: Sequence[Batch], parts: int) -> Iterator[Batch]:
+def split_batches(batches: Sequence[Batch], parts: int) -> Iterator[Batch]:
     """The same rows in `parts` times as many micro-batches, for a card that is too small for the whole ones."""
     for batch in batches:
         size = -(-len(batch.rows) // parts)
         for start in range(0, len(batch.rows), size):
             yield Batch(batch.prefix, batch.rows[start : start + size])
-
-
-def _groups(rows: Sequence[Row]) -> dict[tuple[int, ...], list[Row]]:
-    groups: dict[tuple[int, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[tuple(row.input_ids[:GROUP])].append(row)
-    alone = [key for key, members in groups.items() if len(members) < 4]
-    for key in alone:
-        groups[()] += groups.pop(key)
-    return groups
-
-
-def _cut(rows: list[Row], budget: int, share: bool, rng: random.Random) -> list[Batch]:
-    """Rows of like length together; chance orders those of one length, so that neighbours change every epoch."""
-    ordered = sorted(rows, key=lambda row: len(row.input_ids) + rng.random())
-    shared = len(common_prefix(rows)) if share and len(rows) > 1 else 0
-    batches: list[list[Row]] = []
-    widest = 0
-    for row in ordered:
-        own = len(row.input_ids) - (shared if shared >= SHORTEST_PREFIX else 0)
-        widest = max(widest, own)
-        if not batches or widest * (len(batches[-1]) + 1) > budget:
-            batches.append([])
-            widest = own
-        batches[-1].append(row)
-    return [_batch(rows, share) for rows in batches]
-
-
-def _batch(rows: list[Row], share: bool) -> Batch:
-    prefix = common_prefix(rows) if share and len(rows) > 1 else []
-    if len(prefix) < SHORTEST_PREFIX:
-        return Batch([], rows)
-    cut = len(prefix)
-    return Batch(prefix, [Row(row.input_ids[cut:], row.labels[cut:], row.number) for row in rows])
 
 
 def common_prefix(rows: Sequence[Row]) -> list[int]:
@@ -166,14 +114,37 @@ def common_prefix(rows: Sequence[Row]) -> list[int]:
     return common_start([row.input_ids[: max(limit, 0)] for row in rows])
 
 
-def _steps(batches: list[Batch], budget: int) -> list[list[Batch]]:
-    """Whole micro-batches together, as many as come nearest to the budget, one at least."""
-    result: list[list[Batch]] = []
-    filled = budget
-    for batch in batches:
-        if filled + batch.tokens / 2 > budget:
-            result.append([])
-            filled = 0
-        result[-1].append(batch)
-        filled += batch.tokens
-    return result
+def _groups(rows: Sequence[Row]) -> Iterable[list[Row]]:
+    """Rows that begin alike together; what few rows begin with makes one group."""
+    groups: dict[tuple[int, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row.input_ids[:GROUP])].append(row)
+    for key in [key for key, members in groups.items() if len(members) < MIN_GROUP]:
+        groups[()] += groups.pop(key)
+    return groups.values()
+
+
+def _micro_batches(rows: list[Row], settings: Training, rng: random.Random) -> list[Batch]:
+    """Rows of like length together; chance orders those of one length, so that neighbours change every epoch."""
+    ordered = sorted(rows, key=lambda row: len(row.input_ids) + rng.random())
+    shared = _shared_prefix(rows, settings)
+    batches: list[list[Row]] = []
+    widest = 0
+    for row in ordered:
+        width = len(row.input_ids) - len(shared)
+        widest = max(widest, width)
+        if not batches or widest * (len(batches[-1]) + 1) > settings.tokens_per_micro_batch:
+            batches.append([])
+            widest = width
+        batches[-1].append(row)
+    return [_cut_prefix(rows, _shared_prefix(rows, settings)) for rows in batches]
+
+
+def _shared_prefix(rows: list[Row], settings: Training) -> list[int]:
+    prefix = common_prefix(rows) if settings.share_prefixes and len(rows) > 1 else []
+    return prefix if len(prefix) >= MIN_PREFIX else []
+
+
+def _cut_prefix(rows: list[Row], prefix: list[int]) -> Batch:
+    cut = len(prefix)
+    return Batch(prefix, [Row(row.input_ids[cut:], row.labels[cut:], row.number) for row in rows])

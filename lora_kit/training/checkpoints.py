@@ -1,8 +1,9 @@
 """A training that can be killed at any moment: what it needs to go on, written so that no half of it is ever read.
 
     training/handbook-unfinished-3f2a91/
-        step-00000120/   adapter.safetensors  optimizer.pt  state.json  manifest.json (hashes)
-        step-00000180/   state.json holds the log so far
+        step-00000120/   training.pt (adapter, optimizer, loss scale, state with its log)  manifest.json (hashes)
+        step-00000180/
+        log.jsonl        every step so far, to be read while the training runs
 
 A checkpoint is written under another name, flushed to the disk, hashed and renamed; the last two are kept. Random
 numbers need no place in it: every step seeds them from (seed, step).
@@ -10,30 +11,36 @@ numbers need no place in it: every step seeds them from (seed, step).
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..disk import disk_errors
+from ..adapters import trainable
+from ..config import Training
 from ..errors import KitError
-from ..manifests import LIBRARIES, check_files, read_manifest, shown, version, write_manifest
+from ..files import LIBRARIES, check_files, disk_errors, read_manifest, shown, version, write_manifest
 
 if TYPE_CHECKING:
     import torch
+    from torch.amp import GradScaler
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
 
 LogRow = dict[str, Any]
-KEPT = 2
+FILE, KEPT = "training.pt", 2
 EVERY = 60.0  # seconds between two checkpoints, at least
 COST = 0.02  # share of the time that checkpoints may take
 
 
 @dataclass
-class State:
+class TrainerState:
     """Where a training stands after a step, and what was found out at its start and is not found out again."""
 
     step: int = 0
@@ -42,13 +49,19 @@ class State:
     skipped: int = 0  # steps without an update, because a float16 gradient overflowed
     parts: int = 1  # pieces that every micro-batch is split into, doubled when memory runs out
     layers: int = 0  # layers that are computed twice
-    best: float | None = None  # evaluation loss
+    best_loss: float | None = None  # of the evaluations
     best_step: int = 0
-    worse: int = 0  # evaluations since
+    evaluations_since_best: int = 0
     log: list[LogRow] = field(default_factory=list)
+    best_adapter: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def note(self, step: int, loss: float, rate: float, norm: float, tokens: int, seconds: float) -> LogRow:
-        """Take note of a step that is done, and give its log row."""
+    def is_finished(self, steps: int, settings: Training) -> bool:
+        """Whether all steps are done, or the evaluation loss has not improved for long enough."""
+        is_patient = settings.patience is None or self.evaluations_since_best < settings.patience
+        return self.step == steps or not is_patient
+
+    def record(self, step: int, loss: float, rate: float, norm: float, tokens: int, seconds: float) -> LogRow:
+        """Record a finished step and return its log row."""
         self.step, self.seconds = step, seconds
         self.tokens += tokens
         self.skipped += not math.isfinite(norm)
@@ -56,50 +69,13 @@ class State:
         self.log.append(row | {"seconds": round(seconds, 2), "skipped": self.skipped})
         return self.log[-1]
 
-    def measure(self, loss: float, moving: Moving) -> None:
-        """Take note of the loss on held-out rows, and of the adapter where it is the lowest so far."""
+    def record_evaluation(self, loss: float, model: PreTrainedModel) -> None:
+        """Record the loss on held-out rows, and the adapter where it is the lowest so far."""
         self.log[-1]["evaluation_loss"] = loss
-        if self.best is None or loss < self.best:
-            self.best, self.best_step, self.worse = loss, self.step, 0
-            moving.best = {name: value.detach().cpu().clone() for name, value in moving.weights.items()}
-        else:
-            self.worse += 1
-
-
-@dataclass
-class Moving:
-    """What changes from step to step: the adapter, the optimizer, the loss scale, and the best adapter so far."""
-
-    weights: dict[str, torch.nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def parts(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-        """What a checkpoint stores: tensors by file and name, and the states that torch alone can write."""
-        tensors = {"adapter": {name: value.detach().cpu() for name, value in self.weights.items()}, "best": self.best}
-        rest = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-        return {name: values for name, values in tensors.items() if values}, rest
-
-    def restore(self, checkpoints: Checkpoints | None, *, force: bool = False) -> State | None:
-        """Take everything from the newest whole checkpoint; None where there is none."""
-        found = checkpoints.load(force=force) if checkpoints else None
-        if found is None:
-            return None
-        state, tensors, rest = found
-        self._put(tensors["adapter"])
-        self.best = tensors.get("best", {})
-        self.optimizer.load_state_dict(rest["optimizer"])
-        self.scaler.load_state_dict(rest["scaler"])
-        return state
-
-    def go_back_to_best(self) -> None:
-        """Put the adapter with the lowest evaluation loss in place."""
-        self._put(self.best)
-
-    def _put(self, tensors: dict[str, torch.Tensor]) -> None:
-        for name, value in tensors.items():
-            self.weights[name].data.copy_(value)
+        self.evaluations_since_best += 1
+        if self.best_loss is None or loss < self.best_loss:
+            self.best_loss, self.best_step, self.evaluations_since_best = loss, self.step, 0
+            self.best_adapter = {name: value.detach().cpu().clone() for name, value in trainable(model).items()}
 
 
 class Checkpoints:
@@ -108,64 +84,63 @@ class Checkpoints:
     Args:
         folder: where they lie; made when the first is written.
         inputs: what the training is made from, for the manifest.
+        force: go on from a checkpoint that other versions of the libraries wrote.
     """
 
-    def __init__(self, folder: Path, inputs: dict[str, Any]) -> None:
-        self.folder, self.inputs = folder, inputs
-        self._last, self._took = time.monotonic(), 0.0
+    def __init__(self, folder: Path, inputs: dict[str, Any], *, force: bool = False) -> None:
+        self.folder, self.inputs, self.force = folder, inputs, force
+        self._last, self._took, self._has_log = time.monotonic(), 0.0, False
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time for the next one: writing them takes at most COST of all time."""
-        return time.monotonic() - self._last >= max(EVERY, self._took / COST)
+    def keep(
+        self, state: TrainerState, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler, *, now: bool
+    ) -> None:
+        """Add the step to log.jsonl, and write a checkpoint when it is time: they take at most COST of all time."""
+        rows, mode = (state.log[-1:], "a") if self._has_log else (state.log, "w")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "log.jsonl").open(mode) as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        self._has_log = True
+        if now or time.monotonic() - self._last >= max(EVERY, self._took / COST):
+            self.save(state, model, optimizer, scaler)
 
-    def save(self, state: State, tensors: dict[str, dict[str, torch.Tensor]], rest: dict[str, Any]) -> None:
+    def save(self, state: TrainerState, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler) -> None:
         """Write one checkpoint; the ones before are deleted only when it is whole.
-
-        Args:
-            state: where the training stands.
-            tensors: files of tensors by name, as {"adapter": {...}}.
-            rest: what torch alone can store: the states of optimizer and scaler.
 
         Raises:
             KitError: the disk is full or read-only; the last checkpoint is untouched.
         """
         import torch
-        from safetensors.torch import save_file
 
-        start = time.monotonic()
-        partial = self.folder / f".step.{os.getpid()}.partial"
+        start, buffer = time.monotonic(), io.BytesIO()
+        partial, target = self.folder / f".step.{os.getpid()}.partial", self.folder / f"step-{state.step:08}"
+        adapter = {name: value.detach().cpu() for name, value in trainable(model).items()}
+        parts = {"state": vars(state), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
+        torch.save(parts | {"adapter": adapter}, buffer)
         try:
             with disk_errors(self.folder):
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-                for name, values in tensors.items():
-                    save_file(
-                        {key: value.contiguous() for key, value in values.items()}, partial / f"{name}.safetensors"
-                    )
-                torch.save(rest, partial / "optimizer.pt")
-                (partial / "state.json").write_text(json.dumps(asdict(state)))
+                partial.mkdir(parents=True, exist_ok=True)
+                (partial / FILE).write_bytes(buffer.getbuffer())
                 write_manifest(partial, self.inputs, {"step": state.step}, state.seconds)
-                _flush(partial)
-                target = self.folder / f"step-{state.step:08}"
+                _flush(partial / FILE, partial / "manifest.json")
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
-                _flush_names(self.folder)
+                with suppress(OSError):  # a mounted Drive may not open folders
+                    _flush(self.folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         for old in self._all()[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
         self._last, self._took = time.monotonic(), time.monotonic() - start
 
-    def load(self, *, force: bool = False) -> tuple[State, dict[str, dict[str, torch.Tensor]], dict[str, Any]] | None:
-        """The newest whole checkpoint, or None; a damaged one (a file is not what was written) is passed over.
+    def load(self, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler) -> TrainerState | None:
+        """Put the newest whole checkpoint into model, optimizer and scaler, and return its state; None without one.
+
+        A damaged one is passed over. A whole one that cannot be read now (no memory) stays; its error is raised.
 
         Raises:
             KitError: it was written with other versions of the libraries, and `force` is not given.
-            MemoryError, OSError: a whole one cannot be read now; it stays, and the next call goes on from it.
         """
         import torch
-        from safetensors.torch import load_file
 
         for place in reversed(self._all()):
             try:
@@ -173,49 +148,41 @@ class Checkpoints:
             except KitError:
                 print(f"the checkpoint {shown(place)} is damaged and passed over: the one before it is taken, if any")
                 continue
-            _same_libraries(place, force)
-            state = State(**json.loads((place / "state.json").read_text()))
-            rest = torch.load(place / "optimizer.pt", weights_only=True, map_location="cpu")
-            tensors = {path.stem: load_file(path) for path in sorted(place.glob("*.safetensors"))}
+            self._check_libraries(place)
+            parts = torch.load(place / FILE, weights_only=True, map_location="cpu")
+            state = TrainerState(**parts["state"])
+            model.load_state_dict(parts["adapter"], strict=False)
+            optimizer.load_state_dict(parts["optimizer"])
+            scaler.load_state_dict(parts["scaler"])
             print(f"training: goes on after step {state.step}, kept in {shown(place)}")
-            return state, tensors, rest
+            return state
         if self.folder.exists():
             print(f"no whole checkpoint is left in {shown(self.folder)}: training starts anew")
         return None
 
-    def discard(self) -> None:
+    def delete(self) -> None:
         """Delete all of them: the training is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
 
-
-def _same_libraries(place: Path, force: bool) -> None:
-    then = read_manifest(place)["versions"]
-    other = [f"{name} {then.get(name)} (here {version(name)})" for name in LIBRARIES if then.get(name) != version(name)]
-    if other and not force:
-        raise KitError(
-            f"the unfinished training in {shown(place.parent)} was made with {', '.join(other)}: going on may give "
-            "another result. Go on all the same with lk.train(..., force=True), or delete that folder to start anew"
-        )
-
-
-def _flush(folder: Path) -> None:
-    """Make sure that every file is on the disk before the folder gets its name."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    def _check_libraries(self, place: Path) -> None:
+        then = read_manifest(place)["versions"]
+        changed = [name for name in LIBRARIES if then.get(name) != version(name)]
+        if changed and not self.force:
+            listed = ", ".join(f"{name} {then.get(name)} (here {version(name)})" for name in changed)
+            raise KitError(
+                f"the unfinished training in {shown(self.folder)} was made with {listed}: going on may give another "
+                "result. Go on all the same with lk.train(..., force=True), or delete that folder to start anew"
+            )
 
 
-def _flush_names(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # a mounted Drive may not open folders
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
+def _flush(*paths: Path) -> None:
+    """Make sure that a file, or the names in a folder, are on the disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

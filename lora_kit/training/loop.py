@@ -1,114 +1,171 @@
-"""The training loop: one visible function; what guards it stands in guards.py."""
+"""The training loop, one visible function; what may stop it, and what may go wrong within a step."""
 
 from __future__ import annotations
 
+import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from ..adapters import trainable
-from ..profiles import Training
-from .batches import Batch, halves
-from .checkpoints import Checkpoints, LogRow, Moving, State
-from .guards import check_finite, split_further
+from ..config import Training
+from ..errors import KitError
+from .batches import Batch, split_batches
+from .checkpoints import Checkpoints, LogRow, TrainerState
 from .loss import autocast, learned_tokens, loss_sum, mean_loss, training_mode
-from .optimizers import make_optimizer, make_scaler, probe_scale, schedule
-from .processes import World
+from .optim import make_optimizer, make_scaler, probe_scale, processes, set_learning_rate, sum_over_processes
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-
-@dataclass
-class Around:
-    """What goes on around the loop."""
-
-    held_out: Sequence[Batch] = ()  # rows whose loss is measured now and then
-    checkpoints: Checkpoints | None = None  # where the training is kept; None keeps nothing
-    force: bool = False  # go on from a checkpoint that other versions of the libraries wrote
-    layers: int = 0  # how many are computed twice; a checkpoint's own number wins
-    world: World = field(default_factory=World)  # the processes that share the work
-    stop: Callable[[], bool] = lambda: False  # asked after every step; when true the training is kept and left
-    seen: Callable[[LogRow], None] = lambda row: None  # called with every log row
+MAX_LISTED = 8  # rows of a broken step that are named
 
 
-def fit(model: PreTrainedModel, plan: Sequence[list[Batch]], settings: Training, around: Around | None = None) -> State:
-    """Train the model's adapter through all steps of `plan`, or go on where a checkpoint stopped.
+def fit(
+    model: PreTrainedModel,
+    steps: Sequence[list[Batch]],
+    settings: Training,
+    *,
+    held_out: Sequence[Batch] = (),
+    layers: int = 0,
+    checkpoints: Checkpoints | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[LogRow], None] = lambda row: None,
+) -> TrainerState:
+    """Train the model's adapter through all steps, or go on where a checkpoint stopped.
 
     Args:
         model: a frozen base with one attached adapter, whose parameters alone require gradients.
-        plan: the micro-batches of every optimizer step, from `all_steps`.
-        settings: optimizer, learning rate and its course, gradient norm, evaluations, seed.
-        around: checkpoints, held-out rows, processes, what is shown.
+        steps: the micro-batches of every optimizer step, from `all_steps`.
+        settings: optimizer, learning rate and its schedule, gradient norm, evaluations, patience, seed.
+        held_out: rows whose loss is measured now and then.
+        layers: how many are computed twice to save memory; a checkpoint's own number wins.
+        checkpoints: where the training is kept; None keeps nothing.
+        should_stop: asked after every step; when true the training is kept and left.
+        on_step: called with every log row.
 
     Raises:
         KitError: a loss or gradient that is not finite, no memory for a single row, a disk that is full.
     """
     import torch
 
-    around = around or Around()
-    weights, world = trainable(model), around.world
-    moving = Moving(weights, make_optimizer(weights.values(), settings), make_scaler(model))
-    state = moving.restore(around.checkpoints, force=around.force) or State(layers=around.layers)
-    optimizer, scaler = moving.optimizer, moving.scaler
-    start, measured = time.monotonic() - state.seconds, evaluation_steps(len(plan), settings)
+    weights, (rank, size) = list(trainable(model).values()), processes()
+    optimizer, scaler = make_optimizer(weights, settings), make_scaler(model)
+    state = (checkpoints and checkpoints.load(model, optimizer, scaler)) or TrainerState(layers=layers)
+    start, evaluated = time.monotonic() - state.seconds, evaluation_steps(len(steps), settings)
     with training_mode(model, state.layers):
-        if not state.step:
-            probe_scale(model, plan[0][0], scaler, world)
-        for number, batches in enumerate(plan[state.step :], start=state.step + 1):
-            if settings.patience is not None and state.worse >= settings.patience:
+        if state.step == 0:
+            probe_scale(model, steps[0][0], scaler)
+        for step, batches in enumerate(steps[state.step :], start=state.step + 1):
+            if state.is_finished(len(steps), settings):
                 break
-            torch.manual_seed(settings.seed * 1_000_003 + number * world.size + world.rank)  # dropout, also on resume
-            rate = float(settings.learning_rate) * schedule(number, len(plan), settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = backward(model, world.share(batches), sum(map(learned_tokens, batches)), scaler, state)
-            loss, leave = world.add_up(weights.values(), loss, around.stop())
+            torch.manual_seed(settings.seed * 1_000_003 + step * size + rank)  # dropout: the same after a resume
+            rate = set_learning_rate(optimizer, step, len(steps), settings)
+            loss = backward(model, batches[rank::size], sum(map(learned_tokens, batches)), scaler, state)
+            loss, stop = sum_over_processes(weights, loss, should_stop())
             scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(weights.values(), settings.max_grad_norm).item()
-            check_finite(number, loss, norm, batches, scaled=scaler.is_enabled())
+            norm = torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm).item()
+            check_finite(step, loss, norm, batches, scaled=scaler.is_enabled())
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
-            row = state.note(number, loss, rate, norm, sum(batch.tokens for batch in batches), time.monotonic() - start)
-            if number in measured and around.held_out:
-                state.measure(mean_loss(model, around.held_out), moving)
-            around.seen(row)
-            if around.checkpoints and world.first and (leave or around.checkpoints.due):
-                around.checkpoints.save(state, *moving.parts())
-            if leave:
+            row = state.record(step, loss, rate, norm, sum(batch.tokens for batch in batches), time.monotonic() - start)
+            if step in evaluated and held_out:
+                state.record_evaluation(mean_loss(model, held_out), model)
+            on_step(row)
+            if checkpoints and rank == 0:
+                checkpoints.keep(state, model, optimizer, scaler, now=stop)
+            if stop:
                 break
     if settings.patience is not None:
-        moving.go_back_to_best()
+        model.load_state_dict(state.best_adapter, strict=False)
     return state
 
 
-def backward(
-    model: PreTrainedModel, batches: Sequence[Batch], learned: int, scaler: torch.amp.GradScaler, state: State
-) -> float:
-    """Forward and backward over a step's micro-batches; where memory runs out, the same step in smaller pieces.
+@contextmanager
+def stop_requests(max_minutes: float | None) -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether to stop after the step: the time is over, or somebody asked for it.
 
-    Raises:
-        KitError: there is no memory for a single row.
+    Ctrl-C, the notebook's stop button (SIGINT) and a machine that is taken away (SIGTERM) ask; a second Ctrl-C stops at
+    once, and what the last checkpoint holds is kept.
+    """
+    if max_minutes is not None and not (isinstance(max_minutes, int | float) and 0 <= max_minutes < math.inf):
+        raise KitError(f"max_minutes={max_minutes!r} must be a number of minutes, 0 or above, or None")
+    end = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
+    requests: list[int] = []
+
+    def request(number: int, frame: Any) -> None:
+        if requests:
+            raise KeyboardInterrupt
+        requests.append(number)
+        print("stopping after this step and keeping what there is; again to stop at once", flush=True)
+
+    is_main_thread = threading.current_thread() is threading.main_thread()  # only there may signals be caught
+    numbers = (signal.SIGINT, signal.SIGTERM) if is_main_thread else ()
+    before = {number: signal.signal(number, request) for number in numbers}
+    try:
+        yield lambda: bool(requests) or time.monotonic() > end
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def backward(
+    model: PreTrainedModel, batches: Sequence[Batch], learned: int, scaler: torch.amp.GradScaler, state: TrainerState
+) -> float:
+    """Forward and backward over this process's micro-batches; the loss is the mean of all tokens that the step learns.
+
+    Where memory runs out, the same step goes in smaller pieces.
     """
     import torch
 
     while True:
         total = 0.0
         try:
-            for batch in halves(batches, state.parts):
+            for batch in split_batches(batches, state.parts):
                 with autocast(model):
                     loss = loss_sum(model, batch) / learned
                 scaler.scale(loss).backward()
                 total += loss.item()
             return total
         except torch.OutOfMemoryError as error:
-            split_further(model, batches, state, error)
+            _split_further(model, batches, state, error)
 
 
 def evaluation_steps(steps: int, settings: Training) -> set[int]:
     """After which steps the loss on held-out rows is measured: evenly spaced, the last one among them."""
     count = min(settings.evaluations, steps)
     return {round(steps * (n + 1) / count) for n in range(count)}
+
+
+def check_finite(step: int, loss: float, norm: float, batches: Sequence[Batch], *, scaled: bool) -> None:
+    """Stop on a loss that is not a number or a gradient of zero; a loss scaler only skips the step of an overflow."""
+    if norm == 0:
+        raise KitError(f"step {step}: the gradient is zero, nothing is learned; what was kept before stays")
+    if math.isfinite(loss) and (math.isfinite(norm) or scaled):
+        return
+    rows = [row.number for batch in batches for row in batch.rows]
+    listed = ", ".join(map(str, rows[:MAX_LISTED])) + (" …" if len(rows) > MAX_LISTED else "")
+    raise KitError(
+        f"step {step}: the loss is {loss} and the gradient norm {norm}. Lower training__learning_rate, or look at "
+        f"rows {listed} of the prepared data (from 0, data.train[n]) for broken text; what was kept before stays"
+    )
+
+
+def _split_further(model: PreTrainedModel, batches: Sequence[Batch], state: TrainerState, error: Exception) -> None:
+    """After memory ran out: drop the step's gradients and halve every piece from here."""
+    import torch
+
+    if state.parts >= max((len(batch.rows) for batch in batches), default=1):
+        way_out = "lower data__max_length, or compute more layers twice with training__checkpoint_layers=99"
+        raise KitError(f"there is no memory for a single row: {way_out}") from error
+    for weight in trainable(model).values():
+        weight.grad = None
+    state.parts *= 2
+    print(f"memory ran out: from here every micro-batch goes in {state.parts} pieces, with the same result")
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,13 +1,22 @@
-"""The loss of one micro-batch: logits only where something is learned, in chunks, in float32."""
+"""The loss of one micro-batch: logits only where something is learned, in chunks, in float32.
+
+What the model's layers do differently in training leaves every result the same:
+
+    recomputed         layers that are computed again in the backward pass, to save memory (Chen et al. 2016)
+    last_mlp_at        the last MLP only where its output is read
+    shared_attention   rows behind one prefix, which is computed once
+
+A layer keeps no state of a pass (no cache), so that computing it again gives the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from ..data import IGNORE
-from .layers import last_mlp_at, positions, recomputed, shared_attention
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +25,7 @@ if TYPE_CHECKING:
     from .batches import Batch
 
 CHUNK = 4096  # learned positions whose logits exist at a time: 4096 x 32000 x 4 bytes is 0.5 GB
+ATTENTION = "lora_kit"  # our attention's name in transformers' list
 
 
 def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -35,9 +45,36 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     states, targets = hidden[learned], labels[learned]  # (learned, dim), (learned,)
     total = states.new_zeros((), dtype=hidden.dtype).float()
     for start in range(0, len(targets), CHUNK):
-        logits = model.lm_head(states[start : start + CHUNK]).float()
+        logits = model.lm_head(states[start : start + CHUNK]).float()  # (chunk, vocab)
         total = total + cross_entropy(logits, targets[start : start + CHUNK], reduction="sum")
     return total
+
+
+def row_losses(model: PreTrainedModel, batch: Batch) -> list[float]:
+    """Cross entropy summed over the learned tokens of each row, as the model stands."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    labels = _padded([row.labels[1:] for row in batch.rows], IGNORE, model.device, width=batch.width)
+    learned, losses = labels != IGNORE, []
+    with torch.no_grad(), autocast(model):
+        hidden = hidden_states(model, batch, learned)
+        for states, row, at in zip(hidden, labels, learned, strict=True):
+            losses.append(float(cross_entropy(model.lm_head(states[at]).float(), row[at], reduction="sum")))
+    return losses
+
+
+def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
+    """Loss per learned token over micro-batches, as the model stands: no dropout, no gradients."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), autocast(model):
+            return sum(loss_sum(model, batch).item() for batch in batches) / sum(map(learned_tokens, batches))
+    finally:
+        model.train(was_training)
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch, read: torch.Tensor) -> torch.Tensor:
@@ -57,49 +94,18 @@ def hidden_states(model: PreTrainedModel, batch: Batch, read: torch.Tensor) -> t
         with last_mlp_at(model, read):
             return model.model(input_ids=ids, use_cache=False).last_hidden_state
     line = torch.cat([torch.tensor(batch.prefix, device=ids.device), ids.flatten()]).unsqueeze(0)
-    told = {"position_ids": positions(prefix, len(ids), batch.width, ids.device), "prefix": prefix, "rows": len(ids)}
+    own = torch.arange(prefix, prefix + batch.width, device=ids.device).repeat(len(ids))
+    positions = torch.cat([torch.arange(prefix, device=ids.device), own]).unsqueeze(0)  # (1, prefix + rows * width)
     at = torch.cat([read.new_zeros(prefix), read.flatten()]).unsqueeze(0)
+    shape = {"position_ids": positions, "prefix": prefix, "rows": len(ids)}
     with shared_attention(model), last_mlp_at(model, at):
-        hidden = model.model(input_ids=line, use_cache=False, **told).last_hidden_state
+        hidden = model.model(input_ids=line, use_cache=False, **shape).last_hidden_state
     return hidden[0, prefix:].unflatten(0, ids.shape)
 
 
-def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
-    """Loss a learned token over micro-batches, as the model stands: no dropout, no gradients."""
-    import torch
-
-    trains = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), autocast(model):
-            return sum(loss_sum(model, batch).item() for batch in batches) / sum(map(learned_tokens, batches))
-    finally:
-        model.train(trains)
-
-
-def row_losses(model: PreTrainedModel, batch: Batch) -> list[float]:
-    """Cross entropy summed over the learned tokens of each row, as the model stands."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    labels = _padded([row.labels[1:] for row in batch.rows], IGNORE, model.device, width=batch.width)
-    learned, losses = labels != IGNORE, []
-    with torch.no_grad(), autocast(model):
-        hidden = hidden_states(model, batch, learned)
-        for states, row, at in zip(hidden, labels, learned, strict=True):
-            losses.append(float(cross_entropy(model.lm_head(states[at]).float(), row[at], reduction="sum")))
-    return losses
-
-
-@contextmanager
-def training_mode(model: PreTrainedModel, layers: int = 0) -> Iterator[None]:
-    """Dropout on, and the first layers computed twice; both off again whatever happens."""
-    model.train()
-    try:
-        with recomputed(model, layers), shared_attention(model):  # also while layers are computed again
-            yield
-    finally:
-        model.eval()
+def learned_tokens(batch: Batch) -> int:
+    """How many tokens of the micro-batch are learned."""
+    return sum(label != IGNORE for row in batch.rows for label in row.labels[1:])
 
 
 def autocast(model: PreTrainedModel) -> torch.autocast:
@@ -116,9 +122,98 @@ def compute_dtype_of(model: PreTrainedModel) -> torch.dtype:
     return cast("torch.dtype", next(layers, model.dtype))
 
 
-def learned_tokens(batch: Batch) -> int:
-    """How many tokens of the micro-batch are learned."""
-    return sum(label != IGNORE for row in batch.rows for label in row.labels[1:])
+@contextmanager
+def training_mode(model: PreTrainedModel, layers: int = 0) -> Iterator[None]:
+    """Dropout on, and the first layers computed twice; both off again whatever happens."""
+    model.train()
+    try:
+        with recomputed(model, layers), shared_attention(model):  # also while layers are computed again
+            yield
+    finally:
+        model.eval()
+
+
+@contextmanager
+def recomputed(model: PreTrainedModel, count: int) -> Iterator[None]:
+    """Keep only the inputs of the first `count` layers, and compute those layers again in the backward pass.
+
+    Each saves all of its activations but one hidden state per token, and takes a third longer. The last layer is never
+    computed again: the backward pass begins with it, so that nothing would be saved.
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    layers = model.model.layers[: min(count, len(model.model.layers) - 1)]
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+@contextmanager
+def last_mlp_at(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
+    """Compute the last layer's MLP only where `positions` (rows, width) is true; elsewhere its output is not read."""
+    mlp = model.model.layers[-1].mlp
+    plain = mlp.forward
+
+    def at_positions(hidden: torch.Tensor) -> torch.Tensor:
+        found = plain(hidden[positions])  # (learned, dim)
+        return found.new_zeros(hidden.shape).index_put((positions,), found)
+
+    mlp.forward = at_positions
+    try:
+        yield
+    finally:
+        del mlp.forward
+
+
+@contextmanager
+def shared_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let rows that are laid behind one prefix see it and themselves, and nothing of each other.
+
+    The model is then called with one long row, prefix and rows end to end, and with prefix=... and rows=...; every
+    layer works once on all of it, and only the attention knows of the parts.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, _attention)
+    before = model.config._attn_implementation
+    model.config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    prefix: int = 0,
+    rows: int = 0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over (1, heads, prefix + rows * width, head_dim): first the prefix, then all rows behind it."""
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if not rows:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    q, k, v = (tensor[:, :, :prefix] for tensor in (query, key, value))
+    own_q, own_k, own_v = (  # (rows, heads, width, head_dim)
+        tensor[0, :, prefix:].unflatten(1, (rows, -1)).transpose(0, 1) for tensor in (query, key, value)
+    )
+    width = own_q.shape[2]
+    mask = torch.ones(width, prefix + width, dtype=torch.bool, device=query.device).tril(prefix)
+    first, _ = sdpa_attention_forward(module, q, k, v, None, **kwargs)
+    k, v = (torch.cat([b.expand(rows, -1, -1, -1), o], dim=2) for b, o in ((k, own_k), (v, own_v)))
+    rest, _ = sdpa_attention_forward(module, own_q, k, v, mask, **kwargs)
+    return torch.cat([first, rest.flatten(0, 1).unsqueeze(0)], dim=1), None
 
 
 def _padded(rows: list[list[int]], fill: int, device: torch.device, *, width: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..profiles import Training
+from ..config import Training
 from .batches import Row, all_steps, epoch_steps
 
 STEPS = 200  # optimizer steps that a training takes at least

@@ -11,12 +11,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import lora_kit as lk
+from lora_kit.config import Training
 from lora_kit.data import IGNORE
-from lora_kit.profiles import PROFILES, Training
+from lora_kit.presets import PROFILES
 from lora_kit.training import Row, all_steps, recipe
 from lora_kit.training.recipe import MOST_EPOCHS, MOST_TOKENS, SMALLEST_STEP, STEPS, rate_for, tokens_of
 
-from .models import random_rows
+from ..models import random_rows
 
 
 def rows_of_length(count: int, length: int) -> list[Row]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -16,29 +14,17 @@ from lora_kit.errors import KitError
 from lora_kit.quantization import load_model
 from lora_kit.training import loop
 from lora_kit.training.batches import Batch, Row, epoch_steps
-from lora_kit.training.guards import check_finite, check_learned
-from lora_kit.training.loop import fit
+from lora_kit.training.loop import check_finite, fit
 from lora_kit.training.loss import learned_tokens, loss_sum, training_mode
-from lora_kit.training.optimizers import make_scaler, probe_scale, schedule
-from lora_kit.training.planning import card_bytes, probe
-from lora_kit.training.processes import World
+from lora_kit.training.optim import make_scaler, probe_scale, schedule
+from lora_kit.training.train import check_learned
 
-from .models import FakeRun, load_small_llama, random_rows, save_small_llama, small_profile
+from ..models import FakeRun, adapted, gradients, load_small_llama, random_rows, save_small_llama, small_profile
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_small_llama(tmp_path_factory.mktemp("llama"))
-
-
-def adapted(folder: Path, kind: str = "nf4", **overrides: object) -> PreTrainedModel:
-    """A model with an adapter that already does something: B is no longer zero."""
-    model = attach_lora(load_small_llama(folder, kind), FakeRun(**overrides))
-    torch.manual_seed(1)
-    for name, parameter in trainable(model).items():
-        if "lora_B" in name:
-            parameter.data.normal_(0, 0.05)
-    return model
 
 
 def reference_loss(model: PreTrainedModel, rows: list[Row]) -> torch.Tensor:
@@ -48,12 +34,6 @@ def reference_loss(model: PreTrainedModel, rows: list[Row]) -> torch.Tensor:
         out = model(input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels]))
         total = total + out.loss * sum(label != IGNORE for label in row.labels)
     return total
-
-
-def gradients(model: PreTrainedModel, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
 
 
 @pytest.mark.parametrize("kind", ["none", "nf4"])
@@ -175,15 +155,6 @@ def test_no_step_is_wasted_and_the_schedule_is_that_of_transformers(name: str, w
         assert rate == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
 
 
-def test_a_probe_leaves_weights_gradients_and_random_state_alone(folder: Path) -> None:
-    model = adapted(folder, lora__lora_dropout=0.1)
-    before, state = [p.clone() for p in trainable(model).values()], torch.get_rng_state()
-    assert min(probe(model, [Batch([], random_rows(4))], 0, FakeRun().profile.training)) > 0
-    assert all(torch.equal(a, b) for a, b in zip(before, trainable(model).values(), strict=True))
-    assert all(p.grad is None for p in trainable(model).values())
-    assert torch.equal(state, torch.get_rng_state())
-
-
 def test_a_loss_that_is_not_a_number_stops_with_the_step_and_its_rows() -> None:
     batches = [Batch([], [Row([1], [1], number) for number in (12, 40)])]
     with pytest.raises(KitError, match=r"step 7: the loss is nan.*learning_rate.*rows 12, 40 of the prepared data"):
@@ -239,7 +210,7 @@ def test_the_loss_scale_is_found_before_the_first_step(folder: Path) -> None:
     scaler = make_scaler(model)
     monster = Batch([], [Row(row.input_ids, row.labels) for row in random_rows(4)])
     before = [value.clone() for value in trainable(model).values()]
-    probe_scale(model, monster, scaler, World())
+    probe_scale(model, monster, scaler)
     assert 2**-4 <= scaler.get_scale() <= 2**16
     assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, trainable(model).values(), strict=True))
 
@@ -250,15 +221,3 @@ def test_an_adapter_that_learned_nothing_is_a_failure(folder: Path) -> None:
         check_learned(model, [{"loss": 1.0}] * 30)
     with pytest.raises(KitError, match="did not fall"):
         check_learned(adapted(folder), [{"loss": 1.0}] * 30)
-
-
-def test_a_card_is_as_large_as_what_the_process_may_take_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"mem_get_info": (60, 80), "memory_reserved": 5, "get_per_process_memory_fraction": 1.0}
-    for name, value in told.items():
-        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value, raising=False)
-    card: Any = SimpleNamespace(device=torch.device("cuda"))
-    assert card_bytes(card) == 65
-    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 0.25)
-    assert card_bytes(card) == 20
-    monkeypatch.delattr(torch.cuda, "get_per_process_memory_fraction")  # an older torch
-    assert card_bytes(card) == 65

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -13,18 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 import lora_kit as lk
-from lora_kit.manifests import file_hash
-from lora_kit.training import checkpoints, stage
+from lora_kit.files import file_hash
+from lora_kit.training import checkpoints
 from lora_kit.training.batches import Row, for_measuring
 from lora_kit.training.loss import mean_loss
 
-from .test_files import write
-
+stage = importlib.import_module("lora_kit.training.train")  # the package's own `train` is the function
 ROWS = [
     {"question": text.format(n), "answer": f"Box {n}."}
     for n in range(20)
@@ -40,10 +39,15 @@ SMALL = {
 }
 
 
+def write_rows(path: Path, count: int = len(ROWS)) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:count]))
+    return path
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kept")
-    write(folder / "faq.jsonl", ROWS)
+    write_rows(folder / "faq.jsonl")
     return folder
 
 
@@ -81,9 +85,8 @@ class Stopper:
         self.left = steps
         original = stage.fit
 
-        def fit(model: Any, plan: Any, settings: Any, around: Any) -> Any:
-            around.stop = self.stop
-            return original(model, plan, settings, around)
+        def fit(*given: Any, **more: Any) -> Any:
+            return original(*given, **more | {"should_stop": self.stop})
 
         monkeypatch.setattr(stage, "fit", fit)
 
@@ -99,7 +102,7 @@ def test_a_stopped_training_goes_on_to_the_same_adapter(
     with monkeypatch.context() as patch:
         Stopper(patch, 7)
         assert len(train(run)) == 7
-    assert "stopped after step 7 of" in capsys.readouterr().out
+    assert "stopped after step 7" in capsys.readouterr().out
     assert run.find("training/faq", lk.training.train_inputs(run)) is None
     assert [path.name for path in unfinished(run).glob("step-*")] == ["step-00000007"]
     live = unfinished(run) / "log.jsonl"
@@ -128,9 +131,9 @@ def test_asked_to_stop_it_finishes_the_step_and_keeps(
 ) -> None:
     run, original = run_in(place, f"interrupted {number}"), stage.fit
 
-    def interrupted(model: Any, plan: Any, settings: Any, around: Any) -> Any:
-        around.seen = lambda row: os.kill(os.getpid(), number) if row["step"] == 5 else None
-        return original(model, plan, settings, around)
+    def interrupted(*given: Any, **more: Any) -> Any:
+        signals = {"on_step": lambda row: os.kill(os.getpid(), number) if row["step"] == 5 else None}
+        return original(*given, **more | signals)
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
@@ -149,10 +152,9 @@ def test_a_second_ctrl_c_stops_at_once_and_nothing_kept_is_lost(
     monkeypatch.setattr(checkpoints, "EVERY", 0.0)
     monkeypatch.setattr(checkpoints, "COST", 1e9)
 
-    def interrupted(model: Any, plan: Any, settings: Any, around: Any) -> Any:
-        around.stop = lambda: False  # as if the step never ended
-        around.seen = lambda row: os.kill(os.getpid(), signal.SIGINT) if row["step"] in (5, 7) else None
-        return original(model, plan, settings, around)
+    def interrupted(*given: Any, **more: Any) -> Any:
+        signals = {"on_step": lambda row: os.kill(os.getpid(), signal.SIGINT) if row["step"] in (5, 7) else None}
+        return original(*given, **more | signals | {"should_stop": lambda: False})  # as if the step never ended
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(stage, "fit", interrupted)
@@ -172,24 +174,26 @@ def test_a_second_ctrl_c_stops_at_once_and_nothing_kept_is_lost(
     ],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("reader", ["safetensors.torch.load_file", "torch.load", "pathlib.Path.read_text"])
+@pytest.mark.parametrize("reader", ["torch.load", "pathlib.Path.read_text"])
 def test_a_whole_checkpoint_that_cannot_be_read_now_is_neither_passed_over_nor_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, error: BaseException
 ) -> None:
+    model, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    parts = [torch.optim.AdamW(model.parameters()), torch.amp.GradScaler("cpu", enabled=False)]
     kept = checkpoints.Checkpoints(tmp_path / "kept", {})
-    kept.save(checkpoints.State(step=3), {"adapter": {"a": torch.ones(2)}}, {"optimizer": {}})
+    kept.save(checkpoints.TrainerState(step=3), model, *parts)
 
-    def fails(*args: Any, **more: Any) -> Any:
+    def fails(*given: Any, **more: Any) -> Any:
         raise error
 
     with monkeypatch.context() as patch, pytest.raises(type(error)):
         patch.setattr(reader, fails)
-        kept.load()
-    found = kept.load()
-    assert found and found[0].step == 3 and torch.equal(found[1]["adapter"]["a"], torch.ones(2))
+        kept.load(other, *parts)
+    found = kept.load(other, *parts)
+    assert found and found.step == 3 and torch.equal(other.weight, model.weight)
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "state", "manifest", "empty folder"])
+@pytest.mark.parametrize("damage", ["cut", "missing", "changed", "manifest", "empty folder"])
 def test_a_damaged_checkpoint_is_passed_over(
     place: Path, whole: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
@@ -210,17 +214,15 @@ def test_a_damaged_checkpoint_is_passed_over(
 
 
 def spoil(folder: Path, damage: str) -> None:
-    weights = folder / "adapter.safetensors"
+    weights, manifest = folder / "training.pt", folder / "manifest.json"
     if damage == "cut":
         weights.write_bytes(weights.read_bytes()[:-9])
-    elif damage == "missing":
-        (folder / "optimizer.pt").unlink()
-    elif damage == "state":
-        (folder / "state.json").write_text("{}")
+    elif damage == "changed":
+        weights.write_bytes(weights.read_bytes()[:-9] + b"x" * 9)
     elif damage == "manifest":
-        (folder / "manifest.json").write_text((folder / "manifest.json").read_text()[:-9])
+        manifest.write_text(manifest.read_text()[:-9])
     else:
-        for path in folder.iterdir():
+        for path in [weights] if damage == "missing" else folder.iterdir():
             path.unlink()
 
 
@@ -230,15 +232,16 @@ def test_a_full_disk_stops_and_leaves_the_last_checkpoint_whole(
     run = run_in(place, "full")
     monkeypatch.setattr(checkpoints, "EVERY", 0.0)
     monkeypatch.setattr(checkpoints, "COST", 1e9)
-    original, calls = safetensors.torch.save_file, iter(range(100))
+    original, calls = Path.write_bytes, iter(range(100))
 
-    def full(tensors: Any, path: Path, **more: Any) -> None:
-        original(tensors, path, **more)
-        if next(calls) == 8:
+    def full(path: Path, content: bytes) -> int:
+        if path.name == "training.pt" and next(calls) == 8:
+            original(path, content[:-100])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(path, content)
 
     with monkeypatch.context() as patch, pytest.raises(lk.KitError, match="No space left on device"):
-        patch.setattr(safetensors.torch, "save_file", full)
+        patch.setattr(Path, "write_bytes", full)
         train(run)
     names = sorted(path.name for path in unfinished(run).iterdir())
     assert len(names) == 3 and names[0] == "log.jsonl" and all(name.startswith("step-") for name in names[1:])
@@ -280,9 +283,9 @@ def test_early_stopping_asks_rows_of_its_own_and_keeps_the_adapter_with_their_lo
     run = run_in(place, "early", training__patience=1, training__learning_rate=0.5, training__evaluations=20)
     data, learned, original = lk.prepare(run), list[int](), stage.fit
 
-    def fit(model: Any, plan: Any, settings: Any, around: Any) -> Any:
-        learned.extend(row.number for step in plan for batch in step for row in batch.rows)
-        return original(model, plan, settings, around)
+    def fit(model: Any, steps: Any, *given: Any, **more: Any) -> Any:
+        learned.extend(row.number for step in steps for batch in step for row in batch.rows)
+        return original(model, steps, *given, **more)
 
     monkeypatch.setattr(stage, "fit", fit)
     log = train(run)
@@ -333,7 +336,7 @@ import sys
 from pathlib import Path
 from lora_kit.training import checkpoints
 checkpoints.EVERY, checkpoints.COST = 0.0, 1e9  # a checkpoint after every step: most kills hit one
-from tests import test_checkpoints as t
+from tests.training import test_checkpoints as t
 run = t.run_in(Path(sys.argv[1]), sys.argv[2])
 model, data = t.lk.load_base(run), t.lk.prepare(run)
 print("training", flush=True)
@@ -408,14 +411,14 @@ def test_a_tracker_is_sent_every_step_or_refused(place: Path, monkeypatch: pytes
 
 def test_what_train_and_plan_are_given_is_checked(place: Path, tmp_path: Path) -> None:
     run = run_in(place, "given")
-    other = lk.Run("tiny-cpu", data=write(tmp_path / "other.jsonl", ROWS[:30]), root=tmp_path, **SMALL)
+    other = lk.Run("tiny-cpu", data=write_rows(tmp_path / "other.jsonl", 30), root=tmp_path, **SMALL)
     model, data, wrong = lk.load_base(run), lk.prepare(run), lk.prepare(other)
     for call in (lk.train, lk.plan):
         with pytest.raises(lk.KitError, match=r"was prepared from other files or settings.*data = lk\.prepare\(run\)"):
             call(model, wrong, run)
         with pytest.raises(lk.KitError, match=r"\(model, data, run\) are wanted, in this order.*NoneType"):
             call(None, data, run)
-    with pytest.raises(lk.KitError, match=r"a plan needs the base with a fresh adapter.*lk\.attach_lora\(model, run\)"):
+    with pytest.raises(lk.KitError, match=r"fresh adapter.*lk\.attach_lora"):
         lk.plan(model, data, run)
     for minutes in ("1", -1, float("nan")):
         with pytest.raises(lk.KitError, match=r"max_minutes=.* must be a number of minutes"):

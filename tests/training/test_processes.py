@@ -14,12 +14,10 @@ import lora_kit as lk
 from lora_kit.adapters import attach_lora, read_adapter, trainable
 from lora_kit.quantization import load_model
 from lora_kit.training import read_log
-from lora_kit.training.optimizers import make_optimizer, make_scaler
-from lora_kit.training.processes import World, world
+from lora_kit.training.optim import main_process_first, make_optimizer, make_scaler, processes, sum_over_processes
 
-from .models import FakeRun, save_small_llama, small_profile
-from .test_checkpoints import ROWS, SMALL
-from .test_files import write
+from ..models import FakeRun, save_small_llama, small_profile
+from .test_checkpoints import SMALL, write_rows
 
 DETERMINED = SMALL | {"lora__lora_dropout": "0.0", "training__tokens_per_micro_batch": 64, "training__epochs": 2}
 
@@ -37,7 +35,7 @@ def trained_in(place: Path, name: str, launcher: list[str]) -> Path:
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    write(tmp_path / "faq.jsonl", ROWS)
+    write_rows(tmp_path / "faq.jsonl")
     launch = [
         sys.executable,
         "-m",
@@ -58,16 +56,16 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 
 def test_alone_nothing_is_shared_and_nobody_is_waited_for() -> None:
-    assert world() == World(0, 1) and world().first
-    assert list(World(1, 2).share([1, 2, 3])) == [2]  # type: ignore[list-item]
-    assert World().add_up([], 1.5, True) == (1.5, True) and World().least(3.0) == 3.0
-    World().wait()
+    assert processes() == (0, 1)
+    assert sum_over_processes([], 1.5, True) == (1.5, True)
+    with main_process_first():
+        pass
 
 
 def test_a_profile_for_two_cards_says_how_to_start_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    write(tmp_path / "faq.jsonl", ROWS)
+    write_rows(tmp_path / "faq.jsonl")
     run = lk.Run("tiny-cpu", data=tmp_path / "faq.jsonl", root=tmp_path, **SMALL)
     run.profile = replace(run.profile, processes=2)
     with pytest.raises(lk.KitError, match=r"accelerate launch --num_processes 2 -m lora_kit train --profile tiny-cpu"):

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from lora_kit.base import ASSETS
+from lora_kit.config import Training
 from lora_kit.data import IGNORE, encode_batch
-from lora_kit.profiles import Training, profile
-from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, set_aside, steps
+from lora_kit.presets import profile
+from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, split_validation
 from lora_kit.training.recipe import recipe
 
 SYSTEM = list(range(100, 120))
@@ -25,8 +26,8 @@ def row(prompt: list[int], answer: list[int]) -> Row:
 
 
 def make(rows: list[Row], **changes: object) -> list[list[Batch]]:
-    settings = {"tokens_per_step": 256, "tokens_per_micro_batch": 128, "share_prefixes": True, "seed": 0, "epoch": 0}
-    return steps(rows, **settings | changes)
+    epoch = changes.pop("epoch", 0)
+    return epoch_steps(rows, Training(**{"tokens_per_step": 256, "tokens_per_micro_batch": 128} | changes), epoch)
 
 
 def whole(batch: Batch) -> list[tuple[int, ...]]:
@@ -120,8 +121,8 @@ def test_padding_is_under_5_per_cent_on_the_handbook_and_on_alpaca_like_lengths(
 @pytest.mark.parametrize("count", [1, 2, 19, 20, 22, 60, 1280, 1281, 5000])
 def test_early_stopping_sets_a_few_rows_aside_and_nothing_else_does(count: int) -> None:
     rows = [Row([number], [number], number) for number in range(count)]
-    assert set_aside(rows, Training()) == (rows, [])
-    learned, aside = set_aside(rows, Training(patience=3))
+    assert split_validation(rows, Training()) == (rows, [])
+    learned, aside = split_validation(rows, Training(patience=3))
     numbers = [row.number for row in aside]
     assert sorted(learned + aside, key=lambda row: row.number) == rows
     assert min(1, count - 1) <= len(aside) <= max(1, min(64, count / 20 + 1)) and len(learned) >= 1

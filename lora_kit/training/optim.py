@@ -1,0 +1,141 @@
+"""The optimizer, the learning rate's schedule, the float16 loss scale, and the sum over processes.
+
+Several processes train one adapter: each takes its share of every step's micro-batches, and one all-reduce per step
+sums the gradients. All of them lay the same steps and know how many tokens a step learns, so no model is wrapped.
+accelerate starts them:
+
+    accelerate launch --num_processes 2 -m lora_kit train ...
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from ..adapters import trainable
+from .loss import autocast, compute_dtype_of, learned_tokens, loss_sum
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from ..config import Training
+    from .batches import Batch
+
+MAX_SCALE, MIN_SCALE = 2.0**16, 2.0**-4  # of a float16 loss; the highest is GradScaler's own first value
+
+
+def make_optimizer(parameters: Sequence[torch.nn.Parameter], settings: Training) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019), or bitsandbytes' 8-bit one (Dettmers et al. 2022).
+
+    Args:
+        parameters: the adapter's, in float32.
+        settings: optimizer, learning_rate, weight_decay. "adamw" keeps 8 bytes per trained parameter, "adamw_8bit" 2;
+            a paged one lets them leave the card when memory is short. Small matrices stay in 32 bits either way.
+    """
+    import torch
+
+    rate, decay = float(settings.learning_rate), settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+
+    kind = {"adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit}[settings.optimizer]
+    return kind(parameters, lr=rate, weight_decay=decay)
+
+
+def schedule(step: int, steps: int, settings: Training) -> float:
+    """Share of the learning rate at `step`, never 0: transformers' schedules without the steps where theirs is 0.
+
+    Args:
+        step: the optimizer step, from 1 to `steps`.
+        steps: of the whole training.
+        settings: warmup, the share of the steps that rise to the full rate; schedule: "cosine" falls slowly at first
+            (Loshchilov & Hutter 2017), "linear" evenly, "constant" not at all.
+    """
+    rise = max(1, round(settings.warmup * steps))
+    if step <= rise:
+        return step / rise
+    done = (step - rise) / (steps + 1 - rise)
+    return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[settings.schedule]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, settings: Training) -> float:
+    """Set and return the learning rate of a step."""
+    rate = float(settings.learning_rate) * schedule(step, steps, settings)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def make_scaler(model: PreTrainedModel) -> torch.amp.GradScaler:
+    """The scaler of float16 losses (Micikevicius et al. 2018); it does nothing in other types."""
+    import torch
+
+    is_float16 = compute_dtype_of(model) == torch.float16
+    scaler = torch.amp.GradScaler(model.device.type, enabled=is_float16, init_scale=MAX_SCALE)
+    scaler.scale(torch.zeros((), device=model.device))  # of several processes one may have no rows in the first step
+    return scaler
+
+
+def probe_scale(model: PreTrainedModel, batch: Batch, scaler: torch.amp.GradScaler) -> None:
+    """Find the highest loss scale whose gradients are finite on one micro-batch, so that no early step is wasted."""
+    import torch
+
+    if not scaler.is_enabled():
+        return
+    scale, weights = MAX_SCALE, list(trainable(model).values())
+    while scale > MIN_SCALE:
+        with torch.random.fork_rng(), autocast(model):
+            loss = loss_sum(model, batch)
+        (loss / max(1, learned_tokens(batch)) * scale).backward()
+        is_finite = all(bool(torch.isfinite(w.grad).all()) for w in weights if w.grad is not None)
+        for weight in weights:
+            weight.grad = None
+        if is_finite:
+            break
+        scale /= 2
+    if processes()[1] > 1:  # the smallest of all processes
+        found = torch.tensor(scale, device=model.device)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MIN)
+        scale = float(found)
+    scaler.load_state_dict(scaler.state_dict() | {"scale": scale})
+
+
+def processes() -> tuple[int, int]:
+    """Rank and number of the processes that accelerate or torchrun started; (0, 1) where nothing did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # PartialState would look for TPUs
+        return 0, 1
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return state.process_index, state.num_processes
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """The first process runs the block alone; the others wait, then run it and find what is done."""
+    from accelerate import PartialState
+
+    with PartialState().main_process_first() if processes()[1] > 1 else nullcontext():
+        yield
+
+
+def sum_over_processes(weights: Sequence[torch.nn.Parameter], loss: float, stop: bool) -> tuple[float, bool]:
+    """Sum gradients, in place, and loss over all processes; `stop` becomes true where any process wants it."""
+    import torch
+    from torch.distributed import all_reduce
+
+    if processes()[1] == 1:
+        return loss, stop
+    grads = [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in weights]
+    flat = torch.cat([*(grad.flatten() for grad in grads), grads[0].new_tensor([loss, float(stop)])])
+    all_reduce(flat)
+    pieces = flat[:-2].split([weight.numel() for weight in weights])
+    for weight, piece in zip(weights, pieces, strict=True):
+        weight.grad = piece.view_as(weight).clone()
+    return float(flat[-2]), bool(flat[-1] > 0)
