@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .adapters import attach_lora, load_adapter, save_adapter, set_adapter
     from .base import load_tokenizer
     from .chatting import chat
-    from .data import prepare
+    from .data.prepare import prepare
     from .environment import environment_report, keep_on_drive
     from .errors import KitError
     from .evaluation import evaluate, read_answers
