@@ -23,7 +23,7 @@ from lora_kit.training import checkpoints, stage
 from lora_kit.training.batches import Row, for_measuring
 from lora_kit.training.loss import mean_loss
 
-from .test_files import write
+from .data.test_files import write
 
 ROWS = [
     {"question": text.format(n), "answer": f"Box {n}."}

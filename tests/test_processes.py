@@ -19,7 +19,7 @@ from lora_kit.training.processes import World, world
 
 from .models import FakeRun, save_small_llama, small_profile
 from .test_checkpoints import ROWS, SMALL
-from .test_files import write
+from .data.test_files import write
 
 DETERMINED = SMALL | {"lora__lora_dropout": "0.0", "training__tokens_per_micro_batch": 64, "training__epochs": 2}
 

@@ -98,9 +98,10 @@ def _broken(
     model: dict[str, Any],
 ) -> list[set[str]]:
     """For every row the invariants that its ids, its labels and its decoded text break."""
-    decode = tokenizer.backend_tokenizer.decode_batch
-    most = min(model.get("vocab_size", len(tokenizer)), len(tokenizer))
-    ids = [[i if 0 <= i < len(tokenizer) else 0 for i in row.input_ids] for row in encoded]
+    decode, size = tokenizer.backend_tokenizer.decode_batch, len(tokenizer)
+    bos, eos, eos_text = tokenizer.bos_token_id, tokenizer.eos_token_id, str(tokenizer.eos_token)
+    most, is_foreign = min(model.get("vocab_size", size), size), _is_foreign(model, bos, eos)
+    ids = [[i if 0 <= i < size else 0 for i in row.input_ids] for row in encoded]
     labels = [[*row.labels, *[-1] * len(row.input_ids)][: len(row.input_ids)] for row in encoded]  # -1 is no id
     runs = [_learned_runs(row) for row in labels]
     wholes = decode(ids, skip_special_tokens=False)
@@ -109,15 +110,13 @@ def _broken(
     for n, row in enumerate(rows):
         wanted, answers = expected(row.messages, tokenizer)
         given = [message["content"] for message in row.messages if message["role"] == "assistant"]
-        broken = _broken_texts(
-            wholes[n], wanted, [next(pieces) for _ in runs[n]], answers, given, str(tokenizer.eos_token)
-        )
-        if _foreign(model, tokenizer) or not 0 <= min(encoded[n].input_ids) <= max(encoded[n].input_ids) < most:
+        broken = _broken_texts(wholes[n], wanted, [next(pieces) for _ in runs[n]], answers, given, eos_text)
+        if is_foreign or not 0 <= min(encoded[n].input_ids) <= max(encoded[n].input_ids) < most:
             broken.add("ids")
-        if _wrong_bos(ids[n], len(given), wanted, tokenizer):
+        if not (bos is None or _has_right_bos(ids[n], bos, wanted, str(tokenizer.bos_token))):
             broken.add("bos")
-        ends = sum(ids[n][end - 1] == tokenizer.eos_token_id for _, end in runs[n])
-        if not labels[n].count(tokenizer.eos_token_id) == ends == len(given):
+        ends = sum(ids[n][end - 1] == eos for _, end in runs[n])
+        if not labels[n].count(eos) == ends == len(given):
             broken.add("eos")
         is_shifted = any(labels[n][a:b] != [*encoded[n].input_ids[a:b]] for a, b in runs[n])
         if is_shifted or len(encoded[n].input_ids) != len(encoded[n].labels):
@@ -135,22 +134,16 @@ def _learned_runs(labels: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _foreign(model: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> bool:
+def _is_foreign(model: dict[str, Any], *ours: int | None) -> bool:
     """Whether the tokenizer's BOS or EOS is none of the model's."""
-    for name in ("bos_token_id", "eos_token_id"):
-        ours, theirs = getattr(tokenizer, name), model.get(name)
-        if ours is not None and theirs is not None and ours not in (theirs if isinstance(theirs, list) else [theirs]):
-            return True
-    return False
+    theirs = [model.get("bos_token_id"), model.get("eos_token_id")]
+    pairs = [(i, known if isinstance(known, list) else [known]) for i, known in zip(ours, theirs, strict=True)]
+    return any(i is not None and known != [None] and i not in known for i, known in pairs)
 
 
-def _wrong_bos(ids: list[int], turns: int, wanted: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if not speaks_llama2(tokenizer):
-        mark = tokenizer.bos_token or "\0"
-        return ids.count(bos) != wanted.count(mark) or (ids[0] == bos) != wanted.startswith(mark)
-    places = [place for place, i in enumerate(ids) if i == bos]
-    return len(places) != turns or places[0] != 0 or any(ids[place - 1] != eos for place in places[1:])
+def _has_right_bos(ids: list[int], bos: int, wanted: str, mark: str) -> bool:
+    """Whether there are as many BOS as the format has, and one is first where it begins with one."""
+    return ids.count(bos) == wanted.count(mark) and (ids[0] == bos) == wanted.startswith(mark)
 
 
 def expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:

@@ -209,7 +209,7 @@ def _arrow(path: Path) -> Iterator[tuple[int, Any]]:
         numbers = itertools.count(1)
         for batch in batches:
             batch.validate(full=True)  # a damaged file would crash the process, not raise
-            yield from zip(numbers, batch.to_pylist(), strict=False)
+            yield from ((number, row) for row, number in zip(batch.to_pylist(), numbers, strict=False))
     except (pa.ArrowException, UnicodeDecodeError, OverflowError, ValueError, LookupError) as error:  # the last: pytz
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise KitError(f"{path.name} is not a readable {_ending(path)} file: {reason}") from error

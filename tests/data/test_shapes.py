@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lora_kit.data.encoding import TAGS
-from lora_kit.data.reading import plain_tags
-from lora_kit.data.shapes import recognise
+from lora_kit.data import TAGS
+from lora_kit.data.conversations import plain_tags
+from lora_kit.data.formats import recognise
 from lora_kit.errors import KitError
 
 Row = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lora_kit.data import Conversation, encode, prepare
+from lora_kit.data import Conversation, encode, own_rows, prepare
 from lora_kit.data.sources import Files
 from lora_kit.errors import KitError
 
@@ -37,7 +37,7 @@ def test_bad_rows_stop_the_stage_and_each_problem_is_told_with_its_rows(tmp_path
         "faq.jsonl row 65: message 1 (user) holds the prompt format's own tags ['[INST]']: remove them, "
         "or keep them as plain text with data__tags=keep; "
         "faq.jsonl row 66: is a str; it must be an object with named fields. "
-        "Mend them, or leave them out with data__bad_rows=drop"
+        "Fix them, or leave them out with data__bad_rows=drop"
     )
     assert not (run.path / "data").exists()
 
@@ -59,7 +59,7 @@ def test_the_first_five_rows_of_a_problem_are_listed(tmp_path: Path, count: int)
         prepare(open_run(write(tmp_path / "faq.jsonl", [*ROWS, *BAD[:1] * count])))
     listed = "answer is empty, " + ", ".join(f"faq.jsonl row {n}" for n in range(62, 66))
     more = f" and {count - 5:,} more" if count > 5 else ""
-    assert f"{listed}{more}. Mend them" in str(caught.value)
+    assert f"{listed}{more}. " in str(caught.value)
 
 
 @pytest.mark.parametrize("row", [1, 14], ids=["learned", "held out"])  # which is which: by a hash of the question
@@ -160,7 +160,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     files = [[write(tmp_path / "kit" / f"{split}.jsonl", rows(split))] for split in ("train", "test")]
-    monkeypatch.setattr("lora_kit.data.extra.dataset_files", lambda _: Files(*files))
+    monkeypatch.setattr(own_rows, "dataset_files", lambda _: Files(*files))
 
 
 @pytest.mark.usefixtures("elsewhere")

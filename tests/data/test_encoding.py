@@ -13,8 +13,17 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lora_kit.base import ASSETS
-from lora_kit.data import IGNORE, Conversation, Encoded, encode, encode_prompt
-from lora_kit.data.encoding import TAGS, encode_batch, speaks_llama2, tags_in
+from lora_kit.data import (
+    IGNORE,
+    TAGS,
+    Conversation,
+    Encoded,
+    encode,
+    encode_batch,
+    encode_prompt,
+    speaks_llama2,
+    tags_in,
+)
 from lora_kit.errors import KitError
 
 TINY = ASSETS / "tiny-chat"
