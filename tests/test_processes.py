@@ -17,9 +17,9 @@ from lora_kit.training import read_log
 from lora_kit.training.optimizers import make_optimizer, make_scaler
 from lora_kit.training.processes import World, world
 
+from .data.test_files import write
 from .models import FakeRun, save_small_llama, small_profile
 from .test_checkpoints import ROWS, SMALL
-from .data.test_files import write
 
 DETERMINED = SMALL | {"lora__lora_dropout": "0.0", "training__tokens_per_micro_batch": 64, "training__epochs": 2}
 

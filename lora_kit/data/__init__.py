@@ -1,7 +1,7 @@
 """Notebook 02: any dataset -> conversations -> ids and labels -> Arrow, with a report and a proof."""
 
 from .checks import INVARIANTS, verify
-from .conversations import TAGS, Conversation, some, tags_in
+from .conversations import TAGS, Conversation, read_conversations, some, tags_in
 from .encoding import (
     IGNORE,
     Encoded,
@@ -14,7 +14,6 @@ from .encoding import (
     speaks_llama2,
 )
 from .prepare import Prepared, data_inputs, load_prepared, prepare, question_files, read_questions
-from .reading import read_conversations
 from .report import Report, row_html, row_text, row_tokens
 from .splits import near_duplicates
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KitError
-from .conversations import Conversation, Message, first_few, some, tags_in
+from .conversations import Conversation, first_few, some, tags_in
 from .encoding import BATCH, IGNORE, Encoded, speaks_llama2
+from .formats import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,11 +14,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import KitError
-from .conversations import Conversation, Message, check_messages, first_few, some
+from .conversations import Conversation, check_messages, first_few, some
+from .formats import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,7 +73,8 @@ def encode_prompt(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -
     """Encode a conversation that ends with the user's turn, ready for the model to answer."""
     check_messages(messages, last="user")
     if not speaks_llama2(tokenizer):
-        return _ids([_render(messages, tokenizer, answer_follows=True)], tokenizer)[0]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return _ids([str(text)], tokenizer)[0]
     *before, (asked, _) = _pairs(messages)
     prompt = _ids([f"[INST] {asked} [/INST]"], tokenizer)[0]
     return [*_join(_encode_pairs(before, tokenizer)).input_ids, tokenizer.bos_token_id, *prompt]
@@ -106,14 +108,9 @@ def run_start(labels: Sequence[int], place: int, *, learned: bool) -> int:
 
 @dataclass
 class LengthFilter:
-    """Encodes rows and leaves out those that are too long, or their oldest turns, and notes which.
+    """Encodes rows and leaves out those that are too long, or their oldest turns, and notes which."""
 
-    Args:
-        data: max_length and what to do with longer rows.
-        tokenizer: the base model's own.
-    """
-
-    data: Data
+    data: Data  # max_length, and what to do with longer rows
     tokenizer: PreTrainedTokenizerBase
     too_long: list[str] = field(default_factory=list)
     shortened: list[str] = field(default_factory=list)
@@ -159,22 +156,13 @@ class LengthFilter:
         return None
 
     def stop(self, what: str = "") -> None:
-        """Refuse rows of too many tokens, unless the user said what to do with them.
-
-        Args:
-            what: the rows, where they are not the data to learn.
-
-        Raises:
-            KitError: with their numbers and the ways out.
-        """
+        """Refuse rows of too many tokens, unless the user said what to do with them; `what`: rows that are asked."""
         if self.too_long and self.data.too_long == "stop":
-            way_out = (
-                "Raise data__max_length, leave them out with data__too_long=drop, or cut whole turns from their front "
-                "with data__too_long=shorten"
-            )
+            way_out = "Raise data__max_length, leave them out with data__too_long=drop, or cut whole turns from their "
+            way_out = f"Shorten {what}" if what else way_out + "front with data__too_long=shorten"
             raise KitError(
                 f"{some(len(self.too_long))} of more tokens than max_length={self.data.max_length} (the longest "
-                f"{self.longest:,}): {first_few(self.too_long)}. {f'Shorten {what}' if what else way_out}"
+                f"{self.longest:,}): {first_few(self.too_long)}. {way_out}"
             )
 
 
@@ -212,12 +200,12 @@ def _keeps_words_apart(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _encode_template(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
     """The tokenizer's own template: each chat whole, and cut before and after every answer."""
     cuts = [[turn for turn, message in enumerate(chat) if message["role"] == "assistant"] for chat in chats]
-    texts = []
+    render, texts = partial(tokenizer.apply_chat_template, tokenize=False), []
     for chat, turns in zip(chats, cuts, strict=True):
-        texts += [_render(chat, tokenizer)]
-        texts += [_render(chat[:turn], tokenizer, answer_follows=True) for turn in turns]
-        texts += [_render(chat[: turn + 1], tokenizer) for turn in turns]
-    ids = iter(_ids(texts, tokenizer))
+        texts += [render(chat)]
+        texts += [render(chat[:turn], add_generation_prompt=True) for turn in turns]
+        texts += [render(chat[: turn + 1]) for turn in turns]
+    ids = iter(_ids([str(text) for text in texts], tokenizer))
     return [_learned(next(ids), [next(ids) for _ in t], [next(ids) for _ in t], tokenizer) for t in cuts]
 
 
@@ -231,10 +219,6 @@ def _learned(
         end = until.index(eos, len(prompt)) + 1
         labels[len(prompt) : end] = ids[len(prompt) : end]
     return Encoded(ids, labels)
-
-
-def _render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, answer_follows: bool = False) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_follows))
 
 
 def _pairs(messages: list[Message]) -> list[tuple[str, str]]:

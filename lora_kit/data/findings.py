@@ -1,4 +1,4 @@
-"""What is odd in the data, what the report card will be able to measure, and what to do next."""
+"""What is odd in the data and should be known before training, each with its count and rows."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .checks import Proof
-from .conversations import Conversation, first_few, normalised, some
+from .conversations import Conversation, Read, first_few, normalised, some
 from .encoding import Encoded, LengthFilter
-from .reading import Read
 from .sources import Files
 from .splits import first_of_each, phrasings
 
@@ -21,10 +19,6 @@ if TYPE_CHECKING:
 
 Finding = dict[str, Any]  # name, text, count, rows
 COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings
-FEW_PHRASINGS = 7
-# held-out wordings answered exactly on tiny-cpu, by phrasings a fact in training: benchmarks/results/phrasings.json
-MEASURED = {1: 0.12, 4: 0.53, 9: 0.72}
-MANY_ANSWERS = 1000  # different answers: more than an adapter of usual rank was seen to hold word for word
 SECRETS = {  # forms that the issuers document; a text that matches is suspected, not proven
     "Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
     "OpenAI or Anthropic key": r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}",
@@ -164,7 +158,7 @@ def _common(rows: Sequence[Conversation]) -> list[Finding]:
     if share >= 0.5:
         text = f"{share:.0%} of all rows have the same answer: the model may say nothing else"
         return [_finding("one answer", text)]
-    often = _common_answers(phrasings(rows), len(rows))
+    often = common_answers(phrasings(rows), len(rows))
     text = (
         f"{some(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels and stock "
         "phrases are: held-out questions with them measure judgement, not facts learned"
@@ -172,7 +166,7 @@ def _common(rows: Sequence[Conversation]) -> list[Finding]:
     return [_finding("common answers", text, len(often))] if often else []
 
 
-def _common_answers(counts: dict[str, int], rows: int) -> set[str]:
+def common_answers(counts: dict[str, int], rows: int) -> set[str]:
     """Answers that so many questions share that they are labels or stock phrases, not facts in several wordings."""
     return {answer for answer, count in counts.items() if count > max(COMMON, COMMON_SHARE * rows)}
 
@@ -212,49 +206,3 @@ def _context(facts: Facts) -> list[Finding]:
     longest, most = facts.profile.data.max_length, facts.model.get("max_position_embeddings")
     text = f"max_length={longest} is more than the model's context of {most} tokens"
     return [_finding("context", text)] if most and longest > most else []
-
-
-def measurable(test: Sequence[Conversation], card: dict[str, Any]) -> dict[str, str]:
-    """What the report card will be able to say, by metric."""
-    kinds = Counter(row.kind for row in test)
-    styled = kinds["fact"] + kinds["decline"] + kinds["unseen"] if card.get("style") else 0
-    no_facts = "their answers are never learned" if kinds["unseen"] else "no fact stands there in several wordings"
-    no_style = 'no style is named; a dataset.json beside the data does it, as {"style": {"ends_with": "Yours, Wren."}}'
-    general = some(kinds["general"], "held-out question") if kinds["general"] else "the handbook's general questions"
-    return {
-        "learned": _measured(kinds["fact"], no_facts),
-        "declined": _measured(kinds["decline"], "no such rows; data__declines=100 adds some"),
-        "behaved": _measured(styled, no_style),
-        "kept": f"measured on {general}",
-    }
-
-
-def _measured(count: int, otherwise: str) -> str:
-    return f"measured on {some(count, 'held-out question')}" if count else f"not measured: {otherwise}"
-
-
-def advice(rows: Sequence[Conversation]) -> list[str]:
-    """What a person with these rows should do next."""
-    wordings = phrasings(rows)
-    often = _common_answers(wordings, len(rows))
-    counts = [count for answer, count in wordings.items() if answer not in often]
-    if not counts:
-        return []
-    typical = median(counts)
-    lines = [f"{some(len(counts), 'different answer')}, each asked in {_wordings(typical)} (median)"]
-    if typical < FEW_PHRASINGS:
-        measured = ", ".join(f"{share:.0%} with {_wordings(count)}" for count, share in MEASURED.items())
-        lines.append(
-            "few wordings an answer: facts are learned by being asked in many ways (measured on tiny-cpu, held-out "
-            f"wordings answered exactly: {measured})"
-        )
-    if len(counts) > MANY_ANSWERS and typical < FEW_PHRASINGS:
-        lines.append(
-            f"{len(counts):,} answers in few wordings look like a reference work: looking up the passage and putting "
-            "it into the prompt (retrieval) will serve better than fine-tuning; fine-tune for tone and form"
-        )
-    return lines
-
-
-def _wordings(count: float) -> str:
-    return f"{count:g} wording{'' if count == 1 else 's'}"

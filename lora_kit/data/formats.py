@@ -19,8 +19,8 @@ from functools import partial
 from typing import Any
 
 from ..errors import KitError
-from .conversations import Message
 
+Message = dict[str, str]
 Row = dict[str, Any]
 Columns = tuple[str, ...]
 Convert = Callable[[Row, Columns], list[Message]]

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..base import load_tokenizer
 from ..errors import KitError
 from ..progress import Progress
-from .conversations import Conversation, tags_in
-from .reading import read_rows
+from .conversations import Conversation, read_rows, tags_in
 from .sources import dataset_files
 
 if TYPE_CHECKING:
@@ -42,9 +41,6 @@ def kit_rows(data: Data, card: dict[str, Any], split: str, system: str | None = 
         card: the dataset's own decline sentence, if it has one; filled in where declines are added and it has none.
         split: "train" or "test"; the test rows are other questions.
         system: the system text that the user's own rows have.
-
-    Raises:
-        KitError: more rows are asked for than there are.
     """
     if not data.declines and not data.general:
         return []
@@ -71,22 +67,14 @@ def _as_decline(row: Conversation, card: dict[str, Any], system: str | None) -> 
 
 
 def is_answered_elsewhere(row: Conversation, card: dict[str, Any], source: str) -> bool:
-    """Whether a row is a general one whose answer is another base's.
-
-    Args:
-        row: of the dataset.
-        card: the dataset's own; `answered_by` names the base that its general rows were written for, if any.
-        source: of the base at hand.
-    """
+    """Whether a row is a general one that was written for another base; the card's `answered_by` says for which."""
     return row.kind == "general" and card.get("answered_by", source) != source
 
 
 def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
-    """Some of the rows, each with the base's own greedy answer; answers that are empty or do not end are left out.
+    """Some general rows, each with the base's own greedy answer; answers that are empty or do not end are left out.
 
-    Args:
-        run: its base is loaded, asked, and freed again.
-        rows: general ones; with none nothing is loaded.
+    The run's base is loaded for it, and freed again.
     """
     from ..generation import generate_ids, prompts_of, text_of
     from ..quantization import load_base, release

@@ -17,11 +17,10 @@ from ..errors import KitError
 from ..manifests import check_files, file_hash, read_manifest, shown
 from ..progress import Progress
 from .checks import require, verify
-from .conversations import Conversation, first_few, some
+from .conversations import Conversation, Read, first_few, read_rows, some
 from .encoding import BATCH, Encoded, LengthFilter
 from .findings import Facts
 from .own_rows import in_own_words, is_answered_elsewhere, kit_rows
-from .reading import Read, read_rows
 from .report import Report, make_report
 from .sources import dataset_files
 from .splits import Split, each_once, near_duplicates, split
@@ -181,11 +180,7 @@ def _store(folder: Path, facts: Facts) -> dict[str, Any]:
 
 
 def read_card(path: Path | None) -> dict[str, Any]:
-    """What a dataset says of itself (dataset.json), or nothing.
-
-    Raises:
-        KitError: the file is no JSON object, or a pattern in it is no regular expression.
-    """
+    """What a dataset says of itself (dataset.json), or nothing."""
     if path is None:
         return {}
     try:

@@ -7,17 +7,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .checks import INVARIANTS
-from .conversations import some
+from .conversations import Conversation, some
 from .encoding import IGNORE, Encoded
-from .findings import Facts, advice, find, measurable
-from .splits import HOW
+from .findings import Facts, common_answers, find
+from .splits import HOW, phrasings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+FEW_PHRASINGS = 7
+# held-out wordings answered exactly on tiny-cpu, by phrasings a fact in training: benchmarks/results/phrasings.json
+MEASURED = {1: 0.12, 4: 0.53, 9: 0.72}
+MANY_ANSWERS = 1000  # different answers: more than an adapter of usual rank was seen to hold word for word
 PREVIEW = 3  # rows that the report shows token by token
 BINS = 12
 STYLE = {
@@ -90,6 +95,52 @@ def make_report(facts: Facts) -> dict[str, Any]:
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken} for p in facts.proofs.values()],
         "preview": [row_tokens(row, facts.lengths.tokenizer) for row in facts.train[:PREVIEW]],
     }
+
+
+def measurable(test: Sequence[Conversation], card: dict[str, Any]) -> dict[str, str]:
+    """What the report card will be able to say, by metric."""
+    kinds = Counter(row.kind for row in test)
+    styled = kinds["fact"] + kinds["decline"] + kinds["unseen"] if card.get("style") else 0
+    no_facts = "their answers are never learned" if kinds["unseen"] else "no fact stands there in several wordings"
+    no_style = 'no style is named; a dataset.json beside the data does it, as {"style": {"ends_with": "Yours, Wren."}}'
+    general = some(kinds["general"], "held-out question") if kinds["general"] else "the handbook's general questions"
+    return {
+        "learned": _measured(kinds["fact"], no_facts),
+        "declined": _measured(kinds["decline"], "no such rows; data__declines=100 adds some"),
+        "behaved": _measured(styled, no_style),
+        "kept": f"measured on {general}",
+    }
+
+
+def _measured(count: int, otherwise: str) -> str:
+    return f"measured on {some(count, 'held-out question')}" if count else f"not measured: {otherwise}"
+
+
+def advice(rows: Sequence[Conversation]) -> list[str]:
+    """What a person with these rows should do next."""
+    wordings = phrasings(rows)
+    often = common_answers(wordings, len(rows))
+    counts = [count for answer, count in wordings.items() if answer not in often]
+    if not counts:
+        return []
+    typical = median(counts)
+    lines = [f"{some(len(counts), 'different answer')}, each asked in {_wordings(typical)} (median)"]
+    if typical < FEW_PHRASINGS:
+        measured = ", ".join(f"{share:.0%} with {_wordings(count)}" for count, share in MEASURED.items())
+        lines.append(
+            "few wordings an answer: facts are learned by being asked in many ways (measured on tiny-cpu, held-out "
+            f"wordings answered exactly: {measured})"
+        )
+    if len(counts) > MANY_ANSWERS and typical < FEW_PHRASINGS:
+        lines.append(
+            f"{len(counts):,} answers in few wordings look like a reference work: looking up the passage and putting "
+            "it into the prompt (retrieval) will serve better than fine-tuning; fine-tune for tone and form"
+        )
+    return lines
+
+
+def _wordings(count: float) -> str:
+    return f"{count:g} wording{'' if count == 1 else 's'}"
 
 
 def _lines(data: dict[str, Any]) -> list[str]:

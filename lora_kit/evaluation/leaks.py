@@ -20,7 +20,7 @@ def leaked(asked: Sequence[Encoded], data: Prepared, tokenizer: PreTrainedTokeni
     """For each question whether it was learned, and how many learned rows were compared.
 
     A question was learned where a learned row asks it in the same words, or where question and answer both nearly
-    are those of one (`lora_kit.data.leaks`).
+    are those of one (`lora_kit.data.near_duplicates`).
     """
     rows = len(data.train)
     chosen = data.train.select(range(0, rows, -(-rows // COMPARED)))

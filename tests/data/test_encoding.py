@@ -21,7 +21,6 @@ from lora_kit.data import (
     encode,
     encode_batch,
     encode_prompt,
-    speaks_llama2,
     tags_in,
 )
 from lora_kit.errors import KitError
@@ -123,11 +122,6 @@ def test_prompt_ids_are_metas_and_begin_the_training_ids(
     assert encoded.input_ids[: len(prompt)] == prompt
     assert encoded.labels[len(prompt) - 1] == IGNORE
     assert encoded.labels[len(prompt) :] == encoded.input_ids[len(prompt) :]
-
-
-def test_a_space_token_with_the_bracket_follows_bos(tokenizer: PreTrainedTokenizerBase) -> None:
-    ids = encode(Conversation(HI), tokenizer).input_ids
-    assert tokenizer.convert_ids_to_tokens(ids[:2]) == ["<s>", "▁["]
 
 
 @each_chat
@@ -242,11 +236,6 @@ def test_a_row_that_is_too_long_is_refused_with_both_numbers(tokenizer: PreTrain
     assert encode(Conversation(HI), tokenizer, max_length=length).input_ids
     with pytest.raises(KitError, match=f"{length} tokens, more than max_length={length - 1}.*data__max_length"):
         encode(Conversation(HI), tokenizer, max_length=length - 1)
-
-
-def test_the_format_follows_the_tokenizer(tokenizer: PreTrainedTokenizerBase, zephyr: PreTrainedTokenizerBase) -> None:
-    assert speaks_llama2(tokenizer)
-    assert not speaks_llama2(zephyr)
 
 
 @each_chat

@@ -30,15 +30,14 @@ def test_bad_rows_stop_the_stage_and_each_problem_is_told_with_its_rows(tmp_path
     run = open_run(write(tmp_path / "faq.jsonl", [*ROWS, *BAD]))
     with pytest.raises(KitError) as caught:
         prepare(run)
-    assert str(caught.value) == (
-        "6 of 66 rows of the data cannot be used: "
-        "faq.jsonl row 61: answer is empty, faq.jsonl row 62; "
-        "faq.jsonl row 63: question is no text: 3, faq.jsonl row 64; "
-        "faq.jsonl row 65: message 1 (user) holds the prompt format's own tags ['[INST]']: remove them, "
-        "or keep them as plain text with data__tags=keep; "
-        "faq.jsonl row 66: is a str; it must be an object with named fields. "
-        "Fix them, or leave them out with data__bad_rows=drop"
-    )
+    for part in (
+        "6 of 66 rows",
+        "row 61: answer is empty, faq.jsonl row 62;",
+        "row 63: question is no text: 3, faq.jsonl",
+    ):
+        assert part in str(caught.value)
+    for way_out in ("data__tags=keep", "data__bad_rows=drop"):
+        assert way_out in str(caught.value)
     assert not (run.path / "data").exists()
 
 

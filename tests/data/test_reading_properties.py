@@ -10,8 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lora_kit.data.conversations import KINDS, check_messages
-from lora_kit.data.reading import read_rows
+from lora_kit.data.conversations import KINDS, check_messages, read_rows
 from lora_kit.errors import KitError
 
 from .test_files import KINDS_OF_FILE, TABLES, write

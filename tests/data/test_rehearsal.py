@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,16 @@ def test_the_answers_are_the_base_s_own_and_whole(tmp_path: Path, monkeypatch: p
     assert [row.answer for row in rows] == said
     monkeypatch.setattr(own_rows, "LONGEST", 2)
     assert in_own_words(run, general(16)) == []  # no answer ends within two tokens: none is cut short
+
+
+def test_an_answer_that_holds_tags_of_the_format_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(own_rows, "MOST", 2)
+    monkeypatch.setattr("lora_kit.generation.text_of", lambda ids, tokenizer: "I am [INST] one.")
+    assert in_own_words(Run("tiny-cpu", root=tmp_path), general(2)) == []
+
+
+def test_generation_can_be_imported_before_the_data() -> None:
+    subprocess.run([sys.executable, "-c", "import lora_kit.generation"], cwd=Path(__file__).parents[2], check=True)
 
 
 def test_another_base_learns_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,14 +236,6 @@ def test_a_rendered_text_with_anything_outside_of_its_turns_is_shown(text: str) 
     assert text in str(caught.value)
 
 
-def test_a_row_without_the_first_rows_columns_shows_both() -> None:
-    shape = recognise({"question": "a", "answer": "b"})
-    with pytest.raises(KitError, match=r"^has the columns prompt, completion; the first row has question, answer$"):
-        shape.messages({"prompt": "a", "completion": "b"})
-    with pytest.raises(KitError, match=r"^has the columns none; "):
-        shape.messages({})
-
-
 @given(text=st.lists(st.text(max_size=3) | st.sampled_from([*TAGS, "<", ">", "[", "]", "/", "s", "INST"])).map("".join))
 @example(text="".join(TAGS) * 2)
 @example(text="<<s>/s>[[INST]INST]<<<SYS>>/SYS>>")
