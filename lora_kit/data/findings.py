@@ -129,8 +129,8 @@ def repeats(rows: Sequence[Conversation]) -> tuple[list[Conversation], list[Conv
     """Rows that repeat an earlier one, and rows that answer an earlier question otherwise."""
     firsts = first_of_each(rows)
     again = [row for row in rows if firsts[row.question, row.answer_key] is not row]
-    asked: set[str] = set()
-    torn = [row for (question, _), row in firsts.items() if question in asked or asked.add(question)]  # type: ignore[func-returns-value]
+    asked: dict[str, Conversation] = {}
+    torn = [row for row in firsts.values() if asked.setdefault(row.question, row) is not row]
     return again, torn
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +86,9 @@ def split(rows: Sequence[Conversation]) -> Split:
 def _choose_phrasings(pairs: list[tuple[str, str]], wanted: int) -> frozenset[str]:
     left = Counter(answer for _, answer in pairs)
     chosen: set[str] = set()
-    for question, group in itertools.groupby(sorted(pairs, key=_by_hash_of_question), lambda pair: pair[0]):
+    for question, group in itertools.groupby(
+        sorted(pairs, key=lambda pair: (_hash(pair[0]), pair[0])), lambda pair: pair[0]
+    ):
         answers = [answer for _, answer in group]
         if len(chosen) < wanted and all(left[answer] > 1 for answer in answers):
             chosen.add(question)
@@ -104,10 +107,6 @@ def _choose_facts(pairs: list[tuple[str, str]], wanted: int) -> frozenset[str]:
         if len(chosen) + len(asked) <= wanted and all(answers[question] == 1 for question in asked):
             chosen |= asked
     return frozenset(chosen)
-
-
-def _by_hash_of_question(pair: tuple[str, str]) -> tuple[int, str]:
-    return _hash(pair[0]), pair[0]
 
 
 def _hash(text: str) -> int:
@@ -130,7 +129,7 @@ def near_duplicates(rows: Sequence[Conversation], held_out: Sequence[Conversatio
         ours = _letters(piece)
         limit = (1 - NEAR / 100) * (ours.sum(1, keepdim=True) + theirs.sum(1)) + 1  # (rows, held out)
         mine, other = (torch.cdist(ours, theirs, p=1) <= limit).nonzero().T.numpy()
-        for part in (_asked, _answered):
+        for part in (_asked, operator.attrgetter("answer")):
             is_near = _alike([part(row) for row in piece], [part(row) for row in held_out], mine, other)
             mine, other = mine[is_near], other[is_near]
         near += [piece[number] for number in sorted(set(mine.tolist()))]
@@ -140,10 +139,6 @@ def near_duplicates(rows: Sequence[Conversation], held_out: Sequence[Conversatio
 def _asked(row: Conversation) -> str:
     """The question that the last answer follows, in small letters."""
     return row.messages[-2]["content"].lower()
-
-
-def _answered(row: Conversation) -> str:
-    return row.answer
 
 
 def _letters(rows: Sequence[Conversation]) -> torch.Tensor:
