@@ -102,8 +102,8 @@ def _broken(
     decode, size = tokenizer.backend_tokenizer.decode_batch, len(tokenizer)
     bos, eos, eos_text = tokenizer.bos_token_id, tokenizer.eos_token_id, str(tokenizer.eos_token)
     most, is_foreign = min(model.get("vocab_size", size), size), _is_foreign(model, bos, eos)
-    ids = [[i if 0 <= i < size else 0 for i in row.input_ids] for row in encoded]
-    labels = [[*row.labels, *[-1] * len(row.input_ids)][: len(row.input_ids)] for row in encoded]  # -1 is no id
+    ids = [_within(row.input_ids, size) for row in encoded]
+    labels = [_as_many(row.labels, len(row.input_ids)) for row in encoded]
     runs = [_learned_runs(row) for row in labels]
     wholes = decode(ids, skip_special_tokens=False)
     pieces = iter(decode([i[a:b] for i, ab in zip(ids, runs, strict=True) for a, b in ab], skip_special_tokens=False))
@@ -124,6 +124,16 @@ def _broken(
             broken.add("labels")
         found.append(broken)
     return found
+
+
+def _within(ids: Sequence[int], size: int) -> list[int]:
+    """The ids, with 0 in place of what no tokenizer of this size could decode."""
+    return list(ids) if 0 <= min(ids) <= max(ids) < size else [i if 0 <= i < size else 0 for i in ids]
+
+
+def _as_many(labels: Sequence[int], count: int) -> list[int]:
+    """As many labels as ids; one that is missing is -1, which no id is."""
+    return list(labels) if len(labels) == count else [*labels, *[-1] * count][:count]
 
 
 def _learned_runs(labels: list[int]) -> list[tuple[int, int]]:

@@ -182,11 +182,11 @@ def _encode_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokeniz
             "starts with ▁: give it its model's own chat template"
         )
     texts = [f"[INST] {user} [/INST]" for user, _ in pairs] + [f"] {answer} " for _, answer in pairs] + ["]"]
-    ids = _ids(texts, tokenizer)
+    ids, bos, eos = _ids(texts, tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id
     encoded = []
     for prompt, behind in zip(ids[: len(pairs)], ids[len(pairs) : -1], strict=True):
-        answer = [*behind[len(ids[-1]) :], tokenizer.eos_token_id]
-        encoded.append(Encoded([tokenizer.bos_token_id, *prompt, *answer], [IGNORE] * (1 + len(prompt)) + answer))
+        answer = [*behind[len(ids[-1]) :], eos]
+        encoded.append(Encoded([bos, *prompt, *answer], [IGNORE] * (1 + len(prompt)) + answer))
     return encoded
 
 
