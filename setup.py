@@ -35,13 +35,13 @@ setup(
         "matplotlib",
         "ipywidgets",
         "numpy",
+        "jinja2",  # the report page and the cards
         "rapidfuzz",  # near-duplicates between learned and held-out questions
         "py3langid",  # answers that leave the language of their question
         "psutil",  # whether the process that left a half-written stage still lives
     ],
     extras_require={
         "gguf": ["gguf"],  # lk.export(run, "gguf"), and Ollama
-        "harness": ["lm-eval"],  # lk.evaluate(run, harness=[...])
         "bench": ["trl"],  # the peer of `make bench-data`
         "browser": ["jupyterlab", "playwright"],  # `make test-browser`, with a Chromium of the machine's own
         "test": [
@@ -53,8 +53,8 @@ setup(
             "ruff",
             "mypy",
             "nbstripout",
-            "lm-eval",
             "rouge-score",
+            "scipy",
         ],
     },
     entry_points={"console_scripts": ["lora-kit = lora_kit.__main__:main"]},

@@ -16,7 +16,7 @@ from typing import Any
 from record import RUNS, head, store
 
 import lora_kit as lk
-from lora_kit.evaluation.measures import FIGURES, MODELS
+from lora_kit.evaluation.card import METRICS, MODELS
 from lora_kit.training import read_log
 
 
@@ -33,10 +33,10 @@ def one_seed(seed: int, root: Path, settings: dict[str, str]) -> dict[str, Any]:
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Per figure and model: the median over the seeds, and the worst."""
+    """Per metric and model: the median over the seeds, and the worst."""
     table: dict[str, dict[str, dict[str, float]]] = {}
-    for figure in FIGURES:
-        name, worst = figure.name, max if figure.lower else min
+    for metric in METRICS:
+        name, worst = metric.name, max if metric.lower else min
         values = {model: [result["figures"][name][model] for result in results] for model in MODELS}
         table[name] = {m: {"median": statistics.median(v), "worst": worst(v)} for m, v in values.items()}
     return table

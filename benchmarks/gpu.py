@@ -35,7 +35,7 @@ from gpu_kits import KITS, Setup
 from gpu_train import STEP, longest, rows_like, timed
 from record import RESULTS, ROOT, head
 
-from lora_kit.manifests import LIBRARIES, version
+from lora_kit.files import LIBRARIES, version
 
 T4_GIB = 14.7
 RATE = 2.9e-4  # what "auto" is at 7B
@@ -117,7 +117,7 @@ def one(part: str, options: argparse.Namespace, scratch: Path, works: dict[str, 
 
 def setup(options: argparse.Namespace, targets: str, scratch: Path) -> Setup:
     """The T4 profile on the random model, whatever device is asked for."""
-    from lora_kit.profiles import profile
+    from lora_kit.presets import profile
 
     told: dict[str, Any] = {"base__source": str(options.base), "lora__target_modules": TARGETS[targets]}
     told["training__learning_rate"] = RATE

@@ -21,8 +21,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lora_kit.environment import compute_dtype
-from lora_kit.profiles import Profile
+from lora_kit.config import Profile
+from lora_kit.machine import compute_dtype
 
 Rows = list[tuple[list[int], list[int]]]
 Train = Callable[[], list[float]]
@@ -80,12 +80,12 @@ class LoraKit:
 
     def steps(self, rows: Rows, tokens_per_step: int, batch: int) -> list[Any]:
         """Attach a fresh adapter, lay the steps, as many as the peers take, and choose the layers computed twice."""
-        from lora_kit.adapters import attach_lora, detach_lora
+        from lora_kit.adapters import attach, detach_lora
         from lora_kit.training.batches import Row, all_steps
         from lora_kit.training.planning import layers_to_recompute
 
         detach_lora(self.model)
-        attach_lora(self.model, self.run)
+        attach(self.model, self.run.profile)
         wanted = math.ceil(math.ceil(len(rows) / batch) / batches_per_step(rows, tokens_per_step, batch))
         most, budget, steps = self.run.profile.training.tokens_per_micro_batch, tokens_per_step, list[Any]()
         while len(steps) < wanted:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpu_kits import Setup, loaded
 
-from lora_kit.profiles import ALL_LINEAR
+from lora_kit.config import ALL_LINEAR
 
 Q_AND_V = ("q_proj", "v_proj")
 SETTINGS = (  # rows, tokens each, rank, targets, layers that are not computed twice: each value of each several times
@@ -58,13 +58,13 @@ def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
     """One step of one micro-batch: what the formulas say, and the card's peak."""
     import torch
 
-    from lora_kit.adapters import attach_lora, detach_lora
+    from lora_kit.adapters import attach, detach_lora
     from lora_kit.training.loop import Around, fit
     from lora_kit.training.memory import activation_bytes, passing_bytes
     from lora_kit.training.planning import fixed_bytes, sizes_of
 
     detach_lora(model)
-    attach_lora(model, run)
+    attach(model, run.profile)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -77,13 +77,13 @@ def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
 
 def seconds_of(model: Any, setup: Setup) -> dict[str, float]:
     """Seconds that the probe says for 8 steps, and that they take."""
-    from lora_kit.adapters import attach_lora, detach_lora
+    from lora_kit.adapters import attach, detach_lora
     from lora_kit.training.loop import Around, fit
     from lora_kit.training.planning import probe
 
     detach_lora(model)
     run, layers = SimpleNamespace(profile=setup.profile), len(model.model.layers) - 1
-    attach_lora(model, run)
+    attach(model, run.profile)
     steps = [[batch_of(2, 512), batch_of(4, 256)] for _ in range(8)]
     batches = [batch for step in steps for batch in step]
     token, step = probe(model, batches, layers, setup.profile.training)

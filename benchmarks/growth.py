@@ -26,7 +26,7 @@ def measure(rows: int, length: int, rank: int, layers: int) -> dict[str, Any]:
     """Seconds and peak memory of one epoch."""
     from train import load, lora
 
-    from lora_kit.profiles import profile
+    from lora_kit.presets import profile
     from lora_kit.training.batches import Row, all_steps
     from lora_kit.training.loop import fit
 

@@ -14,7 +14,7 @@ from typing import Any
 from record import head, store
 
 import lora_kit as lk
-from lora_kit.evaluation.intervals import interval
+from lora_kit.evaluation.card import interval
 
 TOKENS, PROMPTS = 64, 4
 
@@ -34,7 +34,7 @@ def speed(model: Any, prompts: list[list[int]]) -> float:
 
 def models(run: lk.Run) -> dict[str, tuple[Any, str | None]]:
     """Every kind with the adapter that is active."""
-    from lora_kit.profiles import profile
+    from lora_kit.presets import profile
     from lora_kit.quantization import load_model
 
     plain, base = profile("tiny-cpu", quantization__kind="none"), lk.base.locate(run.profile.base)

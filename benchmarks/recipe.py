@@ -145,7 +145,7 @@ class Bench:
     def train(self, point: Point) -> dict[str, Any]:
         """The point's adapter, trained, asked, and its figures."""
         from lora_kit.adapters import attach_lora, detach_lora
-        from lora_kit.profiles import ALL_LINEAR
+        from lora_kit.config import ALL_LINEAR
         from lora_kit.training import all_steps, fit, loss_ends
         from lora_kit.training.recipe import tokens_of
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lora_kit.manifests import LIBRARIES, version
+from lora_kit.files import LIBRARIES, version
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "build" / "bench-runs"  # kept: make bench-verdict asks the adapters of make bench-demo

@@ -72,7 +72,7 @@ def shared_tokens(rows: Rows) -> int:
 
 
 def load(kind: str) -> Any:
-    from lora_kit.profiles import profile
+    from lora_kit.presets import profile
     from lora_kit.quantization import load_model
 
     return load_model(profile("tiny-cpu", quantization__kind=kind), TINY)
@@ -86,7 +86,7 @@ def lora() -> Any:
 
 def settings(seed: int, rows: Rows) -> Any:
     """The fewest tokens a step that give no more steps than the peers take: the loss after as many is compared."""
-    from lora_kit.profiles import profile
+    from lora_kit.presets import profile
     from lora_kit.training.batches import Row, all_steps
 
     own, steps = ROWS * sum(len(ids) - shared_tokens(rows) for ids, _ in rows) // len(rows), -(-len(rows) // ROWS)

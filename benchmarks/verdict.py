@@ -19,7 +19,7 @@ from record import RUNS, head, store
 
 import lora_kit as lk
 from lora_kit.evaluation import evaluation_inputs
-from lora_kit.evaluation.measures import MODELS, OWN, card_figures
+from lora_kit.evaluation.card import MODELS, OWN, card_metrics
 from lora_kit.evaluation.verdict import verdict
 from lora_kit.training import adapter_stage, train_inputs
 
@@ -142,7 +142,7 @@ def decisions(stored: dict[str, Any], draws: int = DRAWS) -> Counter[str]:
         drawn = rng.choices(rows, k=len(rows))
         own = sum(row["kind"] in OWN for row in drawn)
         leaks = {"questions": sum(row["leaked"] for row in drawn), "n": len(drawn), "own": own}
-        card = {"figures": card_figures(drawn, told, draws=RESAMPLES), "leaked": leaks, "noise": stored["noise"]}
+        card = {"figures": card_metrics(drawn, told, draws=RESAMPLES), "leaked": leaks, "noise": stored["noise"]}
         found[verdict(card)["decision"]] += 1
     return found
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .config import Base
 from .errors import KitError
-from .manifests import file_hash, shown
-from .profiles import Base
+from .files import file_hash, shown
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 INDEX = "model.safetensors.index.json"  # of a model in several files: which holds which tensor
 BESIDE = (".json", ".model", ".jinja")  # tokenizer, configuration, chat template
 LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
-BIG = 100 * 2**20  # larger files are known by their size and samples, as a hash of all bytes would take minutes
+BIG = 100 * 2**20  # bytes: larger files are known by their size and samples, as hashing them whole takes minutes
 SAMPLES, SAMPLE = 64, 2**16  # places and bytes
 
 
@@ -37,8 +37,7 @@ def locate(base: Base) -> Path:
     Raises:
         KitError: not a Llama, no safetensors, no access (the message says how to get it), no network, or it broke off.
     """
-    local = _local(base)
-    return check_llama(local if local is not None else _download(base))
+    return check_llama(_local(base) or _cached(base) or _download(base))
 
 
 def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
@@ -53,8 +52,7 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
 
 def identity(base: Base) -> dict[str, Any]:
     """What tells this base from another one: source, revision, and its files."""
-    folder = locate(base)
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".model"))
+    files = sorted(path for path in locate(base).iterdir() if path.suffix in (".safetensors", *BESIDE))
     return {
         "source": base.source,
         "revision": base.revision,
@@ -76,9 +74,64 @@ def file_identity(path: Path) -> str:
     return f"sampled {digest.hexdigest()}"
 
 
+def check_llama(folder: Path) -> Path:
+    """Return `folder` when it holds a Llama in safetensors; KitError for another architecture or other files."""
+    try:
+        kind = json.loads((folder / "config.json").read_text())["model_type"]
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise KitError(f"{folder} has no readable config.json: give the folder of a Llama model") from error
+    if kind != "llama":
+        raise KitError(f"{folder} holds a {kind!r} model; lora_kit fine-tunes Llama models ('llama')")
+    if not any(folder.glob("*.safetensors")):
+        raise KitError(f"{folder} has no *.safetensors file; other weight formats are not loaded, for safety")
+    return folder
+
+
 def is_here(base: Base) -> bool:
     """Whether the base is on this machine, and neither network nor access is needed."""
-    return _local(base) is not None or _cached(base) is not None
+    return bool(_local(base) or _cached(base))
+
+
+def _local(base: Base) -> Path | None:
+    """The embedded model, a folder, or a model that is attached to the Kaggle kernel."""
+    if (ASSETS / base.source / "config.json").is_file():
+        return ASSETS / base.source
+    if Path(base.source).is_dir():
+        return Path(base.source)
+    if base.kaggle is None:
+        return None
+    if base.kaggle.count("/") != 4:
+        raise KitError(f"base__kaggle={base.kaggle!r} must be owner/model/framework/variation/version")
+    owner, model, framework, variation, version = base.kaggle.split("/")
+    tail = Path(model, framework.lower(), variation, version)
+    places = (KAGGLE_INPUT / "models" / owner / tail, KAGGLE_INPUT / tail)  # the new layout, and the old one
+    return next((place for place in places if (place / "config.json").is_file()), None)
+
+
+def _snapshot(base: Base, **options: Any) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(base.source, revision=base.revision, allow_patterns=WANTED, **options))
+
+
+def _cached(base: Base) -> Path | None:
+    """The base in the Hub's cache, which needs neither access nor network."""
+    try:
+        return _snapshot(base, local_files_only=True)
+    except Exception:  # not in the cache: the library has several names for that
+        return None
+
+
+def _download(base: Base) -> Path:
+    if problem := access_problem(base):
+        raise KitError(problem)
+    if is_offline():
+        raise KitError(f"{base.source} is not in the cache and HF_HUB_OFFLINE forbids the download")
+    try:
+        return _snapshot(base)
+    except Exception as error:  # the network, the Hub, the disk: the library has many names for it
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise KitError(f"the download of {base.source} broke off ({reason}): call it again to go on") from error
 
 
 def access_problem(base: Base) -> str | None:
@@ -89,28 +142,25 @@ def access_problem(base: Base) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    page = f"https://huggingface.co/{base.source}"
+    name, page = base.source, f"https://huggingface.co/{base.source}"
     try:
-        HfApi().auth_check(base.source)
-        return None
+        HfApi().auth_check(name)
     except GatedRepoError as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status == 401:
-            return (
-                f"{base.source} is gated and no token is set: accept the licence on {page} and set the secret HF_TOKEN"
-            )
-        return f"{base.source} is gated and this token has no access: ask for it on {page} with the token's account"
+        if getattr(error.response, "status_code", None) == 401:
+            return f"{name} is gated and no token is set: accept the licence on {page} and set the secret HF_TOKEN"
+        return f"{name} is gated and this token has no access: ask for it on {page} with the token's account"
     except RepositoryNotFoundError:
-        return f"there is no model {base.source!r} on the Hub, or it is private: check the name on {page}"
+        return f"there is no model {name!r} on the Hub, or it is private: check the name on {page}"
     except Exception as error:  # no network, a proxy, the Hub is down: the library has many names for it
         reason = type(error).__name__
-        return f"the Hub cannot be reached for {base.source} ({reason}): check the network or give a local folder"
+        return f"the Hub cannot be reached for {name} ({reason}): check the network or give a local folder"
+    return None
 
 
 def is_offline() -> bool:
-    """Whether the Hub's library may not ask the network, in the words that it takes for a yes."""
-    said = (os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    return any(word in ("1", "ON", "YES", "TRUE") for word in said)
+    """Whether the Hub's library is forbidden to use the network."""
+    values = (os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(value in ("1", "ON", "YES", "TRUE") for value in values)
 
 
 def has_token() -> bool:
@@ -125,7 +175,7 @@ def has_token() -> bool:
 
 
 def take_secret() -> None:
-    """Make Kaggle's secret HF_TOKEN what the Hub's library reads (Colab's it reads itself): no prompt, nothing shown.
+    """Give Kaggle's secret HF_TOKEN to the Hub's library (Colab's it reads itself): no prompt, nothing shown.
 
     A kernel that was just pushed has no secret attached: then the run goes on without.
     """
@@ -137,70 +187,6 @@ def take_secret() -> None:
         os.environ["HF_TOKEN"] = UserSecretsClient().get_secret("HF_TOKEN")
     except Exception:  # none attached, no internet, not in a kernel: Kaggle has its own names for it
         return
-
-
-def check_llama(folder: Path) -> Path:
-    """Return `folder` when it holds a Llama in safetensors.
-
-    Raises:
-        KitError: no config, another architecture, or no safetensors.
-    """
-    try:
-        kind = json.loads((folder / "config.json").read_text())["model_type"]
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise KitError(f"{folder} has no readable config.json: give the folder of a Llama model") from error
-    if kind != "llama":
-        raise KitError(f"{folder} holds a {kind!r} model; lora_kit fine-tunes Llama models ('llama')")
-    if not any(folder.glob("*.safetensors")):
-        raise KitError(f"{folder} has no *.safetensors file; other weight formats are not loaded, for safety")
-    return folder
-
-
-def _local(base: Base) -> Path | None:
-    if (ASSETS / base.source / "config.json").is_file():
-        return ASSETS / base.source
-    if Path(base.source).is_dir():
-        return Path(base.source)
-    return _kaggle_mount(base.kaggle) if base.kaggle else None
-
-
-def _kaggle_mount(handle: str) -> Path | None:
-    """A model that is attached to the Kaggle kernel, in the new or the old layout of /kaggle/input."""
-    if handle.count("/") != 4:
-        raise KitError(f"base__kaggle={handle!r} must be owner/model/framework/variation/version")
-    owner, model, framework, variation, version = handle.split("/")
-    tail = Path(model, framework.lower(), variation, version)
-    places = [KAGGLE_INPUT / "models" / owner / tail, KAGGLE_INPUT / tail]
-    return next((place for place in places if (place / "config.json").is_file()), None)
-
-
-def _cached(base: Base) -> Path | None:
-    """The base in the Hub's cache, which needs neither access nor network."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(base.source, revision=base.revision, allow_patterns=WANTED, local_files_only=True)
-        )
-    except Exception:  # not in the cache: the library has several names for that
-        return None
-
-
-def _download(base: Base) -> Path:
-    from huggingface_hub import snapshot_download
-
-    if (cached := _cached(base)) is not None:
-        return cached
-    problem = access_problem(base)
-    if problem or is_offline():
-        raise KitError(problem or f"{base.source} is not in the cache and HF_HUB_OFFLINE forbids the download")
-    try:
-        return Path(snapshot_download(base.source, revision=base.revision, allow_patterns=WANTED))
-    except Exception as error:  # the network, the Hub, the disk: the library has many names for it
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise KitError(
-            f"the download of {base.source} broke off ({reason}): run it again, it goes on where it stopped"
-        ) from error
 
 
 class Weights(Mapping[str, "torch.Tensor"]):

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .adapters import load_adapter, set_adapter
 from .base import load_tokenizer
 from .data import load_prepared
 from .errors import KitError
+from .files import read_manifest
 from .generation import stream
-from .manifests import read_manifest
-from .notebook import chat_box, widgets_shown
 from .progress import in_notebook
 from .quantization import load_base
 from .training import trained_adapter, trained_adapters
+from .widgets import widgets_shown
 
 if TYPE_CHECKING:
     from .runs import Run
 
+MODELS = ("base", "tuned")
 COOLEST, WARMEST = 0.01, 2.0  # temperature; below, numbers overflow; above, answers are noise
+FRAME = "border:1px solid #8888;border-radius:6px;padding:.5em .8em;min-height:4em;white-space:pre-wrap"
 
 
 def chat(run: Run, question: str | None = None, *, adapter: str | None = None, temperature: float = 0.0) -> None:
     """Ask base and tuned model side by side: one question, a box in a notebook, or a prompt in a terminal.
 
-    Each question stands alone, as in the report card: earlier ones are not told to the models.
+    Each question stands alone, as in the report card: the models do not see earlier ones.
 
     Args:
         run: its adapter is trained; all adapters in its folder share one base.
@@ -40,17 +42,15 @@ def chat(run: Run, question: str | None = None, *, adapter: str | None = None, t
     """
     if not isinstance(temperature, int | float) or not (temperature == 0 or COOLEST <= temperature <= WARMEST):
         raise KitError(f"temperature={temperature!r} must be 0, or a number from {COOLEST:g} to {WARMEST:g}")
-    if question is not None and not isinstance(question, str):
-        raise KitError(f"question={question!r} must be a text")
-    if adapter is not None and not isinstance(adapter, str):
-        raise KitError(f"adapter={adapter!r} must be the name of one adapter")
+    if not isinstance(question, str | None) or not isinstance(adapter, str | None):
+        raise KitError(f"question={question!r} and adapter={adapter!r} must be texts, the adapter's the name of one")
     talk = Talk(run, adapter)
     if question:
-        tell(talk, question, temperature)
+        print_answers(talk, question, temperature)
     elif widgets_shown():
         chat_box(talk, temperature)
     elif in_notebook():
-        print(f"widgets are off: ask with lk.chat(run, 'your question'); adapters are {', '.join(talk.adapters)}")
+        print(f"widgets are off: ask with lk.chat(run, 'your question'); adapters are {', '.join(talk.folders)}")
     else:
         prompt(talk, temperature)
 
@@ -59,90 +59,98 @@ class Talk:
     """One base in memory with every adapter of the run; `adapter` is the one that answers."""
 
     def __init__(self, run: Run, adapter: str | None = None) -> None:
-        self._found, own = trained_adapters(run), trained_adapter(run)
-        self.adapter = self._known(adapter or own.parent.name)
-        self._run, self._tokenizer = run, load_tokenizer(run.profile.base)
-        self._model = load_base(run)
-        for name, folder in list(self._found.items()):
+        own = trained_adapter(run).parent.name
+        self.run, self.folders = run, trained_adapters(run)  # name -> folder
+        self.switch(adapter or own)
+        self.model, self.tokenizer = load_base(run), load_tokenizer(run.profile.base)
+        for name, folder in list(self.folders.items()):
             try:
-                load_adapter(self._model, folder, adapter=name)
+                load_adapter(self.model, folder, adapter=name)
             except KitError as error:
                 if name == self.adapter:
                     raise
                 print(f"adapter {name!r} is left out: {error}")
-                del self._found[name]
-
-    @property
-    def adapters(self) -> list[str]:
-        return list(self._found)
+                del self.folders[name]
 
     def switch(self, adapter: str) -> None:
-        """Let another adapter answer; nothing is loaded.
+        """Let another adapter answer; nothing is loaded."""
+        if adapter not in self.folders:
+            raise KitError(f"there is no adapter {adapter!r} in this run; trained are {', '.join(self.folders)}")
+        self.adapter = adapter
 
-        Raises:
-            KitError: there is none of this name; the message lists them.
-        """
-        self.adapter = self._known(adapter)
-
-    def ask(self, question: str, temperature: float = 0.0) -> Iterator[tuple[str, str]]:
-        """("base" or "tuned", its answer so far), growing; first the one, then the other."""
+    def answer(self, model: str, question: str, temperature: float) -> Iterator[str]:
+        """The answer of "base" or "tuned" as it grows: the whole text so far, after every token."""
         if not question.strip():
             raise KitError("the question is empty")
-        messages = [*_before(self._run, self._found[self.adapter]), {"role": "user", "content": question}]
-        limit = self._run.profile.evaluation.max_new_tokens
-        for who, active in (("base", None), ("tuned", self.adapter)):
-            set_adapter(self._model, active)
-            told = stream(self._model, self._tokenizer, messages, max_new_tokens=limit, temperature=temperature)
-            yield from ((who, text) for text in told)
+        stage = self.folders[self.adapter].parent
+        data = self.run.find("data", read_manifest(stage)["inputs"]["data"])
+        if data is None:  # and with them the system text that the adapter was trained with
+            raise KitError(f"the prepared data of adapter {self.adapter!r} are gone: make them with lk.prepare(run)")
+        system = load_prepared(data).card.get("system")
+        messages = [{"role": "system", "content": system}] if system else []
+        messages += [{"role": "user", "content": question}]
+        set_adapter(self.model, self.adapter if model == "tuned" else None)
+        limit = self.run.profile.evaluation.max_new_tokens
+        yield from stream(self.model, self.tokenizer, messages, max_new_tokens=limit, temperature=temperature)
 
-    def _known(self, name: str) -> str:
-        if name not in self._found:
-            raise KitError(f"there is no adapter {name!r} in this run; trained are {', '.join(self._found)}")
-        return name
 
-
-def tell(talk: Talk, question: str, temperature: float) -> None:
+def print_answers(talk: Talk, question: str, temperature: float) -> None:
     """Print both answers as they grow."""
-    titles, now, shown = {"base": "  base: ", "tuned": " tuned: "}, "", ""
-    for who, text in talk.ask(question, temperature):
-        if who != now:
-            print(("\n" if now else "") + titles[who], end="")
-            now, shown = who, ""
-        added = text.removeprefix(shown)
-        print(" ".join(added.split("\n")), end="", flush=True)
-        shown = text
-    print()
+    for model in MODELS:
+        title, shown = f"{model:>6}: ", ""
+        for text in talk.answer(model, question, temperature):
+            print(title + text.removeprefix(shown).replace("\n", " "), end="", flush=True)
+            title, shown = "", text
+        print(title)
 
 
 def prompt(talk: Talk, temperature: float) -> None:
     """Questions from the terminal until an empty line; `:name` switches the adapter, a mistake changes nothing."""
-    print(f"An empty line ends it; :NAME switches the adapter ({', '.join(talk.adapters)}).")
-    for asked in iter(_typed, ""):
-        try:
-            if asked.startswith(":"):
-                talk.switch(asked[1:].strip())
-                print(f"adapter {talk.adapter!r}")
-            else:
-                tell(talk, asked, temperature)
-        except KitError as error:
-            print(error)
-
-
-def _before(run: Run, adapter: Path) -> list[dict[str, Any]]:
-    """The system text that the adapter was trained with."""
-    folder = run.find("data", read_manifest(adapter.parent)["inputs"]["data"])
-    if folder is None:
-        raise KitError(
-            f"the prepared data of adapter {adapter.parent.name!r} are gone, and with them the system text that it was "
-            "trained with: make them again with lk.prepare(run)"
-        )
-    system = load_prepared(folder).card.get("system")
-    return [{"role": "system", "content": system}] if system else []
-
-
-def _typed() -> str:
-    """A line from the terminal; nothing where the input ends."""
+    print(f"An empty line ends it; :NAME switches the adapter ({', '.join(talk.folders)}).")
     try:
-        return input("you: ").strip()
+        while line := input("you: ").strip():
+            try:
+                if line.startswith(":"):
+                    talk.switch(line[1:].strip())
+                    print(f"adapter {talk.adapter!r}")
+                else:
+                    print_answers(talk, line, temperature)
+            except KitError as error:
+                print(error)
     except EOFError:
-        return ""
+        print()
+
+
+def chat_box(talk: Talk, temperature: float = 0.0) -> Any:
+    """Two answers that grow side by side, a menu of adapters, and a slider that begins at this temperature."""
+    import ipywidgets
+    from IPython.display import display
+
+    question = ipywidgets.Text(placeholder="Your question", layout={"width": "60%"})
+    button = ipywidgets.Button(description="Ask", button_style="primary")
+    menu = ipywidgets.Dropdown(options=list(talk.folders), value=talk.adapter, description="adapter")
+    whole = {"description_width": "initial"}
+    slider = ipywidgets.FloatSlider(temperature, min=0, max=WARMEST, step=0.1, description="temperature", style=whole)
+    answers = [ipywidgets.HTML(_framed(model, ""), layout={"width": "50%"}) for model in MODELS]
+
+    def ask(_: Any) -> None:
+        button.disabled = True
+        try:
+            talk.switch(menu.value)
+            for model, answer in zip(MODELS, answers, strict=True):
+                for text in talk.answer(model, question.value.strip(), slider.value):
+                    answer.value = _framed(model, text)
+        except KitError as error:
+            answers[0].value, answers[1].value = _framed("not asked", str(error)), ""
+        finally:
+            button.disabled = False
+
+    button.on_click(ask)
+    rows = [[question, button], [menu, slider], answers]
+    box = ipywidgets.VBox([ipywidgets.HBox(row) for row in rows])
+    display(box)  # type: ignore[no-untyped-call]
+    return box
+
+
+def _framed(title: str, text: str) -> str:
+    return f"<b>{html.escape(title)}</b><div style='{FRAME}'>{html.escape(text)}</div>"

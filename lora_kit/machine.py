@@ -1,22 +1,34 @@
-"""What the machine says of itself, and which GPUs this process may see. Every fact is one small function.
+"""WHERE it runs: platform, run folders, GPUs, number type; `print(environment_report())` says it in a few lines.
 
 GPUs are counted without starting CUDA (`device_count` asks the driver's tool), because afterwards none can be hidden.
+What may be wrong with a machine is in doctor.py.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
-import logging
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .profiles import Profile
+from .config import Profile
+from .errors import KitError
+from .files import version
+from .presets import profile
 
+KAGGLE_RUNS, KAGGLE_SCRATCH = Path("/kaggle/working/runs"), Path("/kaggle/temp/runs")
+DRIVE, DRIVE_SCRATCH = Path("/content/drive"), Path("/content/runs")
+LIBRARIES = {  # the ranges that the tests run on
+    "torch": ">=2.4",
+    "transformers": ">=5.0,<6",
+    "peft": ">=0.19",
+    "datasets": ">=4.0",
+    "accelerate": ">=1.13",
+    "bitsandbytes": ">=0.46.1",
+}
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-HID = "LORA_KIT_HID_GPUS"  # set beside VISIBLE when it was us: how many GPUs there are in truth
+HIDDEN = "LORA_KIT_HIDDEN_GPUS"  # set beside VISIBLE when the kit set it: how many GPUs there are
 LOWEST = (7, 5)  # the T4; torch is no longer built for what came before (P100: 6.0)
 WAY_OUT = (
     "choose Runtime > Change runtime type > T4 GPU in Colab (Settings > Accelerator in Kaggle), "
@@ -41,6 +53,65 @@ class Gpu:
         return f"{self.name}, {self.gib:.1f} GiB, {self.level}"
 
 
+def platform() -> str:
+    """Return "kaggle", "colab" or "local"; Kaggle is asked first, because its image is built on Colab's."""
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        return "kaggle"
+    ipython = sys.modules.get("IPython")  # never loaded by us: a script has no shell to ask
+    shell = str(ipython.get_ipython()) if ipython else ""
+    return "colab" if "google.colab" in sys.modules or "google.colab" in shell else "local"
+
+
+def choose_profile(name: str | None) -> tuple[str, str]:
+    """The profile's name and why it was taken: asked for, LORA_KIT_PROFILE, or what the machine can do."""
+    if name:
+        return name, "asked for"
+    if wished := os.environ.get("LORA_KIT_PROFILE"):
+        return wished, "LORA_KIT_PROFILE"
+    return ("llama2-7b-t4", "a GPU is here") if gpu_count() else ("tiny-cpu", "no GPU is here")
+
+
+def default_root() -> Path:
+    """Where run folders live: LORA_KIT_RUNS, else Kaggle's kept folder, else `runs/` of the checkout or of here."""
+    if wished := os.environ.get("LORA_KIT_RUNS"):
+        return Path(wished)
+    if platform() == "kaggle":
+        return KAGGLE_RUNS
+    parent = Path(__file__).resolve().parent.parent
+    in_checkout = (parent / "setup.py").is_file() and (parent / "notebooks").is_dir()
+    return parent / "runs" if in_checkout else Path("runs")
+
+
+def scratch_root(root: Path) -> Path:
+    """Where merged weights go, which can be made again: not into Kaggle's kept 20 GB, nor onto a Drive."""
+    if root == KAGGLE_RUNS:
+        return KAGGLE_SCRATCH
+    return DRIVE_SCRATCH if root.is_relative_to(DRIVE) else root
+
+
+def keep_on_drive(folder: str = "lora_kit") -> None:
+    """Keep run folders on Google Drive from here on, so that they outlive the Colab machine; asks for consent.
+
+    Args:
+        folder: its name in your Drive.
+
+    Raises:
+        KitError: no name of a folder, this is not Colab, or Drive was not granted.
+    """
+    if not folder or ".." in Path(folder).parts or Path(folder).is_absolute():
+        raise KitError(f"folder={folder!r} must be the name of a folder in your Drive")
+    if platform() != "colab":
+        raise KitError("Drive is Colab's: elsewhere set LORA_KIT_RUNS to a folder that stays")
+    try:
+        from google.colab import drive
+
+        drive.mount(str(DRIVE))
+    except Exception as error:  # refused, timed out: Colab has its own names for it
+        raise KitError(f"Drive was not granted ({type(error).__name__}): runs stay on this machine") from error
+    os.environ["LORA_KIT_RUNS"] = str(DRIVE / "MyDrive" / folder)
+    print(f"runs are kept in Drive's folder {folder}")
+
+
 def gpu_count() -> int:
     """Visible GPUs; 0 without torch."""
     try:
@@ -62,53 +133,32 @@ def gpu() -> Gpu | None:
     return Gpu(found.name, torch.cuda.get_device_capability(0), found.total_memory / 2**30)
 
 
-def cuda_started() -> bool:
-    """Whether CUDA runs already in this process: what is visible now stays visible."""
-    torch = sys.modules.get("torch")
-    return bool(torch and torch.cuda.is_initialized())
-
-
-def memory() -> tuple[float, float]:
-    """GiB of RAM, free and in all; 0 and 0 when nobody can say."""
-    try:
-        import psutil
-    except ImportError:
-        return 0.0, 0.0
-    seen = psutil.virtual_memory()
-    return seen.available / 2**30, seen.total / 2**30
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_flags() -> set[str]:
-    """What the CPU can do, in Linux's words; empty elsewhere."""
-    info = Path("/proc/cpuinfo")
-    return set(info.read_text().split()) if info.is_file() else set()
-
-
 def set_visible_gpus(profile: Profile) -> int:
     """Hide all but the first GPU from a profile with one process, and return how many GPUs there are.
 
     A visible second card is not idle: libraries split a model or a batch over it without being asked.
     """
-    if os.environ.get(HID, "").isdigit():  # hidden by an earlier run
-        count = int(os.environ[HID])
+    if os.environ.get(HIDDEN, "").isdigit():  # hidden by an earlier run
+        count = int(os.environ[HIDDEN])
         if profile.processes > 1:  # its processes start CUDA themselves, so they see what is shown again
-            os.environ.pop(HID)
-            os.environ.pop(VISIBLE, None)
+            del os.environ[HIDDEN], os.environ[VISIBLE]
         return count
     count = gpu_count()
     if count < 2 or profile.processes > 1 or VISIBLE in os.environ:
         return count
-    if cuda_started():
-        _say_once(f"{count} GPUs are visible and CUDA runs already: restart the kernel to hide all but the first")
+    import torch
+
+    if torch.cuda.is_initialized():
+        _print_once(f"{count} GPUs are visible and CUDA runs already: restart the kernel to hide all but the first")
     else:
-        os.environ.update({VISIBLE: "0", HID: str(count)})
-        _say_once(f"{count} GPUs are here and {profile.name} uses the first ({VISIBLE}=0)")
+        os.environ.update({VISIBLE: "0", HIDDEN: str(count)})
+        _print_once(f"{count} GPUs are here and {profile.name} uses the first ({VISIBLE}=0)")
     return count
+
+
+@functools.cache
+def _print_once(text: str) -> None:
+    print(text)
 
 
 def gpu_problem(profile: Profile, count: int) -> str | None:
@@ -128,9 +178,39 @@ def gpu_problem(profile: Profile, count: int) -> str | None:
     return None
 
 
-@functools.cache
-def _say_once(text: str) -> None:
-    print(text)
+def prepare_process(profile: Profile) -> str:
+    """Show CUDA the GPUs that the profile uses, and say in a phrase what it runs on ("Tesla T4, float16").
+
+    Raises:
+        KitError: the profile needs a GPU, and there is none, too old a one, or too few.
+    """
+    if problem := gpu_problem(profile, set_visible_gpus(profile)):
+        raise KitError(problem)
+    found = gpu() if profile.device == "cuda" else None
+    return f"{found.name if found else 'CPU'}, {compute_dtype(profile)[0]}"
+
+
+def compute_dtype(profile: Profile) -> tuple[str, str]:
+    """The number type of the arithmetic and the reason for it.
+
+    `torch.cuda.is_bf16_supported()` is not asked: it says yes on a T4, which only emulates bfloat16, slowly.
+    """
+    if profile.quantization.compute_dtype != "auto":
+        return profile.quantization.compute_dtype, "set in quantization__compute_dtype"
+    found = gpu() if profile.device == "cuda" else None
+    if found is None:
+        return "float32", "a CPU has no fast half precision"
+    if found.capability >= (8, 0):
+        return "bfloat16", f"{found.level} has bfloat16 in hardware"
+    return "float16", f"{found.level} only emulates bfloat16"
+
+
+def memory() -> tuple[float, float]:
+    """GiB of RAM, free and in all."""
+    import psutil
+
+    found = psutil.virtual_memory()
+    return found.available / 2**30, found.total / 2**30
 
 
 def memory_gib() -> float:
@@ -142,21 +222,19 @@ def memory_gib() -> float:
     return float(used) / 2**30
 
 
-def hush_bitsandbytes() -> None:
-    """On a CPU it reports an optional kernel package as missing; the built-in code is what we want."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-
-def torch_cuda() -> str:
-    """The CUDA version that torch was built with, as in "128"; empty for a CPU build."""
-    import torch
-
-    return (torch.version.cuda or "").replace(".", "")
-
-
-def bitsandbytes_builds() -> set[str]:
-    """What the installed bitsandbytes has a file for: "cpu", and CUDA versions; it is not imported for that."""
-    found = importlib.util.find_spec("bitsandbytes")
-    folders = list(found.submodule_search_locations or []) if found else []
-    files = [path.stem for folder in folders for path in Path(folder).glob("libbitsandbytes_c*")]
-    return {name.removeprefix("libbitsandbytes_").removeprefix("cuda").partition("_")[0] for name in files}
+def environment_report() -> str:
+    """Platform, Python, CPU, memory, GPU, number type and versions, in a few lines."""
+    name, reason = choose_profile(None)
+    chosen = profile(name)
+    count = set_visible_gpus(chosen)
+    (free, total), dtype = memory(), compute_dtype(chosen)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    lines = {
+        "platform": f"{platform()}, Python {sys.version.split()[0]}",
+        "cpu": f"{cores} cores, {free:.1f} of {total:.1f} GiB RAM free",
+        "gpu": f"{gpu() or 'none'}" + (f" (the first of {count})" if count > 1 else ""),
+        "profile": f"{name} ({reason})",
+        "dtype": f"{dtype[0]}: {dtype[1]}",
+        "versions": ", ".join(f"{library} {version(library)}" for library in LIBRARIES),
+    }
+    return "\n".join(f"{key:<9} {text}" for key, text in lines.items())

@@ -10,16 +10,19 @@ LORA_KIT_PROGRESS=off keeps it quiet.
 
 from __future__ import annotations
 
+import html
 import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
-
-from .panel import panel
 
 EVERY = {"terminal": 0.1, "notebook": 0.5, "log": 10.0}  # seconds between two showings, at least
 BAR = 20  # characters
+BOX = "border:1px solid #8888;border-radius:6px;padding:.5em .8em;max-width:520px;font-family:sans-serif;font-size:90%"
+CURVE = (480, 90)  # pixels
+POINTS = 240  # of the curve; a longer one is thinned
 
 
 class Progress:
@@ -28,14 +31,14 @@ class Progress:
     Args:
         title: what is being done.
         total: steps in all; 0 when nobody knows.
-        curve: the figure whose course a notebook draws.
+        curve: the figure that a notebook draws as a curve.
         hint: how to stop it, said in a notebook: while a cell runs, no button of it would be heard.
     """
 
     def __init__(self, title: str, total: int, *, curve: str = "", hint: str = "") -> None:
         self.title, self.total = title, total
         self.curve, self.hint = curve, hint
-        self._course: list[float] = []
+        self._values: list[float] = []
         self.done = 0.0
         self.figures: dict[str, float] = {}
         self.mode = _mode()
@@ -53,7 +56,7 @@ class Progress:
         self.done = done
         self.figures |= figures
         if self.curve in figures:
-            self._course.append(figures[self.curve])
+            self._values.append(figures[self.curve])
         now = time.monotonic()
         self._first = self._first or (now, done)
         if self.mode != "off" and now - self._shown_at >= EVERY[self.mode]:
@@ -99,8 +102,7 @@ class Progress:
     def _show_in_notebook(self, line: str, last: bool) -> None:
         from IPython.display import display
 
-        shown = panel(line, self._share(), self._course, "" if last else self.hint)
-        data = {"text/plain": line, "text/html": shown}
+        data = {"text/plain": line, "text/html": panel(line, self._share(), self._values, "" if last else self.hint)}
         if self._handle is None:
             self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
@@ -130,3 +132,32 @@ def _mode() -> str:
     if in_notebook():
         return "notebook"
     return "terminal" if sys.stdout.isatty() else "log"
+
+
+def panel(line: str, share: float | None, values: Sequence[float] = (), hint: str = "") -> str:
+    """What a notebook shows, as HTML that is readable on dark and on light paper, every text escaped.
+
+    Args:
+        line: what the text form says.
+        share: how much is done, 0 to 1; None where nobody knows.
+        values: a figure so far, oldest first, drawn as a curve.
+        hint: how to stop, below.
+    """
+    bar = "" if share is None else f"<progress value='{share:.3f}' style='width:100%;accent-color:#0072B2'></progress>"
+    curve = _curve(values) if len(values) > 1 else ""
+    below = f"<div style='opacity:.75;margin-top:.4em'>{html.escape(hint)}</div>" if hint else ""
+    return f"<div style='{BOX}'>{bar}<div style='font-family:monospace'>{html.escape(line)}</div>{curve}{below}</div>"
+
+
+def _curve(values: Sequence[float]) -> str:
+    """A line from the first value to the last, zero at the bottom."""
+    (width, height), thinned = CURVE, values[:: max(1, len(values) // POINTS)]
+    most, last = max(thinned) or 1.0, len(thinned) - 1
+    points = " ".join(
+        f"{width * x / max(last, 1):.1f},{height - (height - 4) * y / most:.1f}" for x, y in enumerate(thinned)
+    )
+    return (
+        f"<svg role='img' aria-label='loss, from {values[0]:.3g} to {values[-1]:.3g}' viewBox='0 0 {width} {height}' "
+        f"preserveAspectRatio='none' style='width:100%;height:{height}px;margin-top:.5em'><polyline points='{points}' "
+        "fill='none' stroke='#0072B2' stroke-width='2' vector-effect='non-scaling-stroke'/></svg>"
+    )

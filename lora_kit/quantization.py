@@ -7,24 +7,22 @@ W  ~  dequantize(NF4(W)):  16 levels, one float scale per 64 weights, the scales
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import re
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base import locate
-from .environment import compute_dtype
+from .config import Profile
 from .errors import KitError
-from .machine import hush_bitsandbytes
-from .profiles import Profile
+from .machine import compute_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
     from transformers import PreTrainedModel
 
@@ -52,46 +50,58 @@ def load_base(run: Run, *, folder: Path | None = None) -> PreTrainedModel:
 
 
 def load_model(profile: Profile, folder: Path) -> PreTrainedModel:
-    """Load any Llama folder the way `profile` says, with the CPU cure applied."""
+    """Load any Llama folder the way `profile` says, frozen; KitError where it is damaged or too large."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as bars
 
-    hush_bitsandbytes()
     dtype = getattr(torch, compute_dtype(profile)[0])
-    bars.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            device_map={"": int(os.environ.get("LOCAL_RANK", "0")) if profile.device == "cuda" else "cpu"},
-            quantization_config=quantization_config(profile, dtype),
-            attn_implementation="sdpa",
-            use_safetensors=True,
-        )
+        with quiet_libraries():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                device_map={"": int(os.environ.get("LOCAL_RANK", "0")) if profile.device == "cuda" else "cpu"},
+                quantization_config=quantization_config(profile, dtype),
+                attn_implementation="sdpa",
+                use_safetensors=True,
+            )
     except (SafetensorError, OSError, ValueError) as error:
-        raise KitError(
-            f"the weights in {folder} cannot be loaded: {error}. Delete and fetch or make them again"
-        ) from error
-    finally:
-        bars.enable_progress_bar()
+        raise KitError(f"the weights in {folder} cannot be loaded: {error}. Fetch or make them again") from error
+    except torch.OutOfMemoryError as error:
+        raise KitError(f"no room on the card for {folder}: lk.release(model) what is there, or restart") from error
     cure_cpu_kernels(model)
     return model.requires_grad_(False).eval()
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No bars of transformers in the block, and no report of bitsandbytes that an optional CPU kernel is missing."""
+    from transformers.utils import logging as bars
+
+    logger, shown = logging.getLogger("bitsandbytes.backends.cpu.ops"), bars.is_progress_bar_enabled()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if shown:
+            bars.enable_progress_bar()
 
 
 def quantization_config(profile: Profile, dtype: Any) -> Any:
     """The BitsAndBytesConfig of a profile, or None where it asks for no quantization."""
     from transformers import BitsAndBytesConfig
 
-    if profile.quantization.kind == "none":
-        return None
-    if profile.quantization.kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+    wanted = profile.quantization
+    if wanted.kind in ("none", "int8"):
+        return BitsAndBytesConfig(load_in_8bit=True) if wanted.kind == "int8" else None
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type=profile.quantization.kind,
-        bnb_4bit_use_double_quant=profile.quantization.double_quant,
+        bnb_4bit_quant_type=wanted.kind,
+        bnb_4bit_use_double_quant=wanted.double_quant,
         bnb_4bit_compute_dtype=dtype,
     )
 
@@ -99,26 +109,24 @@ def quantization_config(profile: Profile, dtype: Any) -> Any:
 def round_trip(profile: Profile) -> Callable[[str, torch.Tensor], torch.Tensor] | None:
     """What the base's tensors become by the profile's quantization: (name, weight) to dequantize(quantize(weight)).
 
-    Only linear layers of the decoder are quantized; other tensors come back as they are. None where nothing is.
+    Only linear layers of the decoder are quantized; other tensors come back as they are. None without quantization.
     """
     import torch
 
-    kind = profile.quantization.kind
-    if kind == "none":
+    wanted, dtype = profile.quantization, getattr(torch, compute_dtype(profile)[0])
+    if wanted.kind == "none":
         return None
-    hush_bitsandbytes()
-    from bitsandbytes import functional
-
-    dtype, device = getattr(torch, compute_dtype(profile)[0]), profile.device
+    with quiet_libraries():
+        from bitsandbytes import functional
 
     def there_and_back(name: str, weight: torch.Tensor) -> torch.Tensor:
         if not LINEAR.search(name):
             return weight
-        if kind == "int8":
-            values, scales, _ = functional.int8_vectorwise_quant(weight.to(device, torch.float16))
+        if wanted.kind == "int8":
+            values, scales, _ = functional.int8_vectorwise_quant(weight.to(profile.device, torch.float16))
             return functional.int8_vectorwise_dequant(values, scales).to(dtype)
         packed, state = functional.quantize_4bit(
-            weight.to(device, dtype), quant_type=kind, compress_statistics=profile.quantization.double_quant
+            weight.to(profile.device, dtype), quant_type=wanted.kind, compress_statistics=wanted.double_quant
         )
         return functional.dequantize_4bit(packed, state)
 
@@ -154,9 +162,8 @@ def card_released() -> Iterator[None]:
 def cure_cpu_kernels(model: PreTrainedModel) -> None:
     """Keep bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
 
-    Its first forward in eval mode changes the weights' layout there, and nothing else knows the new layout: training
-    after an evaluation learns nothing, a dequantized weight is garbage. tests/test_quantization.py tells when
-    bitsandbytes no longer needs this.
+    Its first forward in eval mode changes the weights' layout there, which nothing else knows: training after an
+    evaluation learns nothing. tests/test_quantization.py fails once bitsandbytes no longer needs this.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -168,36 +175,27 @@ def cure_cpu_kernels(model: PreTrainedModel) -> None:
 def parameter_counts(model: PreTrainedModel) -> dict[str, dict[str, int]]:
     """Parameters and bytes per part: "4-bit", "8-bit", "other frozen", "trainable".
 
-    bitsandbytes packs two weights into one stored byte, so `numel()` counts half of a 4-bit weight; its scales are
-    counted in the bytes.
+    bitsandbytes packs two weights into one stored byte, so `numel()` counts half of a 4-bit weight; the bytes include
+    its block scales, and their own scales under double quantization.
     """
     import torch
 
     counts = {part: {"parameters": 0, "bytes": 0} for part in ("4-bit", "8-bit", "other frozen", "trainable")}
     for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        kind = "4-bit" if state is not None else "8-bit" if parameter.dtype == torch.int8 else "other frozen"
-        part = "trainable" if parameter.requires_grad else kind
-        counts[part]["parameters"] += state.shape.numel() if state is not None else parameter.numel()
-        counts[part]["bytes"] += parameter.numel() * parameter.element_size() + _scale_bytes(state)
+        state, stored = getattr(parameter, "quant_state", None), [parameter]
+        part = "8-bit" if parameter.dtype == torch.int8 else "trainable" if parameter.requires_grad else "other frozen"
+        if state is not None:
+            part = "4-bit"
+            stored += [state.absmax, *([state.state2.absmax, state.offset] if state.nested else [])]
+        counts[part]["parameters"] += parameter.numel() if state is None else state.shape.numel()
+        counts[part]["bytes"] += sum(tensor.nbytes for tensor in stored)
     return counts
 
 
 def describe(model: PreTrainedModel) -> str:
     """The parameter counts in one line."""
-    parts = parameter_counts(model).items()
     return "; ".join(
         f"{part}: {count['parameters']:,} parameters in {count['bytes'] / 2**20:,.1f} MiB"
-        for part, count in parts
+        for part, count in parameter_counts(model).items()
         if count["parameters"]
     )
-
-
-def _scale_bytes(state: Any) -> int:
-    """Bytes of the block scales of one 4-bit weight, and of their own scales under double quantization."""
-    if state is None:
-        return 0
-    tensors = [state.absmax]
-    if state.nested:
-        tensors += [state.state2.absmax, state.offset]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -16,17 +16,27 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import profiles
 from .base import access_problem
-from .disk import absolute, check_writable, disk_errors
-from .environment import choose_profile, default_root, prepare_process, scratch_root
+from .config import Profile, settings
 from .errors import KitError
-from .manifests import check_files, file_hash, fingerprint, read_manifest, shown, write_manifest
+from .files import (
+    absolute,
+    check_files,
+    check_writable,
+    disk_errors,
+    fingerprint,
+    read_manifest,
+    shown,
+    whole_file,
+    write_manifest,
+)
+from .machine import choose_profile, default_root, prepare_process, scratch_root
+from .presets import profile
 
 SCRATCH = ("merged", "refused-merge")  # large, and made again from the rest
 LEFT_OUT = (*SCRATCH, "exports")  # of a packed run
@@ -101,12 +111,22 @@ class Run:
     @contextmanager
     def writing(self, stage: str, inputs: dict[str, Any]) -> Iterator[Stage]:
         """Write a stage: a hidden folder that takes its name and manifest only when the block ends well."""
+        from filelock import FileLock, Timeout
+
         target = self._target(stage, inputs)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial, lock = (target.with_name(f".{target.name}.{ending}") for ending in ("partial", "lock"))
         start = time.time()
-        with disk_errors(partial):
-            _clear_left_overs(target)
-            partial.mkdir(parents=True)
+        with disk_errors(partial), ExitStack() as held:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(FileLock(lock, timeout=0))
+            except Timeout as error:
+                raise KitError(
+                    f"{shown(target)} is being written by another process: wait for it, "
+                    "or take another folder with lk.Run(name=...)"
+                ) from error
+            shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed has left
+            partial.mkdir()
             work = Stage(partial, target)
             try:
                 yield work
@@ -139,30 +159,6 @@ class Run:
         return beside
 
 
-def _clear_left_overs(target: Path) -> None:
-    """Remove what stopped processes left of a stage; refuse where one still writes it."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        pid = left.name.split(".")[-2]
-        if pid != str(os.getpid()) and _writes(pid, left):
-            raise KitError(
-                f"{shown(target)} is being written by process {pid}: wait for it, "
-                "or take another folder with lk.Run(name=...)"
-            )
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _writes(pid: str, left: Path) -> bool:
-    """Whether the process that began a folder is still there; one that started later only has its number."""
-    import psutil
-
-    try:
-        return psutil.Process(int(pid)).create_time() <= left.stat().st_ctime
-    except psutil.AccessDenied:  # another user's
-        return True
-    except (ValueError, OSError, psutil.Error):
-        return False
-
-
 @dataclass
 class Stage:
     """A stage while it is written: `folder` to write into, `target` where it will be, `figures` for the manifest."""
@@ -172,17 +168,16 @@ class Stage:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def _choose(name: str | None, overrides: dict[str, Any]) -> tuple[profiles.Profile, str]:
+def _choose(name: str | None, overrides: dict[str, Any]) -> tuple[Profile, str]:
     """The profile and why; where nobody named a gated base and it cannot be had, its fallback."""
     chosen, reason = choose_profile(name)
-    profile = profiles.profile(chosen, **overrides)
-    if name or os.environ.get("LORA_KIT_PROFILE") or profile.base.fallback is None:
-        return profile, reason
-    problem = access_problem(profile.base)
+    wanted = profile(chosen, **overrides)
+    is_named = name or os.environ.get("LORA_KIT_PROFILE")
+    problem = None if is_named or wanted.base.fallback is None else access_problem(wanted.base)
     if problem is None:
-        return profile, reason
-    print(f"{problem}. Going on with {profile.base.fallback}; name the profile {chosen} to insist on it")
-    return profiles.profile(profile.base.fallback, **overrides), f"{profile.base.title} cannot be had here"
+        return wanted, reason
+    print(f"{problem}. Going on with {wanted.base.fallback}; name the profile {chosen} to insist on it")
+    return profile(str(wanted.base.fallback), **overrides), f"{wanted.base.title} cannot be had here"
 
 
 def _as_source(data: Any, root: Path) -> str:
@@ -195,28 +190,21 @@ def _as_source(data: Any, root: Path) -> str:
             f"data={type(data).__name__} cannot be read: give a file, a folder, a name, a datasets.Dataset "
             "or a list of dicts"
         )
-    place = root / "inputs"
-    with disk_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
-        partial = place / f".rows-{os.getpid()}.jsonl"
-        _write_rows(data, partial)
-        return str(partial.replace(place / f"rows-{file_hash(partial)[:12]}.jsonl"))
-
-
-def _write_rows(data: Any, path: Path) -> None:
     try:
-        if isinstance(data, list):
-            path.write_text("".join(json.dumps(row) + "\n" for row in data), encoding="utf-8")
-        else:
-            data.to_json(str(path), force_ascii=True)
+        rows = "".join(json.dumps(row) + "\n" for row in data)
     except (TypeError, ValueError, RecursionError) as error:
-        path.unlink(missing_ok=True)
         raise KitError(f"the rows given as data cannot be written as JSON: {error}") from error
+    path = root / "inputs" / f"rows-{fingerprint(rows)[:12]}.jsonl"
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial:
+            partial.write_text(rows, encoding="utf-8")
+    return str(path)
 
 
-def _folder_name(chosen: profiles.Profile) -> str:
-    preset = profiles.settings(profiles.profile(chosen.name))
-    changed = {key: value for key, value in profiles.settings(chosen).items() if preset[key] != value}
+def _folder_name(chosen: Profile) -> str:
+    preset = settings(profile(chosen.name))
+    changed = {key: value for key, value in settings(chosen).items() if preset[key] != value}
     return f"{chosen.name}-{fingerprint(changed)[:6]}" if changed else chosen.name
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from lora_kit.adapters import attach, save_adapter, trainable
+from lora_kit.config import Profile
 from lora_kit.data import IGNORE
-from lora_kit.profiles import Profile, profile
+from lora_kit.presets import profile
 from lora_kit.quantization import load_model
 from lora_kit.training.batches import Row
 
@@ -47,6 +49,22 @@ def save_small_llama(folder: Path, seed: int = 0, config: LlamaConfig = SMALL) -
 
 def load_small_llama(folder: Path, kind: str = "nf4") -> PreTrainedModel:
     return load_model(small_profile(quantization__kind=kind), folder)
+
+
+def adapted(folder: Path, kind: str = "nf4", **overrides: object) -> PreTrainedModel:
+    """A model with an adapter that already does something: B is no longer zero."""
+    model = attach(load_small_llama(folder, kind), small_profile(**overrides))
+    torch.manual_seed(1)
+    for name, parameter in trainable(model).items():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.05)
+    return model
+
+
+def save_adapted(folder: Path, target: Path, **overrides: object) -> Path:
+    """The folder of such an adapter."""
+    save_adapter(adapted(folder, **overrides), target, FakeRun(**overrides))
+    return target
 
 
 def small_profile(**overrides: object) -> Profile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import torch
 from peft import PeftModel
 
 from lora_kit.adapters import (
+    adapter_names,
     adapter_state,
+    attach,
     attach_lora,
+    check_same_scale,
     detach_lora,
     is_fresh,
     load_adapter,
@@ -23,10 +27,7 @@ from lora_kit.adapters import (
 )
 from lora_kit.errors import KitError
 
-from .models import FakeRun, load_small_llama, save_small_llama
-from .test_training import adapted
-
-IDS = torch.tensor([[5, 6, 7, 8, 9]])
+from .models import FakeRun, adapted, load_small_llama, save_adapted, save_small_llama, small_profile
 
 
 @pytest.fixture(scope="module")
@@ -36,39 +37,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.inference_mode():
-        return model(IDS).logits
+        return model(torch.tensor([[5, 6, 7, 8, 9]])).logits
 
 
 def test_a_fresh_adapter_changes_nothing_because_b_is_zero(folder: Path) -> None:
     model = load_small_llama(folder)
     before = logits(model)
-    attach_lora(model, FakeRun())
+    attach(model, small_profile())
     assert torch.equal(before, logits(model))
     state = adapter_state(model)
     assert all(not value.any() for name, value in state.items() if "lora_B" in name)
     a = torch.cat([value.flatten() for name, value in state.items() if "lora_A" in name])
     assert abs(a.mean()) < 0.05 and abs(a.std() - 1 / 4) < 0.05  # Gaussian, deviation 1 / r
-
-
-def test_only_a_and_b_of_the_targets_are_trained(folder: Path) -> None:
-    model = attach_lora(load_small_llama(folder), FakeRun())
     assert {name.split(".")[-4] for name in trainable(model)} == {"q_proj", "v_proj"}
-    assert len(trainable(model)) == 2 * 2 * 2
+    assert len(trainable(model)) == 2 * 2 * 2 and {p.dtype for p in trainable(model).values()} == {torch.float32}
 
 
 def test_new_layers_are_in_the_model_s_mode_so_that_answers_do_not_drop_out(folder: Path, tmp_path: Path) -> None:
-    save_adapter(adapted(folder, lora__lora_dropout=0.5), tmp_path, FakeRun(lora__lora_dropout=0.5))
-    model = load_adapter(load_small_llama(folder), tmp_path)
+    model = load_adapter(load_small_llama(folder), save_adapted(folder, tmp_path, lora__lora_dropout=0.5))
     assert not any(module.training for module in model.modules())
     assert torch.equal(logits(model), logits(model))
 
 
 def test_transformers_own_way_to_switch_works_too(folder: Path, tmp_path: Path) -> None:
-    save_adapter(adapted(folder), tmp_path, FakeRun())
-    model = load_small_llama(folder)
+    model, saved = load_small_llama(folder), save_adapted(folder, tmp_path)
     base = logits(model)
     for name in ("handbook", "triage"):
-        load_adapter(model, tmp_path, adapter=name)
+        load_adapter(model, saved, adapter=name)
     try:
         model.set_adapter("handbook")
     except ValueError as error:  # 5.24 asks for a PEFT that its index does not have
@@ -88,85 +83,81 @@ def test_attaching_twice_is_harmless(folder: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_wrong_target_lists_the_right_ones(folder: Path) -> None:
-    with pytest.raises(
-        KitError, match=r"named \['query'\].*down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
-    ):
-        attach_lora(load_small_llama(folder), FakeRun(lora__target_modules="query"))
-
-
-def test_a_saved_adapter_loads_in_plain_peft_and_here_alike(folder: Path, tmp_path: Path) -> None:
-    model = adapted(folder)
-    save_adapter(model, tmp_path, FakeRun())
-    expected = logits(model)
-    assert torch.equal(expected, logits(load_adapter(load_small_llama(folder), tmp_path)))
-    assert torch.allclose(expected, logits(PeftModel.from_pretrained(load_small_llama(folder), tmp_path)), atol=1e-6)
+    with pytest.raises(KitError, match=r"\['query'\].*down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"):
+        attach(load_small_llama(folder), small_profile(lora__target_modules="query"))
 
 
 def test_what_is_attached_is_saved_whatever_the_run_says(folder: Path, tmp_path: Path) -> None:
-    model = adapted(
-        folder,
-        lora__r=8,
-        lora__lora_alpha=8,
-        lora__use_rslora=True,
-        lora__lora_dropout=0.25,
-        lora__target_modules="o_proj,up_proj",
-    )
-    model.eval()
+    settings = {"r": 8, "lora_alpha": 8, "use_rslora": True, "lora_dropout": 0.25, "target_modules": "o_proj,up_proj"}
+    model = adapted(folder, **{f"lora__{name}": value for name, value in settings.items()}).eval()
     save_adapter(model, tmp_path, FakeRun())  # r 4, alpha 64, no dropout, on q and v
     plain = PeftModel.from_pretrained(load_small_llama(folder), tmp_path)
-    for loaded in (load_adapter(load_small_llama(folder), tmp_path), plain):
-        assert torch.allclose(logits(model), logits(loaded), atol=1e-6)
+    assert torch.equal(logits(model), logits(load_adapter(load_small_llama(folder), tmp_path)))
+    assert torch.allclose(logits(model), logits(plain), atol=1e-6)
     config = plain.peft_config["default"]
     assert (config.r, config.lora_alpha, config.use_rslora, config.lora_dropout) == (8, 8, True, 0.25)
     assert config.target_modules == {"o_proj", "up_proj"} and config.inference_mode
-    assert (config.base_model_name_or_path, config.revision) == ("tiny-chat", FakeRun().profile.base.revision)
+    assert (config.base_model_name_or_path, config.revision) == ("tiny-chat", small_profile().base.revision)
     assert trainable(model)  # saving leaves the model's own configuration as it is
     assert not model.peft_config["default"].inference_mode
 
 
-def test_switching_changes_the_answer_and_off_brings_the_base_back(folder: Path, tmp_path: Path) -> None:
+def test_a_pattern_of_targets_as_peft_saves_it_loads_too(folder: Path, tmp_path: Path) -> None:
+    saved = save_adapted(folder, tmp_path)
+    expected = logits(load_adapter(load_small_llama(folder), saved))
+    config = json.loads((saved / "adapter_config.json").read_text()) | {"target_modules": r".*\.(q|v)_proj"}
+    (saved / "adapter_config.json").write_text(json.dumps(config))
+    assert torch.equal(logits(load_adapter(load_small_llama(folder), saved)), expected)
+
+
+def test_switching_changes_the_answer_and_off_brings_the_base_back(folder: Path) -> None:
     model = adapted(folder)
     tuned = logits(model)
-    save_adapter(model, tmp_path, FakeRun())
     set_adapter(model, None)
     assert torch.equal(logits(model), logits(load_small_llama(folder)))
-    attach_lora(model, FakeRun(), adapter="second")
-    set_adapter(model, "second")
-    assert not torch.equal(logits(model), tuned)
+    attach(model, small_profile(), adapter="second")
+    assert adapter_names(model) == ["default", "second"] and not torch.equal(logits(model), tuned)
     set_adapter(model, "default")
     assert torch.equal(logits(model), tuned)
-    with pytest.raises(KitError, match="attached are"):
+    with pytest.raises(KitError, match=r"'third'.*'default', 'second'"):
         set_adapter(model, "third")
 
 
 def test_a_foreign_or_damaged_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
-    save_adapter(adapted(folder, lora__r=8), tmp_path / "r8", FakeRun())
-    config = tmp_path / "r8" / "adapter_config.json"
+    other = save_adapted(folder, tmp_path / "r8", lora__r=8)
+    config = other / "adapter_config.json"
     config.write_text(config.read_text().replace('"r": 8', '"r": 4'))
-    with pytest.raises(KitError, match="another model"):
-        load_adapter(load_small_llama(folder), tmp_path / "r8")
-    save_adapter(adapted(folder), tmp_path / "cut", FakeRun())
-    weights = tmp_path / "cut" / "adapter_model.safetensors"
+    with pytest.raises(KitError, match=r"r8.*another model or rank: .*lora_A"):
+        load_adapter(load_small_llama(folder), other)
+    weights = save_adapted(folder, tmp_path / "cut") / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(KitError, match="no whole adapter"):
-        load_adapter(load_small_llama(folder), tmp_path / "cut")
+    for place in ("cut", "nowhere"):
+        with pytest.raises(KitError, match=f"{place}.*train it again"):
+            load_adapter(load_small_llama(folder), tmp_path / place)
+
+
+def test_another_scale_than_the_saved_one_is_refused(folder: Path, tmp_path: Path) -> None:
+    saved = save_adapted(folder, tmp_path)
+    check_same_scale(saved, small_profile().lora)
+    with pytest.raises(KitError, match="lora__lora_alpha=64, here 8; lora__use_rslora=False, here True"):
+        check_same_scale(saved, small_profile(lora__lora_alpha=8, lora__use_rslora=True).lora)
 
 
 def test_an_adapter_is_fresh_until_it_is_trained_and_only_with_its_own_settings(folder: Path) -> None:
-    model = load_small_llama(folder)
-    assert not is_fresh(model, FakeRun().profile.lora)
-    attach_lora(model, FakeRun())
-    assert is_fresh(model, FakeRun().profile.lora)
-    assert not is_fresh(model, FakeRun(lora__r=8).profile.lora)
-    assert not is_fresh(adapted(folder), FakeRun().profile.lora)
+    model, lora = load_small_llama(folder), small_profile().lora
+    assert not is_fresh(model, lora)
+    attach(model, small_profile())
+    assert is_fresh(model, lora)
+    others = {"lora__r": 8, "lora__lora_dropout": 0.1, "lora__target_modules": "q_proj"}
+    assert not any(is_fresh(model, small_profile(**{name: value}).lora) for name, value in others.items())
+    assert not is_fresh(adapted(folder), lora)
 
 
 def test_a_detached_adapter_leaves_the_base_and_can_be_attached_anew(folder: Path) -> None:
-    model, other = adapted(folder), FakeRun(lora__r=8)
+    model, other = adapted(folder), small_profile(lora__r=8)
     detach_lora(model)
     assert torch.equal(logits(model), logits(load_small_llama(folder)))
-    attach_lora(model, other)
-    assert is_fresh(model, other.profile.lora)
+    assert is_fresh(attach(model, other), other.lora)
 
 
 @pytest.fixture
@@ -174,15 +165,15 @@ def old_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
     """What PEFT sees on Colab and Kaggle: torchao 0.10."""
     from peft import import_utils
 
-    own = importlib.util.module_from_spec(import_utils.__spec__)  # a copy that no earlier cure has touched
+    own = importlib.util.module_from_spec(import_utils.__spec__)  # a copy that no earlier call has touched
     import_utils.__spec__.loader.exec_module(own)
-    found, told = importlib.util.find_spec, own.importlib_metadata.version
-    there, asked = {"torchao": object()}, own.is_torchao_available.__wrapped__
+    found, version = importlib.util.find_spec, own.importlib_metadata.version
+    there, available = {"torchao": object()}, own.is_torchao_available.__wrapped__
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: there.get(name) or found(name, *a))
-    monkeypatch.setattr(own.importlib_metadata, "version", lambda name: "0.10.0" if name in there else told(name))
-    for name, module in list(sys.modules.items()):  # what the cure changes is put back afterwards
+    monkeypatch.setattr(own.importlib_metadata, "version", lambda name: "0.10.0" if name in there else version(name))
+    for name, module in list(sys.modules.items()):  # what `pass_over_old_torchao` changes is put back afterwards
         if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
-            monkeypatch.setattr(module, "is_torchao_available", asked)
+            monkeypatch.setattr(module, "is_torchao_available", available)
 
 
 def test_an_old_torchao_is_passed_over(old_torchao: None, folder: Path) -> None:
@@ -190,4 +181,4 @@ def test_an_old_torchao_is_passed_over(old_torchao: None, folder: Path) -> None:
 
     with pytest.raises(ImportError, match="incompatible version of torchao"):
         torchao.is_torchao_available()  # when PEFT no longer raises, `pass_over_old_torchao` can go
-    assert lora_layers(attach_lora(load_small_llama(folder, kind="none"), FakeRun()))
+    assert lora_layers(attach(load_small_llama(folder, kind="none"), small_profile()))

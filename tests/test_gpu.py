@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 
 from lora_kit.adapters import adapter_state, attach_lora, save_adapter, trainable
 from lora_kit.base import ASSETS
+from lora_kit.config import Profile
 from lora_kit.generation import generate_ids
 from lora_kit.merging import certify, merge_folder
-from lora_kit.profiles import Profile, profile
+from lora_kit.presets import profile
 from lora_kit.quantization import card_released, load_model, round_trip
 from lora_kit.training.batches import Batch, Row, epoch_steps
 from lora_kit.training.checkpoints import Checkpoints, State

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATION = {"errors", "disk", "overrides", "profiles", "base", "machine", "environment", "manifests", "runs", "traps"}
+FOUNDATION = {"errors", "config", "presets", "files", "machine", "base", "runs", "checkup"}
 LAYERS = (
-    FOUNDATION | {"panel", "progress", "figures"},
+    FOUNDATION | {"progress", "plots", "templates"},
     {"data", "quantization", "adapters", "generation"},
     {"training", "merging", "evaluation"},
-    {"pipeline", "minutes", "chatting", "extras", "notebook", "__main__", "__init__"},
+    {"pipeline", "widgets", "chatting", "exporting", "course", "__main__", "__init__"},
 )
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib", "accelerate", "pandas", "numpy"}
 ONLY_IN = {"bitsandbytes": ("quantization", "training.optimizers"), "peft": ("adapters", "merging")}

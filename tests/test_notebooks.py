@@ -15,7 +15,7 @@ import move_home
 import nbformat
 import pytest
 
-from lora_kit.notebook.exercises import EXERCISES
+from lora_kit.course.exercises import EXERCISES
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 COURSE = sorted(FOLDER.glob("0[1-5]*.ipynb"))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import lora_kit as lk
-from lora_kit import chatting, pipeline
+from lora_kit import pipeline
 from lora_kit.__main__ import main
 from lora_kit.evaluation import evaluation_inputs
-from lora_kit.evaluation.measures import FIGURES
+from lora_kit.evaluation.card import METRICS
 
 from .models import SHORT
 
@@ -24,7 +24,7 @@ def test_every_stage_leaves_a_folder_with_a_manifest(done: lk.Run) -> None:
 
 def test_the_report_card_holds_every_figure_with_intervals(done: lk.Run) -> None:
     card = json.loads((done.path / "evaluation" / "report_card.json").read_text())
-    assert list(card["figures"]) == [figure.name for figure in FIGURES]
+    assert list(card["figures"]) == [metric.name for metric in METRICS]
     for figure in card["figures"].values():
         assert {"base", "adapter", "merged", "n", "interval", "difference"} <= set(figure)
     assert card["verdict"]["decision"] != "ship"  # one epoch and three questions prove nothing
@@ -51,37 +51,6 @@ def test_a_packed_run_brings_the_training_to_another_machine(done: lk.Run, tmp_p
     assert lk.merge(there).is_dir()
 
 
-def test_chat_shows_both_models(done: lk.Run, capsys: pytest.CaptureFixture[str]) -> None:
-    lk.chat(done, "When does the canteen open?")
-    out = capsys.readouterr().out
-    assert "  base: " in out and " tuned: " in out
-
-
-def test_adapters_of_one_run_switch_at_the_prompt_without_loading(
-    done: lk.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    packed = done.pack(tmp_path / "run.zip")
-    run = lk.Run("tiny-cpu", root=tmp_path, name="both", source=packed, **SHORT)
-    lk.make(lk.Run("tiny-cpu", data="triage", root=tmp_path, name="both", **SHORT), until="training")
-    typed = iter(["When does the canteen open?", ":triage", "My parcel is lost.", ":nobody", ""])
-    loaded: list[str] = []
-    real = chatting.load_adapter
-
-    def loading(*told: object, **more: object) -> object:
-        loaded.append(str(more["adapter"]))
-        return real(*told, **more)
-
-    monkeypatch.setattr(chatting, "load_adapter", loading)
-    monkeypatch.setattr(chatting, "_typed", lambda: next(typed))
-    lk.chat(run)
-    out = capsys.readouterr().out
-    assert loaded == ["handbook", "triage"] and "adapter 'triage'" in out
-    assert "no adapter 'nobody' in this run; trained are handbook, triage" in out
-    assert out.count("  base: ") == out.count(" tuned: ") == 2
-    with pytest.raises(lk.KitError, match="no adapter 'nobody' in this run; trained are handbook, triage"):
-        lk.chat(run, "Hello?", adapter="nobody")
-
-
 def test_release_empties_the_model(done: lk.Run) -> None:
     model = lk.load_base(done)
     lk.release(model)
@@ -98,17 +67,3 @@ def test_the_command_line_shows_the_card_of_a_finished_run(done: lk.Run, capsys:
     status = main(["evaluate", "--profile", "tiny-cpu", "--root", str(done.path.parent), "--name", "short", *settings])
     out = capsys.readouterr().out
     assert status == 0 and "learned_exact" in out and "report.html" in out
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"question": "word " * 3000}, "leaves|more than the 512 that this model can hold"),
-        ({"question": 5}, "question=5 must be a text"),
-        ({"adapter": ["a", "b"]}, "must be the name of one adapter"),
-        ({"temperature": 3}, "temperature=3 must be 0, or a number from 0.01 to 2"),
-    ],
-)
-def test_what_cannot_be_chatted_is_said(done: lk.Run, given: dict[str, object], message: str) -> None:
-    with pytest.raises(lk.KitError, match=message):
-        lk.chat(done, **given)  # type: ignore[arg-type]

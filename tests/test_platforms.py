@@ -15,7 +15,7 @@ import pytest
 import stage_kaggle
 
 import lora_kit as lk
-from lora_kit import base, environment
+from lora_kit import base, machine
 
 from .test_kaggle_metadata import FIELDS
 
@@ -111,13 +111,13 @@ def test_drive_is_asked_for_only_on_colab_and_refusal_is_said(
     mounted: list[str] = []
     fake(monkeypatch, "google")
     fake(monkeypatch, "google.colab", drive=SimpleNamespace(mount=mounted.append))
-    assert environment.platform() == "colab"
+    assert machine.platform() == "colab"
     for wrong in ("", "../../etc", "/etc"):
         with pytest.raises(lk.KitError, match="must be the name of a folder"):
             lk.keep_on_drive(wrong)
     lk.keep_on_drive("course")
-    assert environment.scratch_root(environment.default_root()) == Path("/content/runs")  # a merged 7B fills a Drive
-    assert mounted == ["/content/drive"] and environment.default_root() == Path("/content/drive/MyDrive/course")
+    assert machine.scratch_root(machine.default_root()) == Path("/content/runs")  # a merged 7B fills a Drive
+    assert mounted == ["/content/drive"] and machine.default_root() == Path("/content/drive/MyDrive/course")
     assert "Drive's folder course" in capsys.readouterr().out
 
     def refuse(place: str) -> None:

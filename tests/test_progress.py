@@ -139,3 +139,15 @@ def test_who_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_panel_escapes_and_draws_what_there_is() -> None:
+    shown = progress.panel("<b>training</b>", 0.25, [4.0, 2.0, 1.0], "stop: <■>")
+    assert "<b>" not in shown and "&lt;■&gt;" in shown and "value='0.250'" in shown
+    assert "points='0.0,4.0 240.0,47.0 480.0,68.5'" in shown and "loss, from 4 to 1" in shown
+    assert "svg" not in progress.panel("reading", None, [1.0]) and "<progress" not in progress.panel("reading", None)
+
+
+def test_a_long_course_is_thinned_and_a_flat_one_is_no_error() -> None:
+    assert progress.panel("x", 1.0, [1.0] * 5000).count(",") < 600
+    assert "polyline" in progress.panel("x", 1.0, [0.0, 0.0])

@@ -1,27 +1,27 @@
-"""4-bit loading, honest counts, and the CPU cure."""
+"""4-bit loading, honest counts, and what keeps bitsandbytes right on a CPU."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import shutil
 from pathlib import Path
 
 import bitsandbytes as bnb
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers.utils import logging as bars
 
-from lora_kit.adapters import attach_lora, trainable
-from lora_kit.base import Weights
+from lora_kit.adapters import attach, trainable
 from lora_kit.errors import KitError
-from lora_kit.quantization import load_model, parameter_counts, round_trip
-from lora_kit.training.batches import Batch, epoch_steps
-from lora_kit.training.loop import fit
-from lora_kit.training.loss import loss_sum
+from lora_kit.quantization import load_model, parameter_counts, quiet_libraries, release, round_trip
 
-from .models import SMALL, FakeRun, load_small_llama, random_rows, save_small_llama, small_profile
-from .test_training import gradients
+from .models import adapted, load_small_llama, save_small_llama, small_profile
 
 LINEAR = 2 * (4 * 64 * 64 + 3 * 64 * 128)
 OTHER = 2 * 256 * 64 + 5 * 64
+IDS = torch.tensor([[5, 6, 7, 8]])
 
 
 @pytest.fixture(scope="module")
@@ -29,51 +29,54 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_small_llama(tmp_path_factory.mktemp("llama"))
 
 
-def test_parameters_are_counted_by_formula_also_in_4_bits(folder: Path) -> None:
-    model = attach_lora(load_small_llama(folder), FakeRun())
-    counts = parameter_counts(model)
+def test_parameters_and_bytes_are_counted_by_formula(folder: Path) -> None:
+    counts = parameter_counts(attach(load_small_llama(folder), small_profile()))
     assert counts["4-bit"]["parameters"] == LINEAR
-    assert counts["other frozen"]["parameters"] == OTHER
+    assert counts["other frozen"] == {"parameters": OTHER, "bytes": 4 * OTHER}
     assert counts["trainable"]["parameters"] == 2 * 2 * 4 * (64 + 64)  # layers, q and v, r, in + out
-
-
-def test_a_4_bit_weight_costs_half_a_byte_and_its_scales(folder: Path) -> None:
     double, single = (
         parameter_counts(load_model(small_profile(quantization__double_quant=flag), folder))["4-bit"]["bytes"]
         for flag in (True, False)
     )
-    assert single == LINEAR // 2 + LINEAR // 64 * 4
-    assert double > LINEAR // 2 + LINEAR // 64  # a byte a block, and the scales' own scales
+    assert single == LINEAR // 2 + LINEAR // 64 * 4  # half a byte per weight, a float32 scale per 64 weights
+    assert double > LINEAR // 2 + LINEAR // 64  # a byte per scale, and the scales' own scales
+    plain = load_small_llama(folder, "none")
+    assert parameter_counts(plain)["other frozen"]["parameters"] == LINEAR + OTHER and not trainable(plain)
+    eight = parameter_counts(load_small_llama(folder, "int8"))
+    assert eight["8-bit"] == {"parameters": LINEAR, "bytes": LINEAR} and eight["4-bit"]["parameters"] == 0
 
 
 def test_weights_are_nf4_rounded_and_close(folder: Path) -> None:
-    from safetensors.torch import load_file
-
-    model = load_small_llama(folder)
     weight = load_file(folder / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"].float()
-    layer = model.model.layers[0].self_attn.q_proj
-    stored = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    assert layer.weight.quant_state.quant_type == "nf4" and layer.weight.quant_state.nested
+    held = load_small_llama(folder).model.layers[0].self_attn.q_proj.weight
+    stored = bnb.functional.dequantize_4bit(held.data, held.quant_state)
+    assert held.quant_state.quant_type == "nf4" and held.quant_state.nested
     assert (stored - weight).abs().max() < 0.2 * weight.abs().max()
     assert len(stored[0, :64].unique()) <= 16
 
 
 def test_evaluation_between_training_steps_changes_no_gradient(folder: Path) -> None:
     """What goes wrong on a CPU with AVX512-BF16 without `cure_cpu_kernels`: eval, train, eval, dequantize."""
-    model, batch = attach_lora(load_small_llama(folder), FakeRun()), Batch([], random_rows(4))
-    before = gradients(model, loss_sum(model, batch))
-    model.eval()
-    with torch.inference_mode():
-        first = model(torch.tensor([[5, 6, 7]])).logits
-    after = gradients(model, loss_sum(model, batch))
-    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
-    with torch.inference_mode():
-        assert torch.allclose(first, model(torch.tensor([[5, 6, 7]])).logits, atol=1e-5)
+    model = adapted(folder)
+
+    def gradients() -> list[torch.Tensor]:
+        model.train().zero_grad()
+        model(IDS, labels=IDS).loss.backward()
+        return [parameter.grad.clone() for parameter in trainable(model).values()]
+
+    def logits() -> torch.Tensor:
+        with torch.inference_mode():
+            return model.eval()(IDS).logits
+
+    before, first = gradients(), logits()
+    for one, other in zip(before, gradients(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(first, logits(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(not bnb.functional.has_avx512bf16(), reason="the fault shows on CPUs with AVX512-BF16 only")
 def test_upstream_still_needs_the_cpu_cure(folder: Path) -> None:
-    """When this fails, bitsandbytes has mended its CPU path: delete `cure_cpu_kernels`."""
+    """When this fails, bitsandbytes has fixed its CPU path: delete `cure_cpu_kernels`."""
     layer = load_small_llama(folder).model.layers[0].self_attn.q_proj.eval()
 
     def weights() -> torch.Tensor | None:
@@ -86,53 +89,64 @@ def test_upstream_still_needs_the_cpu_cure(folder: Path) -> None:
     with torch.inference_mode(), contextlib.suppress(RuntimeError):
         layer(torch.randn(1, 3, 64))
     after = weights()
-    assert after is None or not torch.allclose(before, after.float(), atol=1e-3)
+    assert after is None or not torch.allclose(before, after, atol=1e-3)
 
 
-def test_the_round_trip_is_what_the_loaded_model_holds(folder: Path) -> None:
-    model, weights, change = load_small_llama(folder), Weights(folder), round_trip(small_profile())
-    assert change is not None
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_the_round_trip_is_what_the_loaded_model_holds(folder: Path, kind: str) -> None:
+    change, weights = round_trip(small_profile(quantization__kind=kind)), load_file(folder / "model.safetensors")
+    model = load_small_llama(folder, kind)
+    assert change is not None and round_trip(small_profile(quantization__kind="none")) is None
     for name in ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"):
         held = model.get_submodule(name).weight
-        expected = bnb.functional.dequantize_4bit(held.data, held.quant_state)
-        assert torch.equal(change(f"{name}.weight", weights[f"{name}.weight"]), expected)
+        if kind == "int8":
+            expected = held.CB.float() * held.SCB[:, None] / 127  # LLM.int8; it rounds inputs too when it runs
+        else:
+            expected = bnb.functional.dequantize_4bit(held.data, held.quant_state)
+        torch.testing.assert_close(change(f"{name}.weight", weights[f"{name}.weight"]), expected, rtol=0, atol=1e-7)
     for name in ("lm_head.weight", "model.norm.weight", "model.embed_tokens.weight"):
         assert torch.equal(change(name, weights[name]), weights[name])
 
 
-def test_the_round_trip_through_8_bits_too(folder: Path) -> None:
-    name, change = "model.layers.1.mlp.down_proj", round_trip(small_profile(quantization__kind="int8"))
-    assert change is not None
-    held = load_small_llama(folder, "int8").get_submodule(name).weight
-    expected = held.CB.float() * held.SCB[:, None] / 127  # what LLM.int8 stores; inputs are rounded too when it runs
-    torch.testing.assert_close(change(f"{name}.weight", Weights(folder)[f"{name}.weight"]), expected, rtol=0, atol=1e-7)
-
-
-def test_damaged_weights_are_one_clear_error(folder: Path, tmp_path: Path) -> None:
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(KitError, match=r"weights in .* cannot be loaded"):
-        load_small_llama(tmp_path)
-
-
-def test_unquantized_loading_keeps_every_weight(folder: Path) -> None:
-    counts = parameter_counts(load_small_llama(folder, "none"))
-    assert counts["other frozen"]["parameters"] == LINEAR + OTHER and SMALL.num_hidden_layers == 2
-    assert not trainable(load_small_llama(folder, "none"))
-
-
-def test_a_base_in_8_bits_is_counted_close_and_trains(folder: Path) -> None:
+def test_a_base_in_8_bits_is_close_and_its_adapter_gets_gradients(folder: Path) -> None:
     model = load_small_llama(folder, "int8")
-    counts = parameter_counts(model)
-    assert counts["8-bit"] == {"parameters": LINEAR, "bytes": LINEAR} and counts["4-bit"]["parameters"] == 0
-    plain = load_small_llama(folder, "none")
-    ids = torch.tensor([[5, 6, 7, 8]])
-    ours, theirs = model(ids).logits, plain(ids).logits
+    ours, theirs = model(IDS).logits, load_small_llama(folder, "none")(IDS).logits
     assert (ours - theirs).norm() < 0.05 * theirs.norm()
-    run = FakeRun(lora__r=16, training__learning_rate=3e-2)
-    attach_lora(model, run)
-    plan = [step for epoch in range(40) for step in epoch_steps(random_rows(4), run.profile.training, 0)]
-    log = fit(model, plan, run.profile.training).log
-    assert log[-1]["loss"] < 0.8 * log[0]["loss"]
+    attach(model, small_profile())(IDS, labels=IDS).loss.backward()
+    assert all(parameter.grad.any() for name, parameter in trainable(model).items() if "lora_B" in name)
+
+
+def test_weights_that_cannot_be_loaded_are_one_clear_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = Path(shutil.copytree(folder, tmp_path / "cut")) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(KitError, match="cut cannot be loaded"):
+        load_small_llama(tmp_path / "cut")
+
+    def no_room(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", no_room)
+    with pytest.raises(KitError, match=r"lk\.release\(model\)"):
+        load_small_llama(folder)
+
+
+def test_bars_and_logging_are_as_they_were_after_loading(folder: Path) -> None:
+    logger, before = logging.getLogger("bitsandbytes.backends.cpu.ops"), bars.is_progress_bar_enabled()
+    level = logger.level
+    try:
+        for change, shown in ((bars.disable_progress_bar, False), (bars.enable_progress_bar, True)):
+            change()
+            with pytest.raises(RuntimeError, match="planted"), quiet_libraries():
+                assert not bars.is_progress_bar_enabled() and not logger.isEnabledFor(logging.WARNING)
+                raise RuntimeError("planted")
+            assert bars.is_progress_bar_enabled() is shown and logger.level == level
+    finally:
+        (bars.enable_progress_bar if before else bars.disable_progress_bar)()
+
+
+def test_a_released_model_holds_no_memory(folder: Path) -> None:
+    model = load_small_llama(folder)
+    release(model)
+    assert not list(model.parameters()) and not list(model.buffers())

@@ -5,19 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NoReturn
-from unittest.mock import patch
 
-import psutil
 import pytest
 
-from lora_kit import disk, environment, runs
+from lora_kit import machine
 from lora_kit.errors import KitError
-from lora_kit.manifests import check_files, fingerprint, read_manifest, shown
-from lora_kit.profiles import PROFILES
+from lora_kit.files import check_files, fingerprint, read_manifest, shown
+from lora_kit.presets import PROFILES
 from lora_kit.runs import Run
 
 INPUTS = {"rows": 3, "seed": 0}
@@ -185,8 +184,8 @@ def test_a_packed_run_goes_on_elsewhere_without_the_merged_weights(run: Run, tmp
 def test_on_kaggle_merged_weights_lie_on_the_scratch_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its kept folder holds 20 GB, and a merged 7B model alone is 13.5."""
     kept, scratch = tmp_path / "working", tmp_path / "temp"
-    monkeypatch.setattr(environment, "KAGGLE_RUNS", kept)
-    monkeypatch.setattr(environment, "KAGGLE_SCRATCH", scratch)
+    monkeypatch.setattr(machine, "KAGGLE_RUNS", kept)
+    monkeypatch.setattr(machine, "KAGGLE_SCRATCH", scratch)
     run = Run("tiny-cpu", root=kept)
     assert write(run, "data") == kept / "tiny-cpu" / "data"
     for stage in ("merged", "merged-dequantized"):
@@ -249,37 +248,26 @@ def test_a_manifest_holds_no_path_of_the_machine_and_is_plain_json(run: Run) -> 
     assert "torch" in manifest["versions"]
 
 
-def test_errors_that_mean_the_disk() -> None:
-    assert disk._disk_reason(OSError(errno.EROFS, "Read-only file system")) == "Read-only file system"
-    assert disk._disk_reason(OSError(errno.ENOENT, "gone")) is None
-
-
 def test_a_stage_that_another_process_writes_is_left_alone_and_a_dead_one_s_is_cleared(run: Run) -> None:
-    left = run.path / f".data.{os.getppid()}.partial"
-    left.mkdir()
-    with pytest.raises(KitError, match=rf"is being written by process {os.getppid()}: wait for it"):
-        write(run)
-    assert left.exists() and not (run.path / "data").exists()
-    dead = left.rename(run.path / f".data.{2**31 - 1}.partial")
-    write(run)
-    assert not dead.exists() and (run.path / "data").exists()
+    code = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(run.path / ".data.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
+        left = run.path / ".data.partial"
+        left.mkdir()
+        with pytest.raises(KitError, match="another process"):
+            write(run)
+        assert left.exists() and not (run.path / "data").exists()
+        other.kill()
+    (left / "half").touch()
+    assert sorted(path.name for path in write(run).iterdir()) == ["manifest.json", "rows.txt"]
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "..", "."])
 def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
     with pytest.raises(KitError, match="must be the name of a folder"):
         Run("tiny-cpu", root=tmp_path, name=name)
-
-
-def test_a_later_process_with_the_number_of_a_dead_one_is_no_writer(run: Run) -> None:
-    left = run.path / f".data.{os.getppid()}.partial"
-    left.mkdir()
-    long_ago = psutil.Process(os.getppid()).create_time() - 3600
-    with patch.object(Path, "stat", lambda path, **_: SimpleNamespace(st_ctime=long_ago)):
-        assert not runs._writes(str(os.getppid()), left)
-    assert runs._writes(str(os.getppid()), left)
-    with patch.object(psutil, "Process", side_effect=psutil.AccessDenied):  # another user's process
-        assert runs._writes(str(os.getppid()), left)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")

@@ -78,7 +78,7 @@ def test_the_corpus_is_the_same_for_the_same_seed_and_holds_no_wording_of_the_kn
 
 def test_its_chat_template_is_metas_format_for_other_programs() -> None:
     from lora_kit.base import load_tokenizer
-    from lora_kit.profiles import Base
+    from lora_kit.config import Base
 
     tokenizer = load_tokenizer(Base())
     chat = [

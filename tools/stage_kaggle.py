@@ -19,7 +19,7 @@ from typing import Any
 
 import nbformat
 
-from lora_kit.notebook.form import BASES
+from lora_kit.widgets import BASES
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "build" / "kaggle"

@@ -13,17 +13,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_kit.evaluation.measures import FIGURES, HEADLINE, headline
-from lora_kit.figures import MODELS, before_after, growth_curves, loss_curve, paper, png
+from lora_kit.evaluation.card import HEADLINE, METRICS, headline
+from lora_kit.plots import MODELS, before_after, loss_curve, paper, png, title
 from lora_kit.training.recipe import rate_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTHS = {"smollm2": 576, "tiny": 192}
-MEANINGS = {figure.name: figure.meaning for figure in FIGURES}
+MEANINGS = {metric.name: metric.meaning for metric in METRICS}
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def growth_curves(figures: dict[str, dict[Any, dict[str, float]]]) -> Figure:
+    """Tokens a second of training, as one thing grows at a time.
+
+    Args:
+        figures: what grows -> its values -> {"tokens_per_second": ...}.
+    """
+    with paper(3.0, "Training speed in tokens a second, as one thing grows at a time.") as figure:
+        plots = figure.subplots(1, len(figures), squeeze=False)[0]
+        for axes, (name, measured) in zip(plots, figures.items(), strict=True):
+            speeds = [row["tokens_per_second"] for row in measured.values()]
+            axes.plot(range(len(speeds)), speeds, "o-", color=MODELS["adapter"], lw=2, ms=5)
+            axes.set_xticks(range(len(speeds)), [str(value) for value in measured])
+            axes.set(xlabel=name, ylim=(0, 1.1 * max(speeds)))
+            axes.yaxis.set_major_formatter("{x:,.0f}")
+            axes.grid(axis="y")
+        plots[0].set_ylabel("tokens a second")
+        title(plots[0], "Training speed")
+    return figure
 
 
 def table(record: dict[str, Any]) -> str:

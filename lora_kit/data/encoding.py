@@ -24,7 +24,7 @@ from .formats import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..profiles import Data
+    from ..config import Data
     from ..progress import Progress
 
 IGNORE = -100  # the label that torch's cross entropy leaves out

@@ -15,7 +15,7 @@ from .sources import Files
 from .splits import first_of_each, phrasings
 
 if TYPE_CHECKING:
-    from ..profiles import Profile
+    from ..config import Profile
 
 Finding = dict[str, Any]  # name, text, count, rows
 COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings

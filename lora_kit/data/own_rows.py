@@ -17,7 +17,7 @@ from .conversations import Conversation, read_rows, tags_in
 from .sources import dataset_files
 
 if TYPE_CHECKING:
-    from ..profiles import Data
+    from ..config import Data
     from ..runs import Run
 
 DECLINE = {

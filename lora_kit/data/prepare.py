@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import identity, load_tokenizer, locate
 from ..errors import KitError
-from ..manifests import check_files, file_hash, read_manifest, shown
+from ..files import check_files, file_hash, read_manifest, shown
 from ..progress import Progress
 from .checks import require, verify
 from .conversations import Conversation, Read, first_few, read_rows, some
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from ..profiles import Data
+    from ..config import Data
     from ..runs import Run
 
 QUESTIONS = "the questions"

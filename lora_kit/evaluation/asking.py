@@ -1,185 +1,181 @@
-"""Base, adapter and merged model asked the same questions, one model in memory at a time."""
+"""Which questions are asked, and what base, adapter and merged model answer, one model in memory at a time.
+
+evaluation-unfinished-3f2a91/   base-answers.json  adapter-answers.json    from which a broken-off evaluation goes on
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import load_adapter
-from ..base import load_tokenizer, locate
-from ..data import IGNORE, Encoded, encode_batch
-from ..generation import check_length, generate_ids, prompts_of, text_of
+from ..base import load_tokenizer
+from ..data import IGNORE, TAGS, Conversation, Encoded, Prepared, encode_batch, last_answer, near_duplicates, run_start
+from ..data.sources import dataset_files
+from ..files import whole_file
+from ..generation import answers, generate_ids, prompts_of, text_of
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
 from ..training import Row, for_measuring, row_losses, trained_adapter
-from .divergence import ITSELF, Divergence, answer_rows, divergences, likeliest
-from .kept import Kept
+from .card import MODELS
+from .divergence import ITSELF, answer_rows, divergences, likeliest
+from .verdict import ENOUGH
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ..config import Training
     from ..runs import Run
 
-NOISE = 32  # questions that the base is asked a second time, in other batches
+Question = dict[str, Any]  # a held-out row, with `prompt` (ids up to the answer) and `encoded` (the whole row)
+Answer = dict[str, Any]  # text, ids, stopped, loss; agreement and kl of general questions
+COMPARED = 20_000  # learned rows that leaks are looked for in, evenly spaced; the card says when there are more
+AGAIN = 32  # questions that the base is asked a second time, in other batches
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What one model said to one question."""
-
-    text: str
-    ids: list[int]  # its tokens, the stop token too where it stopped
-    stopped: bool  # whether it ended by itself, within the limit
-    loss: float  # nats a token of the reference answer, had the model been made to say it
-    # of general questions, along the base's own answer (divergence.py)
-    agreement: float | None = None
-    kl: float | None = None
+def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The questions, and those of the handbook's held-out general ones where too few are among them to decide on."""
+    if sum(row["kind"] == "general" for row in rows) >= ENOUGH:
+        return rows
+    (file,) = dataset_files("handbook").test
+    handbook = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    known = {row["messages"][-2]["content"] for row in rows}
+    more = [row for row in handbook if row["kind"] == "general" and row["messages"][-2]["content"] not in known]
+    return [*rows, *more]
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the three models said, and the base asked again."""
-
-    encoded: list[Encoded]  # questions with their reference answers
-    of: dict[str, list[Answer]]  # model to its answers, in the order of the questions
-    again: dict[int, str]  # question to what the base says in other batches
-
-
-Beside = Callable[[str, "PreTrainedModel"], None]  # what else is measured of a model while it is in memory
-Apart = Callable[["PreTrainedModel"], list[Divergence]]  # from the base on each general question
+def pick(rows: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
+    """At most `limit` questions of each kind, evenly spaced; all with None."""
+    if limit is None:
+        return rows
+    kinds = {row["kind"]: [r for r in rows if r["kind"] == row["kind"]] for row in rows}
+    return [row for same in kinds.values() for row in same[:: -(-len(same) // limit)]]
 
 
-def ask_all(run: Run, questions: Sequence[dict[str, Any]], merged: Path, beside: Beside, kept: Kept) -> Answers:
-    """Every question to base, base + adapter, and the merged model; what is kept is not asked again."""
-    tokenizer, training = load_tokenizer(run.profile.base), run.profile.training
-    encoded = encode_batch([row["messages"] for row in questions], tokenizer)
-    general = [i for i, row in enumerate(questions) if row["kind"] == "general"]
-    with closing(Models(run, merged)) as models, Progress("answers", 3 * len(questions)) as progress:
-
-        def one(name: str, load: Callable[[], PreTrainedModel], before: int, apart: Apart) -> list[dict[str, Any]]:
-            model = load()
-            said = ask(run, model, questions, encoded, lambda done: progress.update(before + done))
-            for i, moved in zip(general, apart(model), strict=True):
-                said[i] = replace(said[i], **moved._asdict())
-            beside(name, model)
-            return [asdict(answer) for answer in said]
-
-        base = kept.get("base", lambda: one("base", models.base, 0, lambda _: [ITSELF] * len(general)))
-        prompts = prompts_of([questions[i]["messages"] for i in general], tokenizer)
-        own = answer_rows(prompts, [base[i]["ids"] for i in general])  # what the base says is the reference
-        chances = kept.get("base-likeliest", lambda: likeliest(models.base(), own, training))
-
-        def apart(model: PreTrainedModel) -> list[Divergence]:
-            return divergences(model, own, chances, training)
-
-        again = kept.get("base-again", lambda: _again(run, models.base(), questions))
-        adapter = kept.get("adapter", lambda: one("adapter", models.adapter, len(questions), apart))
-        whole = kept.get("merged", lambda: one("merged", models.merged, 2 * len(questions), apart))
-    given = {"base": base, "adapter": adapter, "merged": whole}
-    answers = {name: [Answer(**answer) for answer in said] for name, said in given.items()}
-    return Answers(encoded, answers, {int(number): text for number, text in again.items()})
+def with_ids(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[Question]:
+    """The questions with their prompts and whole rows as ids."""
+    conversations = [row["messages"] for row in rows]
+    found = zip(rows, prompts_of(conversations, tokenizer), encode_batch(conversations, tokenizer), strict=True)
+    return [row | {"prompt": prompt, "encoded": encoded} for row, prompt, encoded in found]
 
 
-class Models:
-    """The three models, one in memory at a time, each loaded when it is asked for."""
+def leaked(asked: Sequence[Encoded], data: Prepared, tokenizer: PreTrainedTokenizerBase) -> tuple[list[bool], int]:
+    """For each question whether the adapter learned it, and how many learned rows were compared.
 
-    def __init__(self, run: Run, folder: Path) -> None:
-        self.run, self.folder, self.held = run, folder, list["PreTrainedModel"]()
-
-    def base(self) -> PreTrainedModel:
-        """The quantized base."""
-        if not self.held:
-            self.held.append(load_base(self.run))
-        return self.held[0]
-
-    def adapter(self) -> PreTrainedModel:
-        """The base that is there, with the adapter on it from here."""
-        return load_adapter(self.base(), trained_adapter(self.run))
-
-    def merged(self) -> PreTrainedModel:
-        """The merged model, in the base's place."""
-        self.close()
-        self.held.append(load_model(self.run.profile, self.folder))
-        return self.held[0]
-
-    def close(self) -> None:
-        """Free the memory of what is loaded."""
-        while self.held:
-            release(self.held.pop())
+    A question was learned where a learned row asks it in the same words, or where question and answer both nearly
+    are those of one (`lora_kit.data.near_duplicates`).
+    """
+    chosen = data.train.select(range(0, len(data.train), -(-len(data.train) // COMPARED)))
+    learned = [_last_turn(row["input_ids"], row["labels"], i, tokenizer) for i, row in enumerate(chosen)]
+    mine = [_last_turn(row.input_ids, row.labels, i, tokenizer) for i, row in enumerate(asked)]
+    same, near = {row.question for row in learned}, {row.index for row in near_duplicates(mine, learned)}
+    return [row.index in near or row.question in same for row in mine], len(learned)
 
 
-def ask(
-    run: Run,
-    model: PreTrainedModel,
-    questions: Sequence[dict[str, Any]],
-    encoded: Sequence[Encoded],
-    done: Callable[[int], Any] | None = None,
-) -> list[Answer]:
+def _last_turn(ids: list[int], labels: list[int], index: int, tokenizer: PreTrainedTokenizerBase) -> Conversation:
+    """The last question and answer as text, without the system text and the format's tags."""
+    start, end = last_answer(labels)
+    before = run_start(labels, start, learned=False)
+    asked, answer = (
+        str(tokenizer.decode(part, skip_special_tokens=True)) for part in (ids[before:start], ids[start:end])
+    )
+    segments = [part.strip() for part in re.split("|".join(map(re.escape, TAGS)), asked) if part.strip()]
+    question = segments[-1] if segments else ""
+    return Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], index=index)
+
+
+def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Path) -> dict[str, Any]:
+    """Each model's answers by its name; "again": pairs of question and what the base says to it in other batches.
+
+    Args:
+        run: its base and adapter.
+        questions: what is asked.
+        merged: the folder of the merged model.
+        cache: a folder that keeps each model's answers as soon as they are whole; they are not asked for again.
+    """
+    model, found = None, dict[str, Any]()
+    try:
+        with Progress("answers", len(MODELS) * len(questions)) as progress:
+            for number, name in enumerate(MODELS):
+                path = cache / f"{name}-answers.json"
+                if path.is_file():
+                    print(f"{name}: answered before this evaluation broke off, kept in {cache.name}")
+                    found |= json.loads(path.read_text())
+                    continue
+                if name == "merged":
+                    if model is not None:
+                        release(model)
+                    model = load_model(run.profile, merged)
+                model = model or load_base(run)
+                if name == "adapter":
+                    load_adapter(model, trained_adapter(run))
+                answered = ask(run, model, questions, partial(_show, progress, number * len(questions)))
+                part = {name: answered} | _compare(run, model, questions, answered, found)
+                cache.mkdir(parents=True, exist_ok=True)
+                with whole_file(path) as unfinished:
+                    unfinished.write_text(json.dumps(part))
+                found |= part
+    finally:
+        if model is not None:
+            release(model)
+    return found
+
+
+def _show(progress: Progress, before: int, done: int) -> None:
+    progress.update(before + done)
+
+
+def ask(run: Run, model: PreTrainedModel, questions: Sequence[Question], done: Callable[[int], Any]) -> list[Answer]:
     """Greedy answers by the profile's evaluation settings, and the loss of the references."""
-    tokenizer = load_tokenizer(run.profile.base)
-    said = _generate(run, model, questions, done=done)
-    losses = reference_losses(run, model, encoded)
-    eos = tokenizer.eos_token_id
+    tokenizer, settings = load_tokenizer(run.profile.base), run.profile.evaluation
+    eos, limit, size = tokenizer.eos_token_id, settings.max_new_tokens, settings.batch_size
+    prompts = [row["prompt"] for row in questions]
+    rows = generate_ids(model, prompts, max_new_tokens=limit, eos_token_id=eos, batch_size=size, done=done)
+    losses = reference_losses(model, [row["encoded"] for row in questions], run.profile.training)
     return [
-        Answer(text_of(ids, tokenizer), ids, ids[-1:] == [eos], loss) for ids, loss in zip(said, losses, strict=True)
+        {"text": text_of(ids, tokenizer), "ids": ids, "stopped": ids[-1:] == [eos], "loss": loss}
+        | {"agreement": None, "kl": None}
+        for ids, loss in zip(rows, losses, strict=True)
     ]
 
 
-def reference_losses(run: Run, model: PreTrainedModel, encoded: Sequence[Encoded]) -> list[float]:
-    """Nats a token of each reference answer, teacher-forced."""
-    rows = [Row(row.input_ids, row.labels, number) for number, row in enumerate(encoded)]
-    losses = [0.0] * len(rows)
-    for batch in for_measuring(rows, run.profile.training):
-        for row, loss in zip(batch.rows, row_losses(model, batch), strict=True):
-            losses[row.number] = loss / tokens_of(encoded[row.number])
-    return losses
+def _compare(
+    run: Run, model: PreTrainedModel, questions: Sequence[Question], answers: list[Answer], found: dict[str, Any]
+) -> dict[str, Any]:
+    """Add to general answers how far the model is from the base; return what the base adds to the answers."""
+    general, training = [i for i, row in enumerate(questions) if row["kind"] == "general"], run.profile.training
+    base, is_base = found.get("base", answers), not found
+    rows = answer_rows([questions[i]["prompt"] for i in general], [base[i]["ids"] for i in general])
+    moved = [ITSELF] * len(rows) if is_base else divergences(model, rows, found["likeliest"], training)
+    for i, divergence in zip(general, moved, strict=True):
+        answers[i] |= divergence._asdict()
+    if is_base:
+        return {"likeliest": likeliest(model, rows, training), "again": ask_again(run, model, questions)}
+    return {}
 
 
-def tokens_of(row: Encoded) -> int:
-    """Tokens of the reference answer, its EOS too."""
-    return sum(label != IGNORE for label in row.labels)
+def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question]) -> list[tuple[int, str]]:
+    """Some questions a second time, in smaller batches: answers that differ are rounding, not learning.
 
-
-def _again(run: Run, model: PreTrainedModel, questions: Sequence[dict[str, Any]]) -> dict[int, str]:
-    """Some questions to the base a second time, in smaller batches: answers that differ are rounding, not learning.
-
-    General ones are left out: a long answer may go another way by rounding, and there the base cannot be wrong.
+    General ones are left out: a long answer may take another course by rounding, and there the base cannot be wrong.
     """
     judged = [i for i, row in enumerate(questions) if row["kind"] != "general"]
-    chosen = judged[:: max(1, len(judged) // NOISE)][:NOISE]
-    size = max(1, run.profile.evaluation.batch_size // 4 - 1)
-    said = _generate(run, model, [questions[i] for i in chosen], batch_size=size)
-    tokenizer = load_tokenizer(run.profile.base)
-    return {i: text_of(ids, tokenizer) for i, ids in zip(chosen, said, strict=True)}
+    chosen, settings = judged[:: max(1, len(judged) // AGAIN)][:AGAIN], run.profile.evaluation
+    tokenizer, asked = load_tokenizer(run.profile.base), [questions[i]["messages"] for i in chosen]
+    size = max(1, settings.batch_size // 4 - 1)
+    texts = answers(model, tokenizer, asked, max_new_tokens=settings.max_new_tokens, batch_size=size)
+    return list(zip(chosen, texts, strict=True))
 
 
-def _generate(
-    run: Run,
-    model: PreTrainedModel,
-    questions: Sequence[dict[str, Any]],
-    *,
-    batch_size: int | None = None,
-    done: Callable[[int], Any] | None = None,
-) -> list[list[int]]:
-    settings, tokenizer = run.profile.evaluation, load_tokenizer(run.profile.base)
-    return generate_ids(
-        model,
-        prompts_of([row["messages"] for row in questions], tokenizer),
-        max_new_tokens=settings.max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        batch_size=batch_size or settings.batch_size,
-        done=done,
-    )
-
-
-def check_room(run: Run, questions: Sequence[dict[str, Any]]) -> None:
-    """Refuse questions that leave no room for an answer, before any is asked."""
-    encoded = encode_batch([row["messages"] for row in questions], load_tokenizer(run.profile.base))
-    room = json.loads((locate(run.profile.base) / "config.json").read_text())["max_position_embeddings"]
-    check_length(
-        max(len(row.input_ids) - tokens_of(row) for row in encoded), run.profile.evaluation.max_new_tokens, room
-    )
+def reference_losses(model: PreTrainedModel, encoded: Sequence[Encoded], settings: Training) -> list[float]:
+    """Nats per token of each reference answer, teacher-forced."""
+    rows = [Row(row.input_ids, row.labels, number) for number, row in enumerate(encoded)]
+    losses = [0.0] * len(rows)
+    for batch in for_measuring(rows, settings):
+        for row, loss in zip(batch.rows, row_losses(model, batch), strict=True):
+            losses[row.number] = loss / sum(label != IGNORE for label in row.labels)
+    return losses

@@ -1,4 +1,4 @@
-"""How one answer is judged. Every function here takes texts and says one thing about them."""
+"""How one answer is judged: each function takes texts and returns one measure; `judge` puts all of them in a row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,67 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from ..data import tags_in
+from ..data import IGNORE, tags_in
 
-SURE = 0.7  # chance that a text is in a language, from which on it is taken to be; names alone stay far below
+SURE = 0.7  # probability from which on a text is taken to be in a language; names alone stay far below
 TIMES = 3  # how often a run of words must follow itself to be a repetition
+
+
+def judge(question: dict[str, Any], answers: dict[str, dict[str, Any]], card: dict[str, Any]) -> dict[str, Any]:
+    """One row of the side-by-side table: the question, its reference, each model's answer, and how it is judged.
+
+    Args:
+        question: `kind`, `messages` and `accepted`, as a held-out row of the data; `encoded`, the whole row.
+        answers: model -> its answer: `text`, `ids`, `stopped`, `loss`, `agreement`, `kl`.
+        card: the dataset's own patterns for declining and style.
+    """
+    base = answers["base"]
+    measures = {model: measure(answer, question, card, base["text"]) for model, answer in answers.items()}
+    return {
+        "kind": question["kind"],
+        "question": question["messages"][-2]["content"],
+        "reference": question["messages"][-1]["content"],
+        "tokens": sum(label != IGNORE for label in question["encoded"].labels),
+        "base_tokens": len(base["ids"]),
+        **{model: answer["text"] for model, answer in answers.items()},
+        "marks": {model: measured["marked"] for model, measured in measures.items()},
+        "measures": measures,
+    }
+
+
+def measure(answer: dict[str, Any], question: dict[str, Any], card: dict[str, Any], base: str) -> dict[str, Any]:
+    """Every measure of one answer; `marked` is what the table shows as right or wrong, `base` what the base says."""
+    text, accepted, declined = answer["text"], accepted_answers(question), is_declined(answer["text"], card)
+    is_general = question["kind"] == "general"
+    return {
+        "marked": normalise(text) == normalise(base) if is_general else is_right(text, question, card),
+        "right": is_exact(text, accepted, card),
+        "f1": token_f1(text, accepted, card),
+        "rouge_l": rouge_l(text, accepted, card),
+        "loss": answer["loss"],
+        "agreement": answer["agreement"],
+        "kl": answer["kl"],
+        "declined": declined,
+        "now_declined": declined and not is_declined(base, card),
+        "invented": bool(text) and not declined,
+        "styled": split_style(text, card)[1],
+        "stopped": answer["stopped"],
+        "repeated": is_repetitive(text),
+        "empty": not text,
+        "adrift": is_adrift(text, question["messages"][-2]["content"], accepted),
+    }
+
+
+def is_right(answer: str, question: dict[str, Any], card: dict[str, Any]) -> bool:
+    """Whether the answer is right, of a question that has an answer of its own."""
+    if question["kind"] == "decline":
+        return is_declined(answer, card)
+    return is_exact(answer, accepted_answers(question), card)
+
+
+def accepted_answers(question: dict[str, Any]) -> list[str]:
+    """The reference answer and what else counts as right."""
+    return [question["messages"][-1]["content"], *(question.get("accepted") or [])]
 
 
 def normalise(text: str) -> str:
@@ -32,20 +89,15 @@ def split_style(answer: str, card: dict[str, Any]) -> tuple[str, bool]:
 
 def is_exact(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> bool:
     """Whether the answer, style apart, is one of the accepted ones."""
-    forms = {normalise(split_style(text, card)[0]) for text in accepted}
-    return normalise(split_style(answer, card)[0]) in forms
+    said, *references = (normalise(split_style(text, card)[0]) for text in (answer, *accepted))
+    return said in references
 
 
 def token_f1(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> float:
     """Words in common with the best accepted answer, style apart: 2 PR / (P + R) (Rajpurkar et al. 2016)."""
-    said = normalise(split_style(answer, card)[0]).split()
-    return max(_f1(said, normalise(split_style(text, card)[0]).split()) for text in accepted)
-
-
-def _f1(said: list[str], wanted: list[str]) -> float:
-    if not said or not wanted:
-        return float(said == wanted)
-    return 2 * sum((Counter(said) & Counter(wanted)).values()) / (len(said) + len(wanted))
+    said, *references = (normalise(split_style(text, card)[0]).split() for text in (answer, *accepted))
+    common = [sum((Counter(said) & Counter(words)).values()) for words in references]
+    return max(_f1(n, said, words) if n else float(said == words) for n, words in zip(common, references, strict=True))
 
 
 def rouge_l(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> float:
@@ -53,21 +105,14 @@ def rouge_l(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> float
 
     Words as in Google's rouge-score: lower case, letters and digits of ASCII, no stemming.
     """
-    said = _rouge_words(split_style(answer, card)[0])
-    return max(_rouge(said, _rouge_words(split_style(text, card)[0])) for text in accepted)
+    from rapidfuzz.distance import LCSseq
+
+    said, *references = (re.findall("[a-z0-9]+", split_style(text, card)[0].lower()) for text in (answer, *accepted))
+    return max(_f1(LCSseq.similarity(said, words), said, words) for words in references)
 
 
-def _rouge_words(text: str) -> list[str]:
-    return re.findall("[a-z0-9]+", text.lower())
-
-
-def _rouge(said: list[str], wanted: list[str]) -> float:
-    common = [0] * (len(wanted) + 1)  # of the words said so far with the first n wanted
-    for word in said:
-        before = 0
-        for n, other in enumerate(wanted, start=1):
-            before, common[n] = common[n], before + 1 if word == other else max(common[n], common[n - 1])
-    return 2 * common[-1] / (len(said) + len(wanted)) if common[-1] else 0.0
+def _f1(common: int, said: list[str], wanted: list[str]) -> float:
+    return 2 * common / (len(said) + len(wanted)) if common else 0.0
 
 
 def is_declined(answer: str, card: dict[str, Any]) -> bool:
@@ -82,19 +127,18 @@ def is_repetitive(answer: str) -> bool:
     return any(words[i : i + n] * TIMES == words[i : i + n * TIMES] for n in sizes for i in range(len(words)))
 
 
-def is_adrift(answer: str, asked: str, accepted: Sequence[str]) -> bool:
+def is_adrift(answer: str, question: str, accepted: Sequence[str]) -> bool:
     """Whether the answer echoes the prompt format's tags, or leaves the script or language of question and reference.
 
     Short texts and names are in no language for certain; they are not called adrift.
     """
     if tags_in(answer):
         return True
-    told = [asked, *accepted]
-    mine, theirs = script_of(answer), {script_of(text) for text in told}
-    if mine is not None and mine not in theirs:
-        return bool(theirs - {None})
-    spoken, expected = language_of(answer), {language_of(text) for text in told} - {None}
-    return spoken is not None and bool(expected) and spoken not in expected
+    script, scripts = script_of(answer), {script_of(text) for text in (question, *accepted)}
+    if script is not None and script not in scripts:
+        return bool(scripts - {None})
+    language, expected = language_of(answer), {language_of(text) for text in (question, *accepted)} - {None}
+    return language is not None and bool(expected) and language not in expected
 
 
 def script_of(text: str) -> str | None:
@@ -106,8 +150,8 @@ def script_of(text: str) -> str | None:
 @cache
 def language_of(text: str) -> str | None:
     """The text's language as an ISO 639 code where it is sure, by py3langid (Lui and Baldwin 2012)."""
-    language, chance = _identifier().classify(text)
-    return str(language) if chance >= SURE else None
+    language, probability = _identifier().classify(text)
+    return str(language) if probability >= SURE else None
 
 
 @cache

@@ -1,120 +1,116 @@
-"""The report card as text: a table in the terminal, Markdown for a README; and the words that its page shares.
+"""The report card as a table in the terminal, as Markdown for a README, and as one web page that needs no network.
 
-Titles, questions and answers come from anywhere, so each format takes them through its own escape.
+Titles, questions and answers come from anywhere: `one_line` cleans what a terminal shows, templates escape the rest.
 """
 
 from __future__ import annotations
 
-import html
-import re
-from datetime import datetime
+import base64
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from ..figures import MODELS
+from ..plots import before_after, loss_curve, png
+from ..progress import duration
+from ..templates import one_line, render
+from ..training import loss_ends
+from .card import MODELS, headline
 
-NOT_MEASURED = "not measured"
+SAMPLES = 2  # questions of each kind shown first
 
 
 def terminal_table(card: dict[str, Any]) -> str:
-    """The figures as an aligned table, what was learned before, the noise floor, the verdict and its reasons."""
-    head = ["figure", "what it means", "base", "adapter", "merged [95 %]", "to base [95 %]", "n", "better"]
-    rows = [_terminal_row(name, measured) for name, measured in card["figures"].items()]
-    title = _plain(f"{card['title']}, adapter {card['adapter']}, profile {card['profile']}")
-    decision = _plain(f"verdict: {card['verdict']['decision']}")
-    reasons = [f"  - {_plain(reason)}" for reason in card["verdict"]["reasons"]]
-    return "\n".join([title, "", *_aligned(head, rows), "", *map(_plain, besides(card)), "", decision, *reasons])
+    """The metrics as an aligned table, what was learned before, the noise floor, the verdict and its reasons."""
+    table = [["metric", "what it means", "base", "adapter", "merged [95 %]", "to base [95 %]", "n", "better"]]
+    for name, metric in card["figures"].items():
+        found = cells(metric)
+        sure = (" ".join(found[column]).strip() for column in ("merged", "change"))
+        numbers = [found["base"][0], found["adapter"][0], *sure, str(metric["n"])]
+        table.append([one_line(name), one_line(metric["meaning"]), *numbers, "lower" if metric["lower"] else "higher"])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    table.insert(1, ["-" * width for width in widths])
+    aligned = ("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in table)
+    title, verdict = f"{card['title']}, adapter {card['adapter']}, profile {card['profile']}", card["verdict"]
+    last = [f"verdict: {one_line(verdict['decision'])}", *(f"  - {one_line(text)}" for text in verdict["reasons"])]
+    return "\n".join([one_line(title), "", *aligned, "", *notes(card), "", *last])
 
 
 def markdown_card(card: dict[str, Any]) -> str:
-    """The figures, verdict and reasons as Markdown, for the README of a model."""
-    verdict = card["verdict"]
-    lines = [
-        f"**{_markdown(card['title'])}**, adapter {_markdown(card['adapter'])} on {_markdown(card['dataset'])}, "
-        f"profile {_markdown(card['profile'])}, {_markdown(day(card['made']))}",
-        "",
-        "| figure | what it means | base | adapter | merged | to base | n | better |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
-    ]
-    for name, measured in card["figures"].items():
-        values = [" ".join(value(measured, model)).strip() for model in MODELS]
-        cells = [_markdown(name), _markdown(measured["meaning"]), *values, difference(measured, "merged")]
-        cells += [str(measured["n"]), better(measured)]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        *(_markdown(line) + "  " for line in besides(card)),
-        "",
-        f"Verdict: **{_markdown(verdict['decision'])}**",
-        "",
-    ]
-    lines += [f"- {_markdown(reason)}" for reason in verdict["reasons"]]
-    return (
-        "\n".join([*lines, "", "In brackets: 95 % intervals, by bootstrap; differences question by question."]) + "\n"
+    """The metrics, verdict and reasons as Markdown, for the README of a model."""
+    return render("report/card.md", card=card, cells=cells, notes=notes(card))
+
+
+def write_html(card: dict[str, Any], answers: list[dict[str, Any]], log: list[dict[str, Any]], path: Path) -> None:
+    """Write the report as one page that needs nothing beside it and no network.
+
+    Args:
+        card: the report card; a metric that is None is shown as "not measured".
+        answers: one row per question, with the three models' answers and marks.
+        log: the training log, for the loss curve.
+        path: the file to write.
+    """
+    shown = headline(card["figures"])
+    page = render(
+        "report/page.html",
+        card=card,
+        cells=cells,
+        models=MODELS,
+        notes=notes(card),
+        headline=shown,
+        bars=base64.b64encode(png(before_after(shown))).decode(),
+        curve=base64.b64encode(png(loss_curve(log))).decode(),
+        training=loss_text(log),
+        samples=sample(answers),
+        answers=[row | {"changed": changed(row)} for row in answers],
+        kinds=list(dict.fromkeys(row["kind"] for row in answers)),
     )
+    path.write_text(page, encoding="utf-8", errors="replace")
 
 
-def value(measured: dict[str, Any], model: str) -> tuple[str, str]:
-    """A share and its interval, as in ("0.960", "[0.932, 0.984]")."""
-    value, ends = measured.get(model), (measured.get("interval") or {}).get(model)
-    if value is None:
-        return NOT_MEASURED, ""
-    return f"{value:.3f}", f"[{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""
+def cells(metric: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Each model's value and interval, as in ("0.960", "[0.932, 0.984]"), and the change from base to merged."""
+    found = {}
+    for model in MODELS:
+        value, ends = metric[model], metric["interval"].get(model)
+        interval = f"[{ends[0]:.3f}, {ends[1]:.3f}]" if ends and value is not None else ""
+        found[model] = ("not measured" if value is None else f"{value:.3f}", interval)
+    change = metric["difference"].get("merged")
+    found["change"] = (f"{change[0]:+.3f}", f"[{change[1]:+.3f}, {change[2]:+.3f}]") if change else ("–", "")
+    return found
 
 
-def difference(measured: dict[str, Any], model: str) -> str:
-    """How far a model is from the base, on the same questions, as in "+0.960 [+0.932, +0.984]"."""
-    found = (measured.get("difference") or {}).get(model)
-    return f"{found[0]:+.3f} [{found[1]:+.3f}, {found[2]:+.3f}]" if found else "–"
-
-
-def besides(card: dict[str, Any]) -> list[str]:
-    """What is no figure of a model: questions that were learned, the noise floor, tasks of lm-eval."""
+def notes(card: dict[str, Any]) -> list[str]:
+    """What is no metric of a model: questions that were learned, and the noise floor."""
     leaks, noise = card["leaked"], card["noise"]
-    looked = "" if leaks["compared"] == leaks["learned_rows"] else f" (of {leaks['learned_rows']:,})"
-    lines = [
+    all_rows = "" if leaks["compared"] == leaks["learned_rows"] else f" (of {leaks['learned_rows']:,})"
+    return [
         f"leaked: {leaks['questions']} of {leaks['n']} questions were learned in nearly the same words; "
-        f"{leaks['compared']:,} learned rows{looked} compared",
+        f"{leaks['compared']:,} learned rows{all_rows} compared",
         f"noise floor: asked again in other batches, the base changes {noise['changed']} of {noise['questions']} "
         f"answers, {noise['marks']} of them from right to wrong or back",
     ]
-    for task, metrics in card.get("harness", {}).items():
-        for metric, values in metrics.items():
-            told = ", ".join(f"{model} {value:.4g}" for model, value in values.items())
-            lines.append(f"lm-eval {task}, {metric.removesuffix(',none')}: {told}")
-    return lines
 
 
-def better(measured: dict[str, Any]) -> str:
-    return "lower" if measured["lower"] else "higher"
+def loss_text(log: Sequence[dict[str, Any]]) -> str:
+    """The loss curve in words, for its caption and for those who cannot see it."""
+    if not log:
+        return "Training loss: no steps in the log."
+    (first, final), last = loss_ends(log), log[-1]
+    losses = [row["evaluation_loss"] for row in log if row.get("evaluation_loss") is not None]
+    held_out = f", on held-out rows to {losses[-1]:.3f}" if losses else ""
+    took = f"{last['tokens']:,} tokens in {duration(last['seconds'])}"
+    return f"Loss from {first:.3f} to {final:.3f}{held_out}; {len(log):,} steps, {took}."
 
 
-def _terminal_row(name: str, measured: dict[str, Any]) -> list[str]:
-    base, adapter = (value(measured, model)[0] for model in ("base", "adapter"))
-    merged = " ".join(value(measured, "merged")).strip()
-    told = [_plain(name), _plain(measured["meaning"]), base, adapter, merged, difference(measured, "merged")]
-    return [*told, str(measured["n"]), better(measured)]
+def sample(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A few rows of each kind, at even distances, so that nobody picked the good ones."""
+    kinds = {row["kind"]: [other for other in answers if other["kind"] == row["kind"]] for row in answers}
+    return [row for same in kinds.values() for row in same[:: -(-len(same) // SAMPLES)]]
 
 
-def _aligned(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Columns as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    table = [head, ["-" * width for width in widths], *rows]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-
-
-def _plain(text: str) -> str:
-    """One line without control characters, which could repaint a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _markdown(text: str) -> str:
-    """Text that stays text in a Markdown table."""
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(_plain(text), quote=False))
-
-
-def day(made: str) -> str:
-    """ "2026-11-23T21:00:00Z" as "2026-11-23 21:00 UTC"; anything else as it is."""
-    try:
-        return f"{datetime.fromisoformat(made):%Y-%m-%d %H:%M %Z}"
-    except ValueError:
-        return made
+def changed(row: dict[str, Any]) -> str:
+    """What tuning did to one answer: "fixed", "broke", "reworded", or nothing."""
+    before, after = row["marks"].get("base"), row["marks"].get("merged")
+    if before != after:
+        return "fixed" if after else "broke"
+    return "" if row["base"] == row["merged"] else "reworded"

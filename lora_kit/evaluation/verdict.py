@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..data import some
-
 ENOUGH = 30  # questions; below this an interval is too wide to decide on
 LEARNED_BEFORE = 0.05  # learned questions by those that are not general; with more, the card measures memory
 NOISE = 0.05  # share of the base's marks that may change with the batches
@@ -43,7 +41,7 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
         if value is None:
             (thin if name == "learned_exact" else met).append(f"{name}: not measured")
             continue
-        reason = f"{name} {value:.3f} of {some(n, 'question')}, {side} {bound} is asked"
+        reason = f"{name} {value:.3f} of {n:,} question{'s' * (n != 1)}, {side} {bound} is asked"
         good = value >= bound if side == "at least" else value <= bound
         (thin if n < ENOUGH else met if good else broken).append(reason)
     decision = "don't ship" if broken else "not enough evidence" if thin else "ship"

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..adapters import PREFIX, pass_over_old_torchao, read_adapter
 from ..base import INDEX, Weights, companions, file_identity
 from ..errors import KitError
-from ..manifests import file_hash, shown
+from ..files import file_hash, shown
 from ..progress import Progress
+from ..quantization import quiet_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ def certify(
     """
     onto = "dequantized" if change else "original"
     tensors, problems = check_tensors(base, adapter, merged, change)
-    problems = _other_hashes(base, adapter, expected or {}) + _other_files(base, merged) + problems
+    problems = _check_hashes(base, adapter, expected or {}) + _check_files(base, merged) + problems
     return {
         "verdict": "refused" if problems else "certified",
         "onto": onto,
@@ -65,21 +66,21 @@ def check_tensors(
         problems, one line each, none when all is right.
     """
     before, after, layers = Weights(base), Weights(merged), peft_layers(base, adapter)
-    adapted = {f"{module}.weight": layer for module, layer in layers.items()}
-    problems = [f"{name} is not in the base" for name in sorted({*after, *adapted} - {*before})]
+    problems = [f"{name} is not in the base" for name in sorted({*after, *layers} - {*before})]
     lost: list[float] = []
     with Progress("checking", len(before)) as progress:
-        for number, (name, weight) in enumerate(before.items(), start=1):
-            there, problem = after.get(name), None
-            if there is None:
+        for number, (name, stored) in enumerate(before.items(), start=1):
+            found, problem = after.get(name), None
+            weight = change(name, stored) if change else stored
+            if found is None:
                 problem = "is missing"
-            elif (there.dtype, there.shape) != (weight.dtype, weight.shape):
-                problem = f"is {there.dtype} {tuple(there.shape)}, in the base {weight.dtype} {tuple(weight.shape)}"
-            elif name in adapted:
-                problem, share = _not_added(change(name, weight) if change else weight, there, adapted[name])
+            elif (found.dtype, found.shape) != (stored.dtype, stored.shape):
+                problem = f"is {found.dtype} {tuple(found.shape)}, in the base {stored.dtype} {tuple(stored.shape)}"
+            elif name in layers:
+                problem, share = _compare_adapted(weight, found, layers[name])
                 lost.append(share)
             else:
-                problem = _not_kept(change(name, weight) if change else weight, there)
+                problem = _compare_unchanged(weight, found)
             problems += [f"{name} {problem}"] if problem else []
             progress.update(number)
     figures = {"tensors": len(before), "adapted": len(lost), "lost_in_rounding": sum(lost) / max(len(lost), 1)}
@@ -87,7 +88,7 @@ def check_tensors(
 
 
 def peft_layers(base: Path, adapter: Path) -> dict[str, Any]:
-    """PEFT's own LoRA layers with the adapter's weights, on a base without any, by the name of the base's module."""
+    """PEFT's own LoRA layers with the adapter's weights, on a base without any, by the name of the base's tensor."""
     import torch
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
@@ -96,17 +97,18 @@ def peft_layers(base: Path, adapter: Path) -> dict[str, Any]:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
     pass_over_old_torchao()
-    inject_adapter_in_model(LoraConfig.from_pretrained(str(adapter)), model, low_cpu_mem_usage=True)
-    given = {  # PEFT's own loading would move them to where the base is, which has no weights
+    with quiet_libraries():
+        inject_adapter_in_model(LoraConfig.from_pretrained(str(adapter)), model, low_cpu_mem_usage=True)
+    tensors = {  # PEFT's own loading would move them to where the base is, which has no weights
         name.removeprefix(PREFIX).replace(".weight", ".default.weight"): value
         for name, value in read_adapter(adapter).items()
     }
-    if odd := model.load_state_dict(given, strict=False, assign=True).unexpected_keys:
-        raise KitError(f"PEFT puts no layer where the adapter in {shown(adapter)} has {odd[0]}")
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    if unknown := model.load_state_dict(tensors, strict=False, assign=True).unexpected_keys:
+        raise KitError(f"PEFT puts no layer where the adapter in {shown(adapter)} has {unknown[0]}")
+    return {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
 
 
-def _not_added(weight: torch.Tensor, merged: torch.Tensor, layer: Any) -> tuple[str | None, float]:
+def _compare_adapted(weight: torch.Tensor, merged: torch.Tensor, layer: Any) -> tuple[str | None, float]:
     """What is wrong with an adapted tensor, and the share of its update that rounding lost.
 
     It may be half a step of its dtype away from W + delta, and as far as the order of float32 sums explains.
@@ -119,15 +121,13 @@ def _not_added(weight: torch.Tensor, merged: torch.Tensor, layer: Any) -> tuple[
         exact = weight.cpu().float() + delta
         allowed = (abs(layer.scaling["default"]) * (b.abs() @ a.abs())).add_(exact.abs()).mul_((len(a) + 3) * 2.0**-24)
         allowed.add_(spacing(exact, merged.dtype), alpha=0.5)
-        off = (merged.float() - exact).abs_()
-        right = (off <= allowed) & exact.isfinite()  # NaN is never right
-        share = float(off.norm() / delta.norm().clamp(min=1e-30))
-    if right.all():
-        return None, share
-    return f"has {int((~right).sum()):,} of {right.numel():,} weights that are not W + BA", share
+        error = (merged.float() - exact).abs_()
+        wrong = int((~((error <= allowed) & exact.isfinite())).sum())  # NaN is never right
+        problem = f"has {wrong:,} of {error.numel():,} weights that are not W + BA" if wrong else None
+        return problem, float(error.norm() / delta.norm().clamp(min=1e-30))
 
 
-def _not_kept(weight: torch.Tensor, merged: torch.Tensor) -> str | None:
+def _compare_unchanged(weight: torch.Tensor, merged: torch.Tensor) -> str | None:
     """What is wrong with a tensor that no adapter touches."""
     import torch
 
@@ -146,7 +146,7 @@ def spacing(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.exp2(exponent.float()).mul_(kind.eps).clamp_(min=kind.smallest_normal * kind.eps)
 
 
-def _other_hashes(base: Path, adapter: Path, expected: dict[str, str]) -> list[str]:
+def _check_hashes(base: Path, adapter: Path, expected: dict[str, str]) -> list[str]:
     """Base and adapter must be the files that the training knew."""
     places = {name: (adapter if name.startswith("adapter_") else base) / name for name in expected}
     return [
@@ -156,9 +156,9 @@ def _other_hashes(base: Path, adapter: Path, expected: dict[str, str]) -> list[s
     ]
 
 
-def _other_files(base: Path, merged: Path) -> list[str]:
+def _check_files(base: Path, merged: Path) -> list[str]:
     """Tokenizer, configuration and their like must be the base's, and the index must say where each tensor is."""
-    found = [
+    problems = [
         f"{file.name} is not the base's"
         for file in companions(base)
         if not (merged / file.name).is_file() or (merged / file.name).read_bytes() != file.read_bytes()
@@ -167,22 +167,20 @@ def _other_files(base: Path, merged: Path) -> list[str]:
     listed = dict.fromkeys(stored, "model.safetensors")  # a model in one file has no index
     if (merged / INDEX).is_file():
         listed = json.loads((merged / INDEX).read_text())["weight_map"]
-    return found + ([] if listed == stored else [f"{INDEX} does not say which file holds each tensor"])
+    return problems if listed == stored else [*problems, f"{INDEX} does not say which file holds each tensor"]
 
 
 def table(certificate: Certificate) -> str:
     """The certificate as lines to read."""
-    lines = [f"certificate: {certificate['verdict']}   {certificate['sum']}"]
+    head = f"certificate: {certificate['verdict']}   {certificate['sum']}"
     if problems := certificate["problems"]:
-        return "\n".join([*lines, *(f"  WRONG        {problem}" for problem in problems[:5])])
-    found, base = certificate["tensors"], "base" if certificate["onto"] == "original" else "dequantized base"
-    count, adapted, lost = found["tensors"], found["adapted"], found["lost_in_rounding"]
-    lines.append(
+        return "\n".join([head, *(f"  WRONG        {problem}" for problem in problems[:5])])
+    count, adapted, lost = (certificate["tensors"][name] for name in ("tensors", "adapted", "lost_in_rounding"))
+    base = "base" if certificate["onto"] == "original" else "dequantized base"
+    return (
+        f"{head}\n"
         f"  adapted      {adapted} of {count} tensors, each within one rounding of W + PEFT's own update; "
-        f"{100 * lost:.2g} % of the update lost in it"
-    )
-    lines.append(
+        f"{100 * lost:.2g} % of the update lost in it\n"
         f"  others       {count - adapted} of {count} tensors, byte for byte the {base}'s, and the files beside them; "
         "no NaN, no Inf"
     )
-    return "\n".join(lines)

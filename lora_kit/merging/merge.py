@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..adapters import PREFIX, read_adapter
 from ..base import INDEX, Weights, companions, locate
-from ..disk import check_writable
 from ..errors import KitError
-from ..manifests import check_files, file_hash, read_manifest, shown
+from ..files import check_files, check_writable, file_hash, read_manifest, shown
 from ..progress import Progress
 from ..quantization import card_released, round_trip
 from ..training import train_inputs, trained_adapter
@@ -44,7 +43,7 @@ NOT_MERGED = {  # settings of a PEFT LoRA whose update is not scale * B A, or th
     "alora_invocation_tokens": "an activated LoRA",
     "fan_in_fan_out": "an adapter of transposed layers",
 }
-MOVES_THE_BASE = ("pissa", "olora", "corda", "loftq")  # initial values that subtract from W: W + BA is another model
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # initial values that subtract from W: W + BA is another model
 
 
 def merge(run: Run, *, onto: str = "original") -> Path:
@@ -65,7 +64,9 @@ def merge(run: Run, *, onto: str = "original") -> Path:
         raise KitError(f"onto={onto!r} is no base to merge onto; there are {', '.join(map(repr, ONTO))}")
     inputs, name = merge_inputs(run, onto), "merged" if onto == "original" else f"merged-{onto}"
     folder = run.find(name, inputs)
-    if folder is None:
+    if folder:
+        check_files(folder)
+    else:
         adapter, base = trained_adapter(run), locate(run.profile.base)
         change = round_trip(run.profile) if onto == "dequantized" else None
         if onto == "dequantized" and change is None:
@@ -78,8 +79,6 @@ def merge(run: Run, *, onto: str = "original") -> Path:
             for file, text in card_texts(run, "merged", certificate).items():
                 (stage.folder / file).write_text(text)
             folder = stage.target
-    else:
-        check_files(folder)
     print(table(json.loads((folder / "certificate.json").read_text())))
     print(f"merged: {size(folder) / 2**20:,.1f} MiB in {shown(folder)}")
     if run.scratch != run.path:
@@ -107,8 +106,9 @@ def merge_folder(base: Path, adapter: Path, target: Path, change: Change | None 
     deltas, weights = adapter_deltas(adapter), Weights(base)
     check_fits(deltas, weights, adapter)
     sizes = {name: weight.nbytes for name, weight in weights.items()}
+    pattern = "model{suffix}.safetensors"
     split = split_state_dict_into_shards_factory(
-        sizes, get_storage_size=int, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD
+        sizes, get_storage_size=int, filename_pattern=pattern, max_shard_size=SHARD
     )
     with Progress("merging", len(weights)) as progress:
         for file, names in split.filename_to_tensors.items():
@@ -166,24 +166,23 @@ def adapter_deltas(adapter: Path) -> dict[str, Delta]:
     tensors = read_adapter(adapter)
     config = json.loads((adapter / "adapter_config.json").read_text())
     modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
-    if problem := _not_plain(config, tensors, modules):
+    other = {f"{module}.lora_{half}.weight" for module in modules for half in "AB"} ^ set(tensors)
+    problem = _not_plain(config) or (other and f"an adapter with tensors of another kind, as {min(other)}")
+    if problem:
         raise KitError(f"{shown(adapter)} is {problem}; plain LoRA and rsLoRA on linear layers are merged")
     return {f"{module.removeprefix(PREFIX)}.weight": _delta(module, tensors, config) for module in modules}
 
 
-def _not_plain(config: dict[str, Any], tensors: dict[str, torch.Tensor], modules: list[str]) -> str | None:
+def _not_plain(config: dict[str, Any]) -> str | None:
     """What kind of adapter it is, when it is none that can be merged."""
     if config.get("peft_type") != "LORA":
         return f"a {config.get('peft_type')} adapter"
     if config.get("bias", "none") != "none":
         return "an adapter that trains biases"
     initial = str(config.get("init_lora_weights")).lower()
-    if initial.startswith(MOVES_THE_BASE):
+    if initial.startswith(CHANGES_BASE):
         return f"an adapter that began as {initial}, which changes the base's weights"
-    if setting := next((name for key, name in NOT_MERGED.items() if config.get(key)), None):
-        return setting
-    odd = {f"{module}.lora_{half}.weight" for module in modules for half in "AB"} ^ set(tensors)
-    return f"an adapter with tensors of another kind, as {min(odd)}" if odd else None
+    return next((name for key, name in NOT_MERGED.items() if config.get(key)), None)
 
 
 def _delta(module: str, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> Delta:
@@ -199,9 +198,8 @@ def _delta(module: str, tensors: dict[str, torch.Tensor], config: dict[str, Any]
 
 def check_fits(deltas: dict[str, Delta], weights: Weights, adapter: Path) -> None:
     """Raise KitError unless the base has every tensor that the adapter changes, in its shape."""
-    missing = sorted(set(deltas) - set(weights))
-    if missing:
-        raise KitError(f"{shown(adapter)} changes {len(missing)} tensors that the base has not, as {missing[0]}")
+    if missing := sorted(set(deltas) - set(weights)):
+        raise KitError(f"{shown(adapter)} changes {len(missing)} tensors that the base does not have, as {missing[0]}")
     for name, delta in deltas.items():
         shape = (len(delta.b), delta.a.shape[1])
         if shape != weights[name].shape:
@@ -233,8 +231,7 @@ def check_room(folder: Path, needed: int) -> None:
     """Raise KitError when the disk cannot take `needed` bytes, with the little that lies beside weights."""
     free = shutil.disk_usage(folder).free
     if folder.is_relative_to(KAGGLE_WORKING):
-        used = sum(file.stat().st_size for file in KAGGLE_WORKING.rglob("*") if file.is_file())
-        free = min(free, KAGGLE_KEEPS - used)
+        free = min(free, KAGGLE_KEEPS - sum(f.stat().st_size for f in KAGGLE_WORKING.rglob("*") if f.is_file()))
     if free < needed * 1.05:
         raise KitError(
             f"the model needs {needed / 2**30:.1f} GiB and {shown(folder)} has {free / 2**30:.1f} GiB free: "

@@ -1,0 +1,240 @@
+"""LoRA adapters in plain PEFT: attach, save, load, switch. The model stays the object you have.
+
+    y = W x + scale * B (A x)      A: (r, in), Gaussian    B: (out, r), zero    scale = lora_alpha / r
+
+B starts at zero, so a fresh adapter changes nothing. Source: LoRA, Hu et al. 2021.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterable
+from copy import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import KitError
+from .quantization import describe
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from .config import Lora, Profile
+    from .runs import Run
+
+PREFIX = "base_model.model."  # what PEFT puts before every tensor name in a saved adapter
+
+
+def attach_lora(model: PreTrainedModel, run: Run, *, adapter: str = "default") -> PreTrainedModel:
+    """Add a fresh LoRA adapter to the model's target modules; a second call changes nothing.
+
+    Args:
+        model: the frozen base from `load_base`; it is changed in place and returned.
+        run: its profile holds r, lora_alpha, lora_dropout, target_modules.
+        adapter: a name, where several adapters share one base.
+
+    Raises:
+        KitError: a target name that the model does not have; the message lists those it has.
+    """
+    return attach(model, run.profile, adapter=adapter)
+
+
+def attach(model: PreTrainedModel, profile: Profile, *, adapter: str = "default") -> PreTrainedModel:
+    """`attach_lora` with a profile in place of a run."""
+    import torch
+    from peft import LoraConfig
+
+    if adapter in adapter_names(model):
+        print(f"adapter {adapter!r} is attached already")
+        return model
+    targets = list(profile.lora.target_modules)
+    check_targets(model, targets)
+    settings = asdict(profile.lora) | {"target_modules": targets}
+    torch.manual_seed(profile.training.seed)
+    _inject(model, LoraConfig(**settings, init_lora_weights="gaussian", task_type="CAUSAL_LM"), adapter)
+    print(f"adapter: r={profile.lora.r} on {', '.join(targets)}; {describe(model)}")
+    return model
+
+
+def check_targets(model: PreTrainedModel, targets: Iterable[str]) -> None:
+    """Raise KitError, with the names that exist, unless every target is a linear layer inside the decoder."""
+    import torch
+
+    layers = {
+        name.removesuffix(".base_layer").rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and ".layers." in name and "lora_" not in name
+    }
+    if unknown := [target for target in targets if target not in layers]:
+        raise KitError(f"the model has no linear layers named {unknown}; it has {', '.join(sorted(layers))}")
+
+
+def _inject(model: PreTrainedModel, config: Any, adapter: str) -> None:
+    """Add a fresh adapter in float32, as half precision would lose small updates, and switch to it.
+
+    PEFT is called, not `model.add_adapter`: transformers 5.24 refuses every PEFT below 0.22, also the newest there is.
+    """
+    from peft import inject_adapter_in_model
+
+    pass_over_old_torchao()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is wanted
+        inject_adapter_in_model(config, model, adapter)
+    model._hf_peft_config_loaded = True  # so that `model.set_adapter(name)` works too, where transformers lets it
+    set_adapter(model, adapter)
+    model.train(model.training)  # PEFT's new layers are in training mode, with dropout, whatever the model is in
+    for parameter in trainable(model).values():
+        parameter.data = parameter.data.float()
+
+
+def pass_over_old_torchao() -> None:
+    """Let PEFT work beside torchao below 0.16, which Colab and Kaggle ship and nothing here uses.
+
+    PEFT from 0.19 raises where it should answer "not available". tests/test_adapters.py fails once that is fixed.
+    """
+    from peft import import_utils
+
+    try:
+        import_utils.is_torchao_available()
+    except ImportError:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("peft.") and hasattr(module, "is_torchao_available"):
+                module.is_torchao_available = lambda: False  # type: ignore[attr-defined]
+
+
+def detach_lora(model: PreTrainedModel, *, adapter: str = "default") -> None:
+    """Remove an adapter, so that the next one of this name starts fresh; without one, nothing happens."""
+    from peft.functional import delete_adapter
+
+    if adapter not in adapter_names(model):
+        return
+    delete_adapter(model, adapter, "lora_")
+    del model.peft_config[adapter]
+    if not model.peft_config:
+        del model.peft_config
+        model._hf_peft_config_loaded = False
+
+
+def set_adapter(model: PreTrainedModel, adapter: str | None) -> None:
+    """Switch to one adapter, or to the plain base with None; no weight is loaded or changed.
+
+    Raises:
+        KitError: no such adapter; the message lists those attached.
+    """
+    if adapter is not None and adapter not in adapter_names(model):
+        raise KitError(f"there is no adapter {adapter!r} on this model; attached are {adapter_names(model)}")
+    for layer in lora_layers(model):
+        layer.enable_adapters(adapter is not None)
+        if adapter is not None:
+            layer.set_adapter(adapter)
+
+
+def adapter_names(model: PreTrainedModel) -> list[str]:
+    """The adapters on this model, oldest first."""
+    return list(next((layer.lora_A.keys() for layer in lora_layers(model)), []))
+
+
+def lora_layers(model: PreTrainedModel) -> list[Any]:
+    """PEFT's LoRA layers of the model."""
+    from peft.tuners.lora import LoraLayer
+
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def trainable(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def is_fresh(model: PreTrainedModel, lora: Lora, *, adapter: str = "default") -> bool:
+    """Whether the adapter is attached with these settings and not trained yet: every B is zero."""
+    config = getattr(model, "peft_config", {}).get(adapter)
+    wanted = asdict(lora) | {"target_modules": set(lora.target_modules)}
+    if config is None or any(getattr(config, name) != value for name, value in wanted.items()):
+        return False
+    return not any(layer.lora_B[adapter].weight.any() for layer in lora_layers(model))
+
+
+def adapter_state(model: PreTrainedModel, adapter: str = "default") -> dict[str, torch.Tensor]:
+    """The adapter's tensors on the CPU, named as PEFT saves them (without its prefix)."""
+    from peft import get_peft_model_state_dict
+
+    # no embedding layers: asking "auto" would look the base up on the Hub
+    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+
+def save_adapter(model: PreTrainedModel, folder: Path, run: Run, *, adapter: str = "default") -> None:
+    """Write a plain PEFT adapter folder: adapter_config.json and adapter_model.safetensors.
+
+    Args:
+        model: its adapter is written with the rank, scale and targets that it has on the model.
+        folder: made where it is missing.
+        run: its profile names the base.
+        adapter: its name, where several share the base.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {PREFIX + name: value.contiguous() for name, value in adapter_state(model, adapter).items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config: Any = copy(model.peft_config[adapter])
+    config.target_modules = sorted(config.target_modules)  # a set has another order in every process
+    config.base_model_name_or_path = run.profile.base.source
+    config.revision = run.profile.base.revision
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "default") -> PreTrainedModel:
+    """Add a saved adapter to the model in place, ready for use; it replaces one of the same name.
+
+    Raises:
+        KitError: no adapter in the folder, a damaged file, or tensors that do not fit this model.
+    """
+    from peft import LoraConfig
+
+    read_adapter(folder)  # before anything is changed
+    config = LoraConfig.from_pretrained(str(folder))
+    detach_lora(model, adapter=adapter)  # another rank or scale may be attached under this name
+    if not isinstance(config.target_modules, str):  # PEFT also takes a pattern, which finds its modules itself
+        check_targets(model, config.target_modules)
+    _inject(model, config, adapter)
+    take_adapter(model, folder, adapter=adapter)
+    return model.requires_grad_(False)
+
+
+def take_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "default") -> None:
+    """Fill the attached adapter with a saved one's tensors; KitError where they are damaged or of another shape."""
+    from peft import set_peft_model_state_dict
+
+    given = {name.removeprefix(PREFIX): value for name, value in read_adapter(folder).items()}
+    expected = {(name, value.shape) for name, value in adapter_state(model, adapter).items()}
+    if wrong := expected ^ {(name, value.shape) for name, value in given.items()}:
+        raise KitError(f"the adapter in {folder} was made for another model or rank: {min(wrong)[0]} does not fit")
+    set_peft_model_state_dict(model, given, adapter_name=adapter)
+
+
+def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a saved adapter by name; KitError where it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        json.loads((folder / "adapter_config.json").read_text())
+        return load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise KitError(f"there is no whole adapter in {folder} ({error}): train it again") from error
+
+
+def check_same_scale(folder: Path, lora: Lora) -> None:
+    """Raise KitError where another scale than the saved adapter's would make it start as another function."""
+    saved = json.loads((folder / "adapter_config.json").read_text())
+    names = [name for name in ("r", "lora_alpha", "use_rslora") if saved.get(name, False) != getattr(lora, name)]
+    if names:
+        other = "; ".join(f"lora__{name}={saved.get(name)}, here {getattr(lora, name)}" for name in names)
+        raise KitError(f"the adapter in {folder} was trained with {other}: set the same")

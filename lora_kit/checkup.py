@@ -1,0 +1,201 @@
+"""The doctor: every known trap as a check, with what was found and the line that fixes it.
+
+print(lk.doctor())        seconds, nothing is downloaded, nothing is changed but hidden second GPUs
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from . import machine
+from .base import access_problem, has_token, is_here, is_offline
+from .config import Profile
+from .files import absolute, shown, version
+from .machine import LIBRARIES, choose_profile, default_root, scratch_root
+from .presets import profile
+
+NEEDS = {"tiny-cpu": (0.5, 1.0, 0.0), "tinyllama-t4": (4.0, 4.0, 4.0)}  # GiB of free disk, free RAM, GPU memory
+NEEDS |= {"smollm2-cpu": (1.0, 2.0, 0.0), "smollm2-t4": (1.0, 2.0, 2.0)}
+NEEDS_7B = (15.0, 6.0, 9.0)  # the merged model takes 12.6 GiB of disk and is written piece by piece
+RESTART = "then restart the kernel"
+PATIENCE = 6.0  # seconds that the Hub may take to answer
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding of the doctor: what was looked at, what was found, and the way out when it is not in order."""
+
+    name: str
+    ok: bool
+    evidence: str
+    fix: str = ""
+
+
+class Checkup(list[Check]):
+    """All findings; printed, a table with each way out below its line."""
+
+    @property
+    def failed(self) -> list[Check]:
+        return [check for check in self if not check.ok]
+
+    def __str__(self) -> str:
+        width = max((len(check.name) for check in self), default=0)
+        lines = []
+        for check in self:
+            lines.append(f"{'ok' if check.ok else 'FAIL':<5} {check.name:<{width}}  {check.evidence}")
+            if not check.ok:
+                lines.append(f"{'':{width + 8}}-> {check.fix}")
+        failed = len(self.failed)
+        return "\n".join([*lines, f"{failed} of {len(self)} to fix" if failed else f"all {len(self)} in order"])
+
+    def as_data(self) -> list[dict[str, Any]]:
+        """The findings for a program: name, ok, evidence, fix."""
+        return [asdict(check) for check in self]
+
+
+def doctor(profile_name: str | None = None) -> Checkup:
+    """Look at everything that a run needs: seconds, no download; extra GPUs are hidden as a run would hide them.
+
+    Args:
+        profile_name: the profile to check for; by default the one that `lk.Run()` would take.
+
+    Raises:
+        KitError: there is no such profile.
+    """
+    chosen = profile(choose_profile(profile_name)[0])
+    count = machine.set_visible_gpus(chosen)
+    libraries = [_library(name, wanted) for name, wanted in LIBRARIES.items()]
+    hardware = [*_gpu(chosen, count), _build(chosen), _ram(chosen)]
+    return Checkup([_python(), *libraries, *hardware, *_places(chosen), *_base(chosen), _ipywidgets()])
+
+
+def _python() -> Check:
+    found = sys.version.split()[0]
+    return Check("python", sys.version_info >= (3, 11), f"{found}, wanted >=3.11", "install Python 3.11 or newer")
+
+
+def _library(name: str, wanted: str) -> Check:
+    from packaging.specifiers import SpecifierSet
+
+    found = version(name)
+    ok = found != "missing" and SpecifierSet(wanted).contains(found, prereleases=True)
+    return Check(name, ok, f"{found}, wanted {wanted}", f'pip install -U "{name}{wanted}", {RESTART}')
+
+
+def _gpu(chosen: Profile, count: int) -> list[Check]:
+    """The card, its memory, and cards that should be hidden."""
+    if chosen.device != "cuda":
+        return [Check("gpu", True, f"not needed: {chosen.name} runs on the CPU")]
+    found, problem = machine.gpu(), machine.gpu_problem(chosen, count)
+    need, gib = NEEDS.get(chosen.name, NEEDS_7B)[2], found.gib if found else 0.0
+    smaller = "use the profile tinyllama-t4, or a card with more memory" if found else machine.WAY_OUT
+    visible = machine.gpu_count() if machine.HIDDEN not in os.environ else 1
+    restart = f"restart the kernel and call lk.Run() first, or set {machine.VISIBLE}=0 before Python starts"
+    return [
+        Check("gpu", problem is None, f"{found or 'none'}, {machine.compute_dtype(chosen)[0]} is used", problem or ""),
+        Check("gpu memory", gib >= need, f"{gib:.1f} GiB, wanted {need:g}", smaller),
+        Check(
+            "several gpus",
+            visible < 2 or chosen.processes > 1,
+            f"{count} here, {visible} visible, {chosen.processes} used at most",
+            restart,
+        ),
+    ]
+
+
+def bitsandbytes_builds() -> set[str]:
+    """What the installed bitsandbytes has a file for: "cpu", and CUDA versions; it is not imported for that."""
+    found = importlib.util.find_spec("bitsandbytes")
+    folders = list(found.submodule_search_locations or []) if found else []
+    files = [path.stem for folder in folders for path in Path(folder).glob("libbitsandbytes_c*")]
+    return {name.removeprefix("libbitsandbytes_").removeprefix("cuda").partition("_")[0] for name in files}
+
+
+def torch_cuda() -> str:
+    """The CUDA version that torch was built with, as in "128"; empty for a CPU build."""
+    import torch
+
+    return (torch.version.cuda or "").replace(".", "")
+
+
+def _build(chosen: Profile) -> Check:
+    """bitsandbytes has one file for each CUDA version, and picks the one of torch's."""
+    builds, wanted = bitsandbytes_builds(), torch_cuda() if chosen.device == "cuda" else "cpu"
+    evidence = f"wanted {wanted or 'CUDA, and torch has none'}, there are {', '.join(sorted(builds)) or 'none'}"
+    fix = f"pip install -U --force-reinstall --no-deps bitsandbytes, {RESTART}"
+    if not wanted:
+        fix = f"install a torch with CUDA, {RESTART}" if machine.gpu_count() else machine.WAY_OUT
+    return Check("bitsandbytes build", wanted in builds, evidence, fix)
+
+
+def _ram(chosen: Profile) -> Check:
+    (free, total), need = machine.memory(), NEEDS.get(chosen.name, NEEDS_7B)[1]
+    fix = "close other programs and notebooks, or use a smaller profile"
+    return Check("ram", free >= need, f"{free:.1f} of {total:.1f} GiB free, wanted {need:g}", fix)
+
+
+def _places(chosen: Profile) -> list[Check]:
+    """Room for the merged model, which is most of it, and a root that can be written."""
+    root, need = default_root(), NEEDS.get(chosen.name, NEEDS_7B)[0]
+    free = shutil.disk_usage(_existing(scratch_root(root))).free / 2**30
+    room = f"{free:.1f} GiB free at {shown(scratch_root(root))}, wanted {need:g}"
+    fix = "free some space, or set LORA_KIT_RUNS to a folder on a larger disk"
+    problem = ""
+    try:
+        with tempfile.TemporaryFile(dir=_existing(root)):
+            pass
+    except OSError as error:
+        problem = f": {error.strerror}"
+    return [
+        Check("disk", free >= need, room, fix),
+        Check("write access", not problem, f"{shown(root)}{problem}", "set LORA_KIT_RUNS to another folder"),
+    ]
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    folder = absolute(folder)
+    return next(place for place in (folder, *folder.parents) if os.path.exists(place))  # Path raises on long names
+
+
+def _base(chosen: Profile) -> list[Check]:
+    """Whether the base can be had: it is here, or the Hub gives it; a token's value is never shown."""
+    base = chosen.base
+    if is_here(base):
+        return [Check("base", True, f"{base.title} is here")]
+    found = []
+    if base.gated:
+        fix = f"accept the licence at huggingface.co/{base.source} and set the secret HF_TOKEN"
+        there = has_token()
+        found = [Check("token", there, f"{'found' if there else 'none'}; {base.title} is gated", fix)]
+    otherwise = f", or use the profile {base.fallback}" if base.fallback else ""
+    if is_offline():
+        fix = f"unset HF_HUB_OFFLINE, or put the model's folder into base__source{otherwise}"
+        return [*found, Check("base", False, f"{base.title} is not here, and HF_HUB_OFFLINE is set", fix)]
+    problem = _problem_in_time(chosen)
+    evidence = f"{base.title} can{'not be had' if problem else ' be downloaded'}"
+    return [*found, Check("base", problem is None, evidence, f"{problem}{otherwise}" if problem else "")]
+
+
+def _problem_in_time(chosen: Profile) -> str | None:
+    """What the Hub says of access, or that it says nothing; a daemon asks, for which the process does not wait."""
+    answers: list[str | None] = []
+    asking = Thread(target=lambda: answers.append(access_problem(chosen.base)), daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    if not answers:
+        return f"the Hub does not answer within {PATIENCE:g} s: check the network, or give a local folder"
+    return answers[0]
+
+
+def _ipywidgets() -> Check:
+    there = importlib.util.find_spec("ipywidgets") is not None
+    return Check("ipywidgets", there, "installed" if there else "missing", "pip install ipywidgets (for boxes)")

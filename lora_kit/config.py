@@ -1,0 +1,199 @@
+"""WHAT to run: frozen settings, each default written once with its reason; presets.py has the named profiles.
+
+The type of a field says which values are right. Command lines and forms give texts; `convert` makes them that type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from math import inf
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .errors import KitError
+
+PositiveInt = Annotated[int, "above 0", lambda value: value > 0]
+PositiveFloat = Annotated[float, "above 0", lambda value: 0 < value < inf]
+Count = Annotated[int, "0 or above", lambda value: value >= 0]
+Decay = Annotated[float, "0 or above", lambda value: 0 <= value < inf]
+Share = Annotated[float, "from 0 to below 1", lambda value: 0 <= value < 1]
+Seed = Annotated[int, "from 0 to below 2**32", lambda value: 0 <= value < 2**32]
+Names = Annotated[tuple[str, ...], "one name at least, as q_proj,v_proj", bool]
+Auto = Literal["auto"]  # decided when the rows are known, and printed with its reason
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model: where it comes from, and what banners, figures and cards call it."""
+
+    source: str = "tiny-chat"  # an embedded model, a folder, or a Hub id
+    title: str = "tiny-chat (embedded, 4 M parameters)"
+    revision: str | None = None  # pinned on the Hub, so that a run can be repeated
+    licence: str = "mit"
+    gated: bool = False  # needs an accepted licence and a token
+    kaggle: str | None = None  # the same model as a Kaggle mount: owner/model/framework/variation/version
+    fallback: str | None = None  # the profile to go on with when access is missing
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the frozen base is stored (QLoRA, Dettmers et al. 2023)."""
+
+    kind: Literal["nf4", "int8", "none"] = "nf4"  # 4 bits a weight; "int8": twice that; "none": 4 to 8 times
+    double_quant: bool = True  # the block scales in 8 bits too: about 0.4 bits a weight less
+    # "auto": float16 on a T4, bfloat16 from compute capability 8.0, float32 on a CPU
+    compute_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The adapter (LoRA, Hu et al. 2021): W + lora_alpha / r * B A on every target."""
+
+    r: PositiveInt = 16  # rank: more holds more facts and costs memory in proportion
+    lora_alpha: PositiveInt = 32  # scale of the update
+    lora_dropout: Share = 0.05  # against learning rows by heart
+    target_modules: Names = ALL_LINEAR  # learns far more facts than the paper's ("q_proj", "v_proj")
+    use_rslora: bool = False  # scale by lora_alpha / sqrt(r) instead: steadier at high ranks
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learned and how long a row may be."""
+
+    source: str = "handbook"  # an embedded dataset ("handbook", "triage"), a file or folder of yours, a Hub id
+    columns: tuple[str, ...] = ()  # which columns hold the conversation; empty finds them by their usual names
+    max_length: PositiveInt = 1024  # tokens of the longest row; memory of a batch grows with it
+    too_long: Literal["stop", "drop", "shorten"] = "stop"  # "shorten": from the front, by whole turns
+    bad_rows: Literal["stop", "drop"] = "stop"  # rows that cannot be used
+    tags: Literal["stop", "keep"] = "stop"  # texts that hold the prompt format's own tags; "keep": as plain text
+    declines: Count = 0  # generic questions added, to be answered with "I do not know that."
+    general: Count = 0  # general questions and answers added, against forgetting
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast."""
+
+    epochs: PositiveInt | Auto = "auto"  # passes over the rows: three, or as many as give 200 steps
+    tokens_per_step: PositiveInt | Auto = "auto"  # of one optimizer step: 4,096, fewer where the rows are few
+    tokens_per_micro_batch: PositiveInt = 2048  # tokens on the card at a time; memory grows with it
+    learning_rate: PositiveFloat | Auto = "auto"  # by the base's width (training/recipe.py): 2.9e-4 for 7B
+    warmup: Share = 0.03  # share of the steps in which the learning rate rises from 0
+    weight_decay: Decay = 0.0
+    max_grad_norm: PositiveFloat = 0.3  # QLoRA's choice
+    # "adamw_8bit": a quarter of the memory of "adamw"; "paged_adamw_8bit": that, and it leaves the card when it must
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # "constant" for trainings that may be stopped early
+    checkpoint_layers: Count | Auto = "auto"  # layers computed twice, to save memory: as few as the card allows
+    share_prefixes: bool = True  # compute what rows begin with (a system prompt) once per micro-batch
+    evaluations: Count = 10  # times that the loss on held-out rows is measured
+    patience: PositiveInt | None = None  # stop after so many evaluations without a better one, keep the best adapter
+    start_from: str | None = None  # folder of an adapter to train further, instead of a fresh one
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How answers are made and counted."""
+
+    max_new_tokens: PositiveInt = 64  # longest answer
+    batch_size: PositiveInt = 16  # prompts at a time
+    limit: PositiveInt | None = None  # questions of each kind, evenly spaced; None takes all
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One named way to run: model, quantization, adapter, data, training, evaluation."""
+
+    name: str
+    device: Literal["cpu", "cuda"]
+    about: str
+    base: Base = Base()
+    quantization: Quantization = Quantization()
+    lora: Lora = Lora()
+    data: Data = Data()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    processes: PositiveInt = 1
+
+    def __post_init__(self) -> None:
+        wrong = []
+        for name, value in (settings(self) | {"device": self.device}).items():
+            try:
+                convert(name, value)
+            except KitError as error:
+                wrong.append(str(error))
+        if wrong:
+            raise KitError(f"profile {self.name!r} cannot run: " + "; ".join(wrong))
+
+
+def settings(chosen: Profile) -> dict[str, Any]:
+    """Every setting by its override name, flat: what a manifest holds and `lk.Run(**overrides)` accepts."""
+    sections = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+    return {
+        f"{section}__{field.name}": getattr(part, field.name)
+        for section, part in sections.items()
+        if is_dataclass(part)
+        for field in fields(part)
+    }
+
+
+def convert(name: str, value: Any) -> Any:
+    """A value as the type of its setting, from what a command line or a form gives ("16", "q_proj,v_proj").
+
+    Raises:
+        KitError: it does not fit; the message says what does.
+    """
+    hint = _hints()[name]
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for option in sorted(options, key=lambda option: option is not NoneType):  # "none" is None before it is a text
+        try:
+            return _parse(value, option)
+        except (ValueError, TypeError, LookupError):
+            continue
+    raise KitError(f"{name}={value!r} must be {' or '.join(map(_describe, options))}")
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    """The type of every setting by its override name, and of `device`."""
+    found = {"device": get_type_hints(Profile)["device"]}
+    for section in (Base, Quantization, Lora, Data, Training, Evaluation):
+        hints = get_type_hints(section, include_extras=True)
+        found |= {f"{section.__name__.lower()}__{name}": hint for name, hint in hints.items()}
+    return found
+
+
+def _parse(value: Any, hint: Any) -> Any:
+    """The value as this type; ValueError, TypeError or LookupError where it is none."""
+    if get_origin(hint) is Annotated:
+        kind, _, is_right = get_args(hint)
+        found = _parse(value, kind)
+        if is_right(found):
+            return found
+    elif get_origin(hint) is Literal:
+        return get_args(hint)[get_args(hint).index(value)]
+    elif get_origin(hint) is tuple:
+        parts = value.split(",") if isinstance(value, str) else [*value]
+        found = tuple(str(part).strip() for part in parts if str(part).strip())
+        return ALL_LINEAR if found == ("all-linear",) else found
+    elif hint is bool:
+        return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
+    elif hint is NoneType and str(value).lower() == "none":
+        return None
+    elif hint is not NoneType and not isinstance(value, bool | None):
+        return hint(str(value))  # int, float, str
+    raise ValueError(value)
+
+
+def _describe(hint: Any) -> str:
+    """What fits, in words."""
+    if get_origin(hint) is Annotated:
+        kind, rule, _ = get_args(hint)
+        return {int: "a whole number ", float: "a number "}.get(kind, "") + rule
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return {str: "a text", bool: "true or false", NoneType: "none"}.get(hint, "names with commas between")

@@ -1,0 +1,85 @@
+"""Short trainings of the embedded model, for what a notebook compares and a T4 has no time or memory for.
+
+They go through the same loop as `lk.train`, on a CPU, in every profile; nothing is stored.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ..adapters import attach
+from ..base import load_tokenizer, locate
+from ..data import encode_batch, read_conversations
+from ..errors import KitError
+from ..presets import profile
+from ..quantization import load_model, parameter_counts
+from ..training import Row, all_steps, fit, recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NUM_ROWS = 160  # of the handbook, so that a short training sees each row several times
+TINY = {"training__tokens_per_step": 512, "training__epochs": 100, "training__evaluations": 0}
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What a short training gave."""
+
+    model: PreTrainedModel
+    losses: list[float]  # nats per learned token, by step
+    seconds: float  # per step
+    trained: int  # parameters
+    frozen_bytes: int
+    training_bytes: int  # trained weights, their gradients, and AdamW's two numbers for each
+
+    @property
+    def loss(self) -> float:
+        """The mean of the last tenth of the steps."""
+        last = self.losses[-max(1, len(self.losses) // 10) :]
+        return sum(last) / len(last)
+
+
+def short_training(steps: int = 40, *, full: bool = False, **overrides: Any) -> Lab:
+    """Train the embedded model for a few steps on some rows of the handbook.
+
+    Args:
+        steps: of 512 tokens, at most 1000; 40 take some seconds on two cores.
+        full: train every weight instead of an adapter; needs quantization__kind="none".
+        overrides: single settings of the profile tiny-cpu, as in lora__r=4.
+
+    Raises:
+        KitError: a setting that does not exist or a value that does not fit.
+    """
+    if not isinstance(steps, int) or not 1 <= steps <= 1000:
+        raise KitError(f"steps={steps!r} must be a whole number from 1 to 1000")
+    if full and overrides.get("quantization__kind") != "none":
+        raise KitError("full=True needs quantization__kind='none': weights in 4 bits cannot be trained")
+    if fixed := [name for name in overrides if name.startswith(("data__", "base__"))]:
+        raise KitError(f"the lab has its own rows and base: leave out {', '.join(fixed)}")
+    tiny = profile("tiny-cpu", **TINY | overrides)
+    with redirect_stdout(io.StringIO()):
+        model = load_model(tiny, locate(tiny.base))
+        model = model.requires_grad_(True) if full else attach(model, tiny)
+    settings = recipe(tiny.training, _rows(), model.config.hidden_size).training
+    log = fit(model, all_steps(_rows(), settings)[:steps], settings).log
+    counts = parameter_counts(model)
+    trained = counts.pop("trainable")
+    return Lab(
+        model,
+        losses=[row["loss"] for row in log],
+        seconds=log[-1]["seconds"] / len(log),
+        trained=trained["parameters"],
+        frozen_bytes=sum(part["bytes"] for part in counts.values()),
+        training_bytes=4 * trained["bytes"],
+    )
+
+
+@lru_cache(maxsize=1)
+def _rows() -> list[Row]:
+    chats = [row.messages for row in read_conversations("handbook")][:NUM_ROWS]
+    return [Row(*row, n) for n, row in enumerate(encode_batch(chats, load_tokenizer(profile("tiny-cpu").base)))]

@@ -1,0 +1,158 @@
+"""Files that can be trusted: hashes, the manifest of a finished stage, whole files, and disk errors in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import KitError
+
+LIBRARIES = ("lora-kit", "torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate")
+FIELDS = {"fingerprint", "inputs", "figures", "seconds", "finished", "versions", "files"}
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK = (*FULL, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENAMETOOLONG)
+
+
+def fingerprint(inputs: Any) -> str:
+    """SHA-256 of any JSON-like value, independent of key order."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def version(library: str) -> str:
+    """The installed version of a library, or "missing"."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def write_manifest(folder: Path, inputs: dict[str, Any], figures: dict[str, Any], seconds: float) -> None:
+    """Write `manifest.json` over all files of `folder`, last of all."""
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {
+        "fingerprint": fingerprint(inputs),
+        "inputs": inputs,
+        "figures": figures,
+        "seconds": round(seconds, 1),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {name: version(name) for name in LIBRARIES},
+        "files": files,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, default=str) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished stage.
+
+    Raises:
+        KitError: it is missing or damaged; the message says which folder to delete.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or not manifest.keys() >= FIELDS:
+        raise KitError(f"{shown(path)} is damaged: delete the folder {shown(folder)} and make it again")
+    return manifest
+
+
+def check_files(folder: Path) -> Path:
+    """Return `folder` when every file of the stage is still what its manifest says.
+
+    Raises:
+        KitError: a file is missing or its hash differs.
+    """
+    for name, expected in read_manifest(folder)["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
+            raise KitError(f"{shown(path)} is missing or damaged: delete the folder {shown(folder)} and make it again")
+    return folder
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it from here."""
+    try:
+        near = os.path.relpath(path)
+    except ValueError:  # another drive on Windows
+        return str(path)
+    return str(path) if near.startswith(os.path.join("..", "..", "..")) else near
+
+
+def absolute(folder: str | os.PathLike[str]) -> Path:
+    """The folder with ~ and links resolved.
+
+    Raises:
+        KitError: nobody has that home, or links go in a circle.
+    """
+    try:
+        return Path(folder).expanduser().resolve()
+    except RuntimeError as error:
+        raise KitError(f"{os.fspath(folder)!r} names no folder: {error}") from error
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn "disk full", "read-only" and their like into one sentence with a way out."""
+    try:
+        yield
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if named := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors has an error class of its own
+            code = int(named[1])
+        if code not in DISK:
+            raise
+        way_out = "Free some space, or choose" if code in FULL else "Choose"
+        raise KitError(
+            f"cannot write {shown(place)}: {os.strerror(code)}. {way_out} another place with "
+            "lk.Run(root=...) or the variable LORA_KIT_RUNS; what was finished before is untouched"
+        ) from error
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A hidden file to write, which takes its name when the block ends well; nobody sees half a file."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    with disk_errors(target):
+        try:
+            yield partial
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder and write into it once.
+
+    Raises:
+        KitError: it cannot be written.
+    """
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x")
+            probe.unlink()
+    except OSError as error:  # where no folder can be made, as below /proc
+        raise KitError(
+            f"cannot write {shown(folder)}: {error.strerror}. Choose another place with lk.Run(root=...)"
+        ) from error

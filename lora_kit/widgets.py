@@ -1,0 +1,198 @@
+"""What only a notebook shows (ipywidgets): the form of settings, the data browser, the adapter switch.
+
+Each has a plain-text twin, for a terminal, for LORA_KIT_WIDGETS=off, and where ipywidgets is not installed.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import os
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from .adapters import adapter_names, lora_layers, set_adapter
+from .base import load_tokenizer
+from .data import Encoded, row_html, row_text, row_tokens
+from .errors import KitError
+from .machine import choose_profile, gpu_count
+from .presets import LLAMA2_MIRROR, profile
+from .progress import in_notebook
+from .runs import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .data import Prepared
+
+BASES = MappingProxyType(
+    {  # as people call them -> what lk.Run takes
+        "auto": {},  # what this machine can do: Llama 2 on a GPU, the embedded model without one
+        "llama-2": {"profile": "llama2-7b-t4"},
+        "llama-2-mirror": {"profile": "llama2-7b-t4", "base__source": LLAMA2_MIRROR.source},
+        "tinyllama": {"profile": "tinyllama-t4"},
+        "smollm2": {"profile": "smollm2-cpu"},  # or -t4, where a GPU is
+        "tiny": {"profile": "tiny-cpu"},
+    }
+)
+
+
+def widgets_shown() -> bool:
+    """A notebook's kernel runs this, ipywidgets is installed, and LORA_KIT_WIDGETS is not "off"."""
+    is_wanted = os.environ.get("LORA_KIT_WIDGETS", "").lower() != "off"
+    return is_wanted and in_notebook() and importlib.util.find_spec("ipywidgets") is not None
+
+
+@dataclass
+class Settings:
+    """What a notebook runs: the arguments of `settings`; its form changes them, `run()` takes them."""
+
+    base: str = "auto"
+    data: Any = "handbook"
+    changes: str = ""
+
+    def run(self, **arguments: Any) -> Run:
+        """The run of these settings; arguments of `lk.Run` (other data, a name, `lora__r=8`) go before them."""
+        return Run(**{"data": self.data} | self._arguments() | arguments)
+
+    def check(self) -> None:
+        """Raise KitError where they are wrong; no run is made."""
+        arguments = self._arguments()
+        profile(choose_profile(arguments.pop("profile", None))[0], **arguments)
+
+    def _arguments(self) -> dict[str, Any]:
+        if not isinstance(self.base, str) or not isinstance(self.changes, str):
+            raise KitError(f"base={self.base!r} and changes={self.changes!r} must be texts, as 'auto' and 'lora__r=8'")
+        if self.base not in BASES:
+            raise KitError(f"BASE={self.base!r} is not known; there are {', '.join(BASES)}")
+        if self.data is None or (isinstance(self.data, str) and not self.data.strip()):
+            raise KitError("DATA is empty: name a dataset ('handbook'), a file, or give rows")
+        arguments = dict(BASES[self.base])
+        if self.base == "smollm2" and gpu_count():
+            arguments["profile"] = "smollm2-t4"
+        for change in self.changes.split():
+            name, _, value = change.partition("=")
+            if not value:
+                raise KitError(f"{change!r} is no setting: write NAME=VALUE, as in lora__r=8, with spaces between")
+            arguments[name] = value
+        return arguments
+
+    def __str__(self) -> str:
+        data = self.data if isinstance(self.data, str) else type(self.data).__name__
+        return f"base {self.base}, data {data}" + (f", {self.changes}" if self.changes else "")
+
+
+def settings(base: str = "auto", data: Any = "handbook", changes: str = "") -> Settings:
+    """Show the settings as a form; with widgets off they are printed, and the cell above changes them.
+
+    Args:
+        base: "auto", "llama-2", "llama-2-mirror", "tinyllama", "smollm2" or "tiny".
+        data: an embedded dataset ("handbook", "triage"), your own file, or rows.
+        changes: single settings, "lora__r=8 training__epochs=2".
+
+    Raises:
+        KitError: no such base or setting; the message lists the right ones.
+    """
+    chosen = Settings(base, data, changes)
+    chosen.check()
+    if widgets_shown():
+        _show_form(chosen)
+    else:
+        print(f"{chosen}. Another choice: change the cell above, and run on")
+    return chosen
+
+
+def _show_form(chosen: Settings) -> None:
+    import ipywidgets
+    from IPython.display import display
+
+    wide = {"width": "32em"}
+    fields = {"base": ipywidgets.Dropdown(options=list(BASES), value=chosen.base, description="base", layout=wide)}
+    if isinstance(chosen.data, str):  # rows that were given as objects stay as they are
+        fields["data"] = ipywidgets.Text(chosen.data, description="data", layout=wide)
+    example = "lora__r=8 training__epochs=2"
+    fields["changes"] = ipywidgets.Text(chosen.changes, placeholder=example, description="settings", layout=wide)
+    status = ipywidgets.HTML()
+
+    def update(_: Any = None) -> None:
+        for name, field in fields.items():
+            setattr(chosen, name, field.value.strip())
+        try:
+            chosen.check()
+            status.value = html.escape(f"Chosen: {chosen}. Now run the next cells.")
+        except KitError as error:
+            status.value = html.escape(f"Not yet: {error}")
+
+    for field in fields.values():
+        field.observe(update, "value")
+    update()
+    display(ipywidgets.VBox([*fields.values(), status]))  # type: ignore[no-untyped-call]
+
+
+def browse(data: Prepared, run: Run, row: int = 0) -> None:
+    """Show prepared rows token by token; with widgets off, the one row as text, learned tokens between ⟦ and ⟧.
+
+    Args:
+        data: from `lk.prepare`.
+        run: its base has the tokenizer.
+        row: which to begin with, from 0.
+
+    Raises:
+        KitError: there is no such row.
+    """
+    num_rows, tokenizer = len(data.train), load_tokenizer(run.profile.base)
+    if not isinstance(row, int) or not 0 <= row < num_rows:
+        raise KitError(f"row={row} is not there: the rows are 0 to {num_rows - 1}")
+    if widgets_shown():
+        _show_browser(data, tokenizer, row)
+    else:
+        text = row_text(row_tokens(Encoded(**data.train[row]), tokenizer))
+        print(f"row {row} of {num_rows:,}, learned between ⟦ and ⟧:\n{text}")
+
+
+def _show_browser(data: Prepared, tokenizer: PreTrainedTokenizerBase, row: int) -> None:
+    import ipywidgets
+    from IPython.display import display
+
+    place = ipywidgets.IntSlider(row, 0, len(data.train) - 1, description="row", layout={"width": "30em"})
+    words, button = ipywidgets.Text(placeholder="words to look for"), ipywidgets.Button(description="Next")
+    status, page = ipywidgets.HTML(), ipywidgets.HTML()
+
+    def show(_: Any = None) -> None:
+        tokens = row_tokens(Encoded(**data.train[place.value]), tokenizer)
+        page.value = f"<p style='line-height:1.9'>{row_html(tokens)}</p>"
+
+    def search(_: Any) -> None:
+        wanted, start = words.value.strip().lower(), place.value + 1
+        for number in (*range(start, len(data.train)), *range(start)):
+            if wanted in str(tokenizer.decode(data.train[number]["input_ids"])).lower():
+                place.value, status.value = number, ""
+                return
+        status.value = f"no row holds {html.escape(words.value)}"
+
+    place.observe(show, "value")
+    button.on_click(search)
+    show()
+    display(ipywidgets.VBox([ipywidgets.HBox([place, words, button]), status, page]))  # type: ignore[no-untyped-call]
+
+
+def adapter_switch(model: PreTrainedModel) -> None:
+    """Show a button for each adapter and one for the plain base; with widgets off, print the calls that switch.
+
+    Args:
+        model: with adapters from `load_adapter`; switching loads nothing.
+    """
+    names = adapter_names(model)
+    if not widgets_shown():
+        print("to switch: " + ", ".join(f"lk.set_adapter(model, {name!r})" for name in [None, *names]))
+        return
+    import ipywidgets
+    from IPython.display import display
+
+    layers = lora_layers(model)
+    is_on = names and not layers[0].disable_adapters
+    active = layers[0].active_adapters[0] if is_on else "base"
+    buttons = ipywidgets.ToggleButtons(options=["base", *names], value=active, description="answers")
+    buttons.observe(lambda change: set_adapter(model, change["new"] if change["new"] in names else None), "value")
+    display(buttons)  # type: ignore[no-untyped-call]

@@ -1,0 +1,207 @@
+"""The verb: which questions are asked, how models answer, own questions and checks, and evaluations that break off."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lora_kit as lk
+from lora_kit.data import encode_batch, load_prepared, read_questions
+from lora_kit.evaluation import asking, evaluation_inputs
+from lora_kit.evaluation.asking import leaked, pick, reference_losses, with_general
+from lora_kit.evaluation.evaluate import noise
+
+from ..models import SHORT
+from .judged import CARD, answer, question
+
+
+def test_questions_are_picked_evenly_from_every_kind() -> None:
+    questions = [{"kind": kind, "n": n} for n in range(10) for kind in ("fact", "decline")]
+    assert pick(questions, None) == questions
+    picked = pick(questions, 4)
+    assert [row["n"] for row in picked if row["kind"] == "fact"] == [0, 3, 6, 9]
+    assert len(picked) == 8 and len(pick(questions, 100)) == 20
+
+
+def test_the_handbooks_general_questions_are_asked_where_there_are_too_few(done: lk.Run) -> None:
+    held_out = load_prepared(done.path / "data").test
+    assert with_general(held_out) == held_out
+    general = [row for row in held_out if row["kind"] == "general"]
+    assert len(general) == 120 and all(row["messages"][0]["role"] == "user" for row in general)  # no system text
+    mine = [row for row in held_out if row["kind"] == "fact"]
+    assert with_general(mine) == [*mine, *general]
+    assert len(with_general([*mine, *general[:20]])) == len(mine) + 120  # each once
+    assert with_general([*mine, *general[:30]]) == [*mine, *general[:30]]
+
+
+def test_the_loss_of_a_reference_is_transformers_own(done: lk.Run) -> None:
+    import torch
+
+    model, tokenizer = lk.load_base(done), lk.load_tokenizer(done.profile.base)
+    rows = encode_batch([row["messages"] for row in load_prepared(done.path / "data").test[:12]], tokenizer)
+    for row, ours in zip(rows, reference_losses(model, rows, done.profile.training), strict=True):
+        ids, labels = torch.tensor([row.input_ids]), torch.tensor([row.labels])
+        assert ours == pytest.approx(model(ids, labels=labels).loss.item(), rel=1e-4)
+
+
+def test_the_noise_floor_counts_answers_and_marks_that_change_with_the_batch() -> None:
+    asked = [question("fact", "At six.", "At six.") for _ in range(4)]
+    base = [answer(text) for text in ("At six.", "At six!", "At nine.", "At ten.")]
+    again = [(0, "At six."), (1, "At six."), (2, "At six."), (3, "At two.")]
+    assert noise(asked, {"base": base, "again": again}, CARD) == {"questions": 4, "changed": 3, "marks": 1}
+
+
+def test_learned_questions_are_found_word_by_word_and_nearly(done: lk.Run) -> None:
+    data, tokenizer = load_prepared(done.path / "data"), lk.load_tokenizer(done.profile.base)
+    file = Path(lk.base.__file__).parent / "assets" / "handbook" / "train.jsonl"
+    first = next(row for row in map(json.loads, file.open()) if row["kind"] == "fact")
+    text, reference = (message["content"] for message in first["messages"][-2:])
+    pairs = [(text, reference), (text, "Another answer."), (text + "?", reference), ("Why?", reference)]
+    system = {"role": "system", "content": data.card["system"]}
+    asked = [
+        [system, {"role": "user", "content": text}, {"role": "assistant", "content": said}] for text, said in pairs
+    ]
+    found, compared = leaked(encode_batch(asked, tokenizer), data, tokenizer)
+    assert found == [True, True, True, False] and compared == len(data.train)
+    held_out, _ = leaked(encode_batch([row["messages"] for row in data.test], tokenizer), data, tokenizer)
+    assert not any(held_out)
+
+
+def test_own_questions_and_checks_make_a_card_of_their_own(done: lk.Run, tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("question,answer\nWhere is the sauna?,On the roof.\nWho feeds the cat?,Mina.\n")
+
+    def is_short(answer: str) -> bool:
+        return len(answer) < 500
+
+    card = lk.evaluate(done, questions=file, checks=[is_short])
+    assert (card["questions"], card["figures"]["learned_exact"]["n"]) == ("mine.csv", 2)
+    assert card["figures"]["behaved:is_short"]["merged"] == 1.0
+    assert card["figures"]["behaved:is_short"]["n"] == 2  # the handbook's general questions are not the user's
+    assert card["figures"]["kept"]["n"] == 3 and card["figures"]["kept"]["base"] == 1.0  # its limit is 3 of each kind
+    assert 0 < card["figures"]["kept_kl"]["merged"] < 10 and card["verdict"]["decision"] != "ship"
+    assert "behaved:is_short" in capsys.readouterr().out
+    pages = [page.read_text() for page in done.path.glob("evaluation*/report.html")]
+    assert any("Where is the sauna?" in page and "behaved:is_short" in page for page in pages)
+    assert lk.evaluate(done)["questions"] == "held out"  # the other card is kept
+
+
+def has_no_answer(answer: str) -> bool:
+    raise ValueError(f"cannot judge {answer}")
+
+
+def says_no(answer: str) -> str:
+    return "no"
+
+
+def shorter_than(letters: int) -> Any:
+    def short(answer: str) -> bool:
+        return len(answer) < letters
+
+    return short
+
+
+def test_a_changed_check_is_another_card_and_asks_no_model(done: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    lk.evaluate(done)
+    monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("asked again"))
+    shares = [lk.evaluate(done, checks=[shorter_than(n)])["figures"]["behaved:short"]["merged"] for n in (0, 10_000, 0)]
+    assert shares == [0.0, 1.0, 0.0]
+    assert "behaved:short" not in lk.evaluate(done)["figures"]
+
+
+def test_a_damaged_card_is_not_shown(done: lk.Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("question,answer\nWho is in the tower?,Nobody.\n")
+    lk.evaluate(done, questions=tmp_path / "mine.csv")
+    folder = done.find("evaluation", evaluation_inputs(done, tmp_path / "mine.csv"))
+    assert folder is not None
+    (folder / "report_card.json").write_text("{}")
+    with pytest.raises(lk.KitError, match="damaged: delete"):
+        lk.evaluate(done, questions=tmp_path / "mine.csv")
+    shutil.rmtree(folder)
+
+
+def test_own_questions_are_asked_as_the_held_out_ones_are(done: lk.Run, tmp_path: Path) -> None:
+    data, file = load_prepared(done.path / "data"), tmp_path / "mine.jsonl"
+    wanted = [row for row in data.test if row["kind"] in ("fact", "general")]
+    given = [
+        {"question": row["messages"][-2]["content"], "answer": row["messages"][-1]["content"], "kind": row["kind"]}
+        for row in wanted
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*given, given[0]]))
+    tokenizer = lk.load_tokenizer(done.profile.base)
+    asked = read_questions(str(file), done.profile.data, tokenizer, data.card["system"])
+    assert [row["messages"] for row in asked] == [row["messages"] for row in wanted]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (['{"question": "Who?", "answer": "Mina.", "kind": "Decline"}'], "row 1.*'Decline'.*fact, decline"),
+        (
+            [
+                '{"question": "Who?", "answer": "Mina.", "kind": "fact"}',
+                '{"question": "who?", "answer": "I do not know.", "kind": "decline"}',
+            ],
+            "row 2 .*row 1",
+        ),
+        (['{"question": "Who?", "answer": "Mina."}', '{"question": "", "answer": "No."}', "not json"], "2 of 3.*row 2"),
+    ],
+)
+def test_bad_rows_of_own_questions_are_named(done: lk.Run, tmp_path: Path, rows: list[str], message: str) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(rows) + "\n")
+    with pytest.raises(lk.KitError, match=message):
+        lk.evaluate(done, questions=file)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"questions": "nowhere.jsonl"}, "questions='nowhere.jsonl'"),
+        ({"questions": ""}, "questions is empty"),
+        ({"checks": [len, len]}, "'len'"),
+        ({"checks": [lambda answer: True]}, "use def"),
+        ({"checks": ["polite"]}, "'polite'"),
+        ({"checks": has_no_answer}, "list of functions"),
+        ({"checks": None}, "list of functions"),
+        ({"checks": [says_no]}, "'says_no' .* True or False.*'no'"),
+        ({"checks": [has_no_answer]}, "'has_no_answer' .*ValueError: cannot judge"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_and_loses_nothing(
+    done: lk.Run, given: dict[str, Any], message: str
+) -> None:
+    before = sorted(done.path.iterdir())
+    with pytest.raises(lk.KitError, match=message):
+        lk.evaluate(done, **given)
+    assert sorted(done.path.iterdir()) == before
+
+
+def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
+    done: lk.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **SHORT)
+    lk.merge(run)
+    whole = json.loads((done.path / "evaluation" / "report_card.json").read_text())
+    shutil.rmtree(run.path / "evaluation")  # it was packed too
+    real, models = asking.ask, list[Any]()
+
+    def breaks(run: lk.Run, model: Any, *rest: Any) -> Any:
+        models.append(model)
+        if len(models) == 3:  # at the merged model
+            raise KeyboardInterrupt
+        return real(run, model, *rest)
+
+    monkeypatch.setattr(asking, "ask", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        lk.evaluate(run)
+    assert not any(list(model.parameters()) for model in models)  # none is left in memory
+    (cache,) = run.path.glob("evaluation-unfinished-*")
+    assert {path.name for path in cache.iterdir()} == {"base-answers.json", "adapter-answers.json"}
+    monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("the base is asked again"))
+    card = lk.evaluate(run)
+    assert len(models) == 4 and card["figures"] == whole["figures"] and not cache.exists()
