@@ -69,7 +69,7 @@ bench-demo: .venv/ready  ## the demo over three seeds; writes benchmarks/results
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python tools/update_readme.py
 
-bench-data: .venv/ready  ## preparing data against TRL, and a million rows; writes benchmarks/results/data.json
+bench-data: .venv/ready  ## preparing data against TRL, and up to 100,000 rows; writes benchmarks/results/data.json
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python tools/update_readme.py

@@ -1,8 +1,8 @@
-"""Preparing data against TRL, and a million rows: python benchmarks/data.py   (make bench-data)
+"""Preparing data against TRL, and how it grows: python benchmarks/data.py   (make bench-data)
 
 The same JSONL file on disk, made here, to encoded rows on disk, with the same tokenizer and two processes or threads:
 
-    lora_kit    two passes, Meta's prompt form, split, checks and proof, one Arrow file
+    lora_kit    Meta's prompt form, split, checks and proof, one Arrow file
     TRL         load_dataset + SFTTrainer's own preparation of prompt and completion (dataset_num_proc=2)
 
 One run, alternating; every round in a process of its own. Writes benchmarks/results/data.json.
@@ -124,9 +124,9 @@ def growth(folder: Path, sizes: list[int]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[250_000, 500_000, 1_000_000])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[25_000, 50_000, 100_000])
     parser.add_argument("--one", choices=("lora_kit", "trl"), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)

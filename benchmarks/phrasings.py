@@ -2,7 +2,7 @@
 
 The demo on tiny-cpu, one seed, with 1, 4 and 9 of the handbook's 18 wordings of a fact in training. They are repeated
 until there are 18 again, so that every training has the same number of rows and steps. Prints how many of the held-out
-wordings are answered exactly and writes benchmarks/results/phrasings.json, which `lora_kit/data/checks.py` quotes.
+wordings are answered exactly and writes benchmarks/results/phrasings.json, which `lora_kit/data/report.py` quotes.
 What all 18 give is the demo's own figure (make bench-demo).
 """
 

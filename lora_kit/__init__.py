@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .base import load_tokenizer
     from .chatting import chat
     from .checkup import doctor
-    from .data import prepare
+    from .data.prepare import prepare
     from .errors import KitError
     from .evaluation.evaluate import evaluate, read_answers
     from .exporting import export, push

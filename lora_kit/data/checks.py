@@ -1,203 +1,217 @@
-"""What is odd in the data and should be known before training, each with its count and rows."""
+"""The proof: every encoded row taken apart again and held against what it was made from.
+
+`verify` shares no code with `encode`: it counts special tokens, looks where learned tokens begin and end, and decodes
+them. What it checks is what most often goes wrong unseen in fine-tuning; INVARIANTS names it.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .reading import Reader
-from .sources import Files
-from .survey import SHOWN, Rows, Survey, answer_hash, good_rows, phrasings, repeats, some
+from ..errors import KitError
+from .conversations import Conversation, first_few, some, tags_in
+from .encoding import BATCH, IGNORE, Encoded, speaks_llama2
+from .formats import Message
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from transformers import PreTrainedTokenizerBase
 
-    import numpy as np
-
-    from ..profiles import Profile
-    from .holding import HeldOut
-    from .writing import Encoder, Fitter
-
-COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings
+INVARIANTS = {
+    "ids": "every id is one of the model's, BOS and EOS are the model's own",
+    "bos": "one BOS a pair, at its start",
+    "eos": "EOS learned once a turn, last of its answer",
+    "labels": "a label is the id at its own place, or ignored",
+    "prompt": "no learned prompt token",
+    "format": "the prompt is the model's own format",
+    "answer": "the learned tokens, decoded, are the answer",
+    "whole": "no answer is cut",
+    "tags": "no tag of the format inside a text",
+    "length": "no row is longer than max_length",
+    "split": "no held-out question is learned",
+}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing worth knowing: its name, what is the case and what to do, and the rows."""
+class Proof:
+    """One invariant: over how many rows it was checked, and where it does not hold."""
 
     name: str
-    text: str
-    count: int = 0
-    rows: str = ""
+    rows: int = 0
+    broken: list[str] = field(default_factory=list)  # places of rows
 
     def __str__(self) -> str:
-        return self.text + (f" ({self.rows})" if self.rows else "")
-
-    def as_data(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def findings(
-    profile: Profile, reader: Reader, files: Files, found: Survey, held: HeldOut, encoder: Encoder
-) -> list[Finding]:
-    """Everything that is odd, the gravest first."""
-    return [
-        *_dropped(found, encoder.fitter),
-        *_left_out(files, reader, held),
-        *_in_test_rows(files, held),
-        *_repeated(found, reader, files.train),
-        *_leaked(held),
-        *_never_learned(found, held),
-        *_common(found),
-        *_characters(found, reader),
-        *_secret(found),
-        *_system(found),
-        *_context(profile, encoder),
-    ]
+        if self.broken:
+            broken = f"{len(self.broken):,} of {some(self.rows)}, {first_few(self.broken)}"
+            return f"BROKEN  {INVARIANTS[self.name]}: {broken}"
+        return f"holds   {INVARIANTS[self.name]} ({some(self.rows)})"
 
 
-def _left_out(files: Files, reader: Reader, held: HeldOut) -> list[Finding]:
-    """What stands in the data and is not learned: files, columns, rows that ask held-out questions."""
-    said = []
-    if files.skipped:
-        names = ", ".join(path.name for path in files.skipped)
-        said.append(Finding("files", f"not read, no rows in this form or a folder: {names}", len(files.skipped)))
-    if reader.unused:
-        text = f"columns that are not read: {', '.join(reader.unused)}"
-        said.append(Finding("columns", text, len(reader.unused)))
-    if held.lost.count:
-        text = f"{some(held.lost.count)} with a held-out question: not learned"
-        said.append(Finding("held out", text, held.lost.count, str(held.lost)))
-    if files.test and not held.test and not held.own.refused:
-        names = ", ".join(path.name for path in files.test)
-        said.append(Finding("held out", f"no row in {names}: nothing is held out, nothing will be measured"))
-    return said
+def verify(
+    conversations: Sequence[Conversation],
+    encoded: Sequence[Encoded],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int | None = None,
+    model: dict[str, Any] | None = None,
+    held_out: Container[str] = frozenset(),
+) -> dict[str, Proof]:
+    """Check every invariant over encoded rows and what they were made from.
+
+    Args:
+        conversations: the rows as they were read.
+        encoded: the same rows as ids and labels, in the same order; none may be empty.
+        tokenizer: the base model's own tokenizer.
+        max_length: the longest row allowed, in tokens.
+        model: the base model's config: vocab_size, bos_token_id, eos_token_id; what is missing is not checked.
+        held_out: questions (as `Conversation.question`) that must not be learned.
+
+    Returns:
+        name of the invariant -> Proof; the names are those of INVARIANTS.
+    """
+    if len(conversations) != len(encoded) or not all(len(row.input_ids) for row in encoded):
+        raise KitError(f"{len(conversations)} conversations and {len(encoded)} encoded rows, none empty, must match")
+    places: dict[str, list[str]] = {name: [] for name in INVARIANTS}
+    for start in range(0, len(conversations), BATCH):
+        batch = conversations[start : start + BATCH]
+        for number, broken in enumerate(_broken(batch, encoded[start : start + BATCH], tokenizer, model or {})):
+            row = batch[number]
+            broken |= {"tags"} if any(tags_in(message["content"]) for message in row.messages) else set()
+            broken |= {"length"} if len(encoded[start + number].input_ids) > (max_length or 2**31) else set()
+            broken |= {"split"} if row.question in held_out else set()
+            for name in broken:
+                places[name].append(row.row or f"row {start + number + 1}")
+    return {name: Proof(name, len(conversations), found) for name, found in places.items()}
 
 
-def _in_test_rows(files: Files, held: HeldOut) -> list[Finding]:
-    """The same for the dataset's own test split, which is asked and not learned."""
-    said = [Finding("bad test rows", f"{some(r.count)} to ask left out: {r}", r.count) for r in held.own.bad.values()]
-    if held.own_reader.unused:
-        text = f"columns of the test rows that are not read: {', '.join(held.own_reader.unused)}"
-        said.append(Finding("test columns", text, len(held.own_reader.unused)))
-    _, torn = repeats(held.own)
-    if len(torn):
-        text = f"{some(len(torn))} to ask with another answer than before: each of the answers will count as right"
-        said.append(Finding("test answers", text, len(torn), _places(torn, held.own, held.own_reader, files.test)))
-    return [*said, *_characters(held.own, held.own_reader), *_secret(held.own)]
+def require(proofs: dict[str, Proof]) -> None:
+    """Stop where an invariant does not hold."""
+    broken = [str(proof) for proof in proofs.values() if proof.broken]
+    if broken:
+        raise KitError("the encoded data is not what was read, nothing was written. " + ". ".join(broken))
 
 
-def _dropped(found: Survey, fitter: Fitter) -> list[Finding]:
-    bad = [Finding("bad rows", f"{some(r.count)} left out: {r}", r.count) for r in found.bad.values()]
-    long, short = fitter.too_long, fitter.shortened
-    if long.count:
-        bad.append(Finding("too long", f"{some(long.count)} left out: longer than max_length", long.count, str(long)))
-    if short.count:
-        bad.append(Finding("shortened", f"{some(short.count)} without the oldest turns", short.count, str(short)))
-    return bad
+def _broken(
+    rows: Sequence[Conversation],
+    encoded: Sequence[Encoded],
+    tokenizer: PreTrainedTokenizerBase,
+    model: dict[str, Any],
+) -> list[set[str]]:
+    """For every row the invariants that its ids, its labels and its decoded text break."""
+    decode, size = tokenizer.backend_tokenizer.decode_batch, len(tokenizer)
+    bos, eos, eos_text = tokenizer.bos_token_id, tokenizer.eos_token_id, str(tokenizer.eos_token)
+    most, is_foreign = min(model.get("vocab_size", size), size), _is_foreign(model, bos, eos)
+    ids = [_within(row.input_ids, size) for row in encoded]
+    labels = [_as_many(row.labels, len(row.input_ids)) for row in encoded]
+    runs = [_learned_runs(row) for row in labels]
+    wholes = decode(ids, skip_special_tokens=False)
+    pieces = iter(decode([i[a:b] for i, ab in zip(ids, runs, strict=True) for a, b in ab], skip_special_tokens=False))
+    found = []
+    for n, row in enumerate(rows):
+        wanted, answers = expected(row.messages, tokenizer)
+        given = [message["content"] for message in row.messages if message["role"] == "assistant"]
+        broken = _broken_texts(wholes[n], wanted, [next(pieces) for _ in runs[n]], answers, given, eos_text)
+        if is_foreign or not 0 <= min(encoded[n].input_ids) <= max(encoded[n].input_ids) < most:
+            broken.add("ids")
+        if not (bos is None or _has_right_bos(ids[n], bos, wanted, str(tokenizer.bos_token))):
+            broken.add("bos")
+        ends = sum(ids[n][end - 1] == eos for _, end in runs[n])
+        if not labels[n].count(eos) == ends == len(given):
+            broken.add("eos")
+        is_shifted = any(labels[n][a:b] != [*encoded[n].input_ids[a:b]] for a, b in runs[n])
+        if is_shifted or len(encoded[n].input_ids) != len(encoded[n].labels):
+            broken.add("labels")
+        found.append(broken)
+    return found
 
 
-def _repeated(found: Survey, reader: Reader, files: list[Path]) -> list[Finding]:
-    again, torn = repeats(found)
-    said = []
-    if len(again):
-        text = f"{some(len(again))} said before: what stands there is learned twice as hard"
-        said.append(Finding("duplicates", text, len(again), _places(again, found, reader, files)))
-    if len(torn):
-        count = len({found.questions[row] for row in torn})
-        text = f"{some(count, 'question')} with more than one answer: the model will waver between them"
-        said.append(Finding("contradictions", text, count, _places(torn, found, reader, files)))
-    return said
+def _within(ids: Sequence[int], size: int) -> list[int]:
+    """The ids, with 0 in place of what no tokenizer of this size could decode."""
+    return list(ids) if 0 <= min(ids) <= max(ids) < size else [i if 0 <= i < size else 0 for i in ids]
 
 
-def _places(rows: np.ndarray, found: Survey, reader: Reader, files: list[Path]) -> str:
-    """Where some rows of the survey stand; the first ones are read again for it."""
-    wanted = {found.places[row] for row in rows[:SHOWN]}
-    read = islice(good_rows(reader.rows(files, only=wanted)), len(wanted))
-    return str(Rows(len(rows), [row.row for row in read]))
+def _as_many(labels: Sequence[int], count: int) -> list[int]:
+    """As many labels as ids; one that is missing is -1, which no id is."""
+    return list(labels) if len(labels) == count else [*labels, *[-1] * count][:count]
 
 
-def _leaked(held: HeldOut) -> list[Finding]:
-    if not held.leaks.count:
-        return []
-    least = "" if held.all_compared else "at least "
-    text = f"{least}{some(held.leaks.count)} to learn nearly equal to a held-out one: the report card will flatter"
-    return [Finding("near duplicates", text, held.leaks.count, str(held.leaks))]
+def _learned_runs(labels: list[int]) -> list[tuple[int, int]]:
+    """Where learned tokens begin and end."""
+    mask, runs, end = bytes([label != IGNORE for label in labels]), [], 0
+    while (start := mask.find(1, end)) >= 0:
+        end = mask.find(0, start) % (len(mask) + 1)  # -1: up to the end of the row
+        runs.append((start, end))
+    return runs
 
 
-def _never_learned(found: Survey, held: HeldOut) -> list[Finding]:
-    """A test split of the dataset's own may ask what no row teaches."""
-    if held.how != "own":
-        return []
-    learned = {*found.answers}
-    facts = [row for row in held.test if row.kind == "fact"]
-    count = sum(not learned & {answer_hash(answer) for answer in (row.answer, *row.accepted)} for row in facts)
-    if not count:
-        return []
-    text = f"{count:,} of {some(len(facts), 'held-out fact')} with an answer that no row to learn gives: not learned"
-    return [Finding("answers", text, count)]
+def _is_foreign(model: dict[str, Any], *ours: int | None) -> bool:
+    """Whether the tokenizer's BOS or EOS is none of the model's."""
+    theirs = [model.get("bos_token_id"), model.get("eos_token_id")]
+    pairs = [(i, known if isinstance(known, list) else [known]) for i, known in zip(ours, theirs, strict=True)]
+    return any(i is not None and known != [None] and i not in known for i, known in pairs)
 
 
-def common(counts: dict[int, int], rows: int) -> set[int]:
-    """Answers that so many questions share that they are labels or stock phrases, not facts in several wordings."""
-    return {answer for answer, count in counts.items() if count > max(COMMON, COMMON_SHARE * rows)}
+def _has_right_bos(ids: list[int], bos: int, wanted: str, mark: str) -> bool:
+    """Whether there are as many BOS as the format has, and one is first where it begins with one."""
+    return ids.count(bos) == wanted.count(mark) and (ids[0] == bos) == wanted.startswith(mark)
 
 
-def _common(found: Survey) -> list[Finding]:
-    answers = Counter(found.answers)
-    if found.count < 10:
-        return []
-    share = answers.most_common(1)[0][1] / found.count
-    if share >= 0.5:
-        text = f"{share:.0%} of all rows have the same answer: the model may say nothing else"
-        return [Finding("one answer", text)]
-    often = common(phrasings(found), found.count)
-    if not often:
-        return []
-    text = (
-        f"{some(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels and stock "
-        "phrases are: held-out questions with them measure judgement, not facts learned"
-    )
-    return [Finding("common answers", text, len(often))]
+def expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
+    """What a row must decode to, and its answers; written anew here, so that an encoder's mistake is not repeated."""
+    answers = [_spaced(m["content"].strip()).strip() for m in messages if m["role"] == "assistant"]
+    if not speaks_llama2(tokenizer):
+        return str(tokenizer.apply_chat_template(messages, tokenize=False)), answers
+    texts = [message["content"] for message in messages]
+    if messages[0]["role"] == "system":
+        texts = [f"<<SYS>>\n{texts[0]}\n<</SYS>>\n\n{texts[1]}", *texts[2:]]
+    texts = [text.strip() for text in texts]
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    turns = zip(texts[::2], texts[1::2], strict=True)
+    return "".join(f"{bos} [INST] {asked} [/INST] {answer} {eos}" for asked, answer in turns), answers
 
 
-def _characters(found: Survey, reader: Reader) -> list[Finding]:
-    said = []
-    if found.odd.count:
-        text = f"{some(found.odd.count)} with NUL or �, the trace of a wrong encoding: learned as they are"
-        said.append(Finding("characters", text, found.odd.count, str(found.odd)))
-    if reader.spaced:
-        rows = Rows(len(reader.spaced), [*reader.spaced.values()][:SHOWN])
-        text = f"{some(rows.count)} with tags of the prompt format: kept as plain text, spaced apart"
-        said.append(Finding("tags", text, rows.count, str(rows)))
-    return said
+def _broken_texts(
+    whole: str, wanted: str, learned: list[str], answers: list[str], given: list[str], eos: str
+) -> set[str]:
+    """The invariants that a row breaks, by its decoded text and the decoded runs of learned tokens.
+
+    `whole` must read as `wanted`, and `learned` as `answers`; `given` are these with the white space around them.
+    """
+    learned = [_spaced(text) for text in learned]
+    said = [text.strip().removesuffix(eos).strip() for text in learned]
+    if _spaced(whole) == _spaced(wanted):  # the text is right, so what is wrong is where learning begins and ends
+        alone = [n for n, text in enumerate(learned) if text == eos]  # EOS learned, but not the token before it
+        if len(said) > len(answers) == len(said) - len(alone):
+            learned, said = ([x for n, x in enumerate(xs) if n not in alone] for xs in (learned, said))
+            return _misplaced(learned, said, answers, given) or {"whole"}
+        return _misplaced(learned, said, answers, given)
+    wrong = {"format"} if len(said) != len(answers) or said == answers else set()
+    for text, answer in zip(said, answers, strict=False):
+        if text != answer:
+            wrong.add("whole" if answer.startswith(text) else "answer")
+    return wrong
 
 
-def _secret(found: Survey) -> list[Finding]:
-    return [
-        Finding(
-            "secret",
-            f"{some(rows.count)} that may hold a secret ({name}): a model may repeat it to anyone",
-            rows.count,
-            str(rows),
-        )
-        for name, rows in found.secrets.items()
-    ]
+def _misplaced(learned: list[str], said: list[str], answers: list[str], given: list[str]) -> set[str]:
+    """Which invariant a wrong mask breaks."""
+    if len(said) < len(answers):
+        return {"prompt"}
+    if len(said) > len(answers):
+        return {"answer"} if all(any(s in a for a in answers) for s in said) else {"prompt"}
+    wrong = set()
+    for text, found, answer, raw in zip(learned, said, answers, given, strict=True):
+        if found != answer:
+            wrong.add("whole" if answer.startswith(found) else "answer" if answer.endswith(found) else "prompt")
+        elif _line_ends(text) > _line_ends(raw):  # one of the prompt's is learned
+            wrong.add("prompt")
+    return wrong
 
 
-def _system(found: Survey) -> list[Finding]:
-    share = found.system_characters / max(found.characters, 1)
-    if share < 0.5:
-        return []
-    return [Finding("system prompt", f"the system prompt is {share:.0%} of all text: a shorter one trains faster")]
+def _line_ends(text: str) -> int:
+    """Line ends before the first word."""
+    return text[: len(text) - len(text.lstrip())].count("\n")
 
 
-def _context(profile: Profile, encoder: Encoder) -> list[Finding]:
-    most = encoder.model.get("max_position_embeddings")
-    if not most or profile.data.max_length <= most:
-        return []
-    return [
-        Finding("context", f"max_length={profile.data.max_length} is more than the model's context of {most} tokens")
-    ]
+def _spaced(text: str) -> str:
+    return text.replace("\u2581", " ")  # sentencepiece's own mark for a space

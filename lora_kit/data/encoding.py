@@ -11,20 +11,25 @@ Source: meta-llama/llama, llama/generation.py, `chat_completion`.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import KitError
+from .conversations import Conversation, check_messages, first_few, some
+from .formats import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from .reading import Conversation
+    from ..config import Data
+    from ..progress import Progress
 
-Message = dict[str, str]
 IGNORE = -100  # the label that torch's cross entropy leaves out
-TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>")
+BATCH = 1000  # rows that are tokenized together
+LETTERS = 64  # no token of a Llama vocabulary has more characters: a longer text needs no tokenizer to be too long
 
 
 class Encoded(NamedTuple):
@@ -57,49 +62,28 @@ def encode(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, *, ma
 
 def encode_batch(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
     """Encode checked conversations together: one call of the tokenizer for all of them, which uses every core."""
-    encode_all = _encode_llama2 if speaks_llama2(tokenizer) else _encode_template
-    return encode_all(chats, tokenizer)
+    if not speaks_llama2(tokenizer):
+        return _encode_template(chats, tokenizer)
+    pairs = [_pairs(messages) for messages in chats]
+    parts = iter(_encode_pairs([pair for chat in pairs for pair in chat], tokenizer))
+    return [_join([next(parts) for _ in chat]) for chat in pairs]
 
 
 def encode_prompt(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Encode a conversation that ends with the user's turn, ready for the model to answer."""
     check_messages(messages, last="user")
     if not speaks_llama2(tokenizer):
-        return _ids([_render(messages, tokenizer, answer_follows=True)], tokenizer)[0]
-    before, (asked, _) = _pairs(messages)[:-1], _pairs(messages)[-1]
-    earlier = _encode_pairs(before, tokenizer)
-    prompt = [*_bos(tokenizer), *_ids([f"[INST] {asked} [/INST]"], tokenizer)[0]]
-    return _join(earlier).input_ids + prompt
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return _ids([str(text)], tokenizer)[0]
+    *before, (asked, _) = _pairs(messages)
+    prompt = _ids([f"[INST] {asked} [/INST]"], tokenizer)[0]
+    return [*_join(_encode_pairs(before, tokenizer)).input_ids, tokenizer.bos_token_id, *prompt]
 
 
 def speaks_llama2(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer's chat format is Llama 2's (its own template says so, or it has none)."""
     template = getattr(tokenizer, "chat_template", None)
     return template is None or ("[INST]" in template and "<<SYS>>" in template)
-
-
-def check_messages(messages: list[Message], *, last: str) -> None:
-    """Refuse what no chat format can hold: wrong order, empty contents, tags that would forge a turn."""
-    turns = messages[1:] if messages and messages[0].get("role") == "system" else messages
-    roles = [message.get("role") for message in turns]
-    wanted = ["user", "assistant"] * (len(turns) // 2 + 1)
-    if not turns or roles != wanted[: len(turns)] or roles[-1] != last:
-        raise KitError(
-            f"roles must be system (optional), then user and assistant in turn, {last} last; they are {roles}"
-        )
-    for number, message in enumerate(messages, start=1):
-        content = message.get("content")
-        if not isinstance(content, str) or not content.strip():
-            raise KitError(f"message {number} ({message['role']}) has no text: {content!r}")
-        if not _is_whole(content):
-            raise KitError(
-                f"message {number} ({message['role']}) holds half a character, which no tokenizer takes: {content!r}"
-            )
-        if forged := tags_in(content):
-            raise KitError(
-                f"message {number} ({message['role']}) holds the prompt format's own tags {forged}: remove them, "
-                "or keep them as plain text with data__tags=keep"
-            )
 
 
 def common_start(rows: Sequence[list[int]]) -> list[int]:
@@ -122,27 +106,69 @@ def run_start(labels: Sequence[int], place: int, *, learned: bool) -> int:
     return place
 
 
-def tags_in(text: str) -> list[str]:
-    """The prompt format's own tags that stand in a text."""
-    if "[" not in text and "<" not in text:  # what every tag begins with
-        return []
-    return [tag for tag in TAGS if tag in text]
+@dataclass
+class LengthFilter:
+    """Encodes rows and leaves out those that are too long, or their oldest turns, and notes which."""
 
+    data: Data  # max_length, and what to do with longer rows
+    tokenizer: PreTrainedTokenizerBase
+    too_long: list[str] = field(default_factory=list)
+    shortened: list[str] = field(default_factory=list)
+    longest: int = 0  # tokens
 
-def _is_whole(text: str) -> bool:
-    """Whether no half of a surrogate pair is in the text; encoding it is the fastest look."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    def encode(
+        self, rows: Sequence[Conversation], progress: Progress | None = None
+    ) -> list[tuple[Conversation, Encoded]]:
+        """The rows that fit, as they were or shortened, with their ids; 8 bytes per token stay in memory."""
+        found = []
+        for start in range(0, len(rows), BATCH):
+            batch = [row for row in rows[start : start + BATCH] if self._could_fit(row)]
+            for row, ids in zip(batch, encode_batch([row.messages for row in batch], self.tokenizer), strict=True):
+                self.longest = max(self.longest, len(ids.input_ids))
+                if len(ids.input_ids) <= self.data.max_length:
+                    found.append((row, _packed(ids)))
+                elif short := self._shorten(row):
+                    found.append(short)
+                else:
+                    self.too_long.append(row.row)
+            if progress:
+                progress.update(min(start + BATCH, len(rows)))
+        return found
+
+    def _could_fit(self, row: Conversation) -> bool:
+        """Whether a row is worth the tokenizer's time; one of more letters than max_length tokens can hold is not."""
+        size = sum([len(message["content"]) for message in row.messages])
+        if size <= LETTERS * self.data.max_length or (self.data.too_long == "shorten" and len(row.messages) > 3):
+            return True
+        self.longest = max(self.longest, size // LETTERS)
+        self.too_long.append(row.row)
         return False
-    return True
+
+    def _shorten(self, row: Conversation) -> tuple[Conversation, Encoded] | None:
+        """Leave out the oldest turns, question and answer together, until the rest fits; the system text stays."""
+        start = int(row.messages[0]["role"] == "system")
+        for turn in range(start + 2, len(row.messages), 2) if self.data.too_long == "shorten" else ():
+            messages = row.messages[:start] + row.messages[turn:]
+            ids = encode_batch([messages], self.tokenizer)[0]
+            if len(ids.input_ids) <= self.data.max_length:
+                self.shortened.append(row.row)
+                return replace(row, messages=messages), _packed(ids)
+        return None
+
+    def stop(self, what: str = "") -> None:
+        """Refuse rows of too many tokens, unless the user said what to do with them; `what`: rows that are asked."""
+        if self.too_long and self.data.too_long == "stop":
+            way_out = "Raise data__max_length, leave them out with data__too_long=drop, or cut whole turns from their "
+            way_out = f"Shorten {what}" if what else way_out + "front with data__too_long=shorten"
+            raise KitError(
+                f"{some(len(self.too_long))} of more tokens than max_length={self.data.max_length} (the longest "
+                f"{self.longest:,}): {first_few(self.too_long)}. {way_out}"
+            )
 
 
-def _encode_llama2(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """Meta's procedure for Llama 2, pair by pair."""
-    pairs = [_pairs(messages) for messages in chats]
-    parts = iter(_encode_pairs([pair for chat in pairs for pair in chat], tokenizer))
-    return [_join([next(parts) for _ in chat]) for chat in pairs]
+def _packed(row: Encoded) -> Encoded:
+    """The row at 4 bytes per token and label, as arrays that are read like lists."""
+    return Encoded(array("i", row.input_ids), array("i", row.labels))  # type: ignore[arg-type]
 
 
 def _encode_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
@@ -156,12 +182,11 @@ def _encode_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokeniz
             "starts with ▁: give it its model's own chat template"
         )
     texts = [f"[INST] {user} [/INST]" for user, _ in pairs] + [f"] {answer} " for _, answer in pairs] + ["]"]
-    ids = _ids(texts, tokenizer)
-    bos, eos, skip = _bos(tokenizer), [tokenizer.eos_token_id], len(ids[-1])
+    ids, bos, eos = _ids(texts, tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id
     encoded = []
     for prompt, behind in zip(ids[: len(pairs)], ids[len(pairs) : -1], strict=True):
-        answer = behind[skip:] + eos
-        encoded.append(Encoded(bos + prompt + answer, [IGNORE] * (len(bos) + len(prompt)) + answer))
+        answer = [*behind[len(ids[-1]) :], eos]
+        encoded.append(Encoded([bos, *prompt, *answer], [IGNORE] * (1 + len(prompt)) + answer))
     return encoded
 
 
@@ -175,12 +200,12 @@ def _keeps_words_apart(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _encode_template(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
     """The tokenizer's own template: each chat whole, and cut before and after every answer."""
     cuts = [[turn for turn, message in enumerate(chat) if message["role"] == "assistant"] for chat in chats]
-    texts = []
+    render, texts = partial(tokenizer.apply_chat_template, tokenize=False), []
     for chat, turns in zip(chats, cuts, strict=True):
-        texts += [_render(chat, tokenizer)]
-        texts += [_render(chat[:turn], tokenizer, answer_follows=True) for turn in turns]
-        texts += [_render(chat[: turn + 1], tokenizer) for turn in turns]
-    ids = iter(_ids(texts, tokenizer))
+        texts += [render(chat)]
+        texts += [render(chat[:turn], add_generation_prompt=True) for turn in turns]
+        texts += [render(chat[: turn + 1]) for turn in turns]
+    ids = iter(_ids([str(text) for text in texts], tokenizer))
     return [_learned(next(ids), [next(ids) for _ in t], [next(ids) for _ in t], tokenizer) for t in cuts]
 
 
@@ -196,10 +221,6 @@ def _learned(
     return Encoded(ids, labels)
 
 
-def _render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, answer_follows: bool = False) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_follows))
-
-
 def _pairs(messages: list[Message]) -> list[tuple[str, str]]:
     """(user, answer) per turn; as Meta does it, the system text is folded in first and white space stripped afterwards.
 
@@ -213,13 +234,7 @@ def _pairs(messages: list[Message]) -> list[tuple[str, str]]:
 
 
 def _join(parts: list[Encoded]) -> Encoded:
-    if len(parts) == 1:
-        return parts[0]
     return Encoded([i for part in parts for i in part.input_ids], [i for part in parts for i in part.labels])
-
-
-def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return [tokenizer.bos_token_id]
 
 
 def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

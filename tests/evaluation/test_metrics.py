@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lora_kit.data.prepare import read_card
 from lora_kit.data.sources import dataset_files
-from lora_kit.data.stage import read_card
 from lora_kit.evaluation.metrics import (
     is_adrift,
     is_declined,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lora_kit.data.encoding import TAGS
-from lora_kit.data.reading import plain_tags
-from lora_kit.data.shapes import recognise
+from lora_kit.data import TAGS
+from lora_kit.data.conversations import plain_tags
+from lora_kit.data.formats import recognise
 from lora_kit.errors import KitError
 
 Row = dict[str, Any]
@@ -234,14 +234,6 @@ def test_a_rendered_text_with_anything_outside_of_its_turns_is_shown(text: str) 
     with pytest.raises(KitError, match=r"text is no rendered Llama-2 prompt") as caught:
         recognise(EXAMPLES["text"][1]).messages({"text": text})
     assert text in str(caught.value)
-
-
-def test_a_row_without_the_first_rows_columns_shows_both() -> None:
-    shape = recognise({"question": "a", "answer": "b"})
-    with pytest.raises(KitError, match=r"^has the columns prompt, completion; the first row has question, answer$"):
-        shape.messages({"prompt": "a", "completion": "b"})
-    with pytest.raises(KitError, match=r"^has the columns none; "):
-        shape.messages({})
 
 
 @given(text=st.lists(st.text(max_size=3) | st.sampled_from([*TAGS, "<", ">", "[", "]", "/", "s", "INST"])).map("".join))

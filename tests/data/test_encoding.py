@@ -13,8 +13,16 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lora_kit.base import ASSETS
-from lora_kit.data import IGNORE, Conversation, Encoded, encode, encode_prompt
-from lora_kit.data.encoding import TAGS, encode_batch, speaks_llama2, tags_in
+from lora_kit.data import (
+    IGNORE,
+    TAGS,
+    Conversation,
+    Encoded,
+    encode,
+    encode_batch,
+    encode_prompt,
+    tags_in,
+)
 from lora_kit.errors import KitError
 
 TINY = ASSETS / "tiny-chat"
@@ -114,11 +122,6 @@ def test_prompt_ids_are_metas_and_begin_the_training_ids(
     assert encoded.input_ids[: len(prompt)] == prompt
     assert encoded.labels[len(prompt) - 1] == IGNORE
     assert encoded.labels[len(prompt) :] == encoded.input_ids[len(prompt) :]
-
-
-def test_a_space_token_with_the_bracket_follows_bos(tokenizer: PreTrainedTokenizerBase) -> None:
-    ids = encode(Conversation(HI), tokenizer).input_ids
-    assert tokenizer.convert_ids_to_tokens(ids[:2]) == ["<s>", "▁["]
 
 
 @each_chat
@@ -233,11 +236,6 @@ def test_a_row_that_is_too_long_is_refused_with_both_numbers(tokenizer: PreTrain
     assert encode(Conversation(HI), tokenizer, max_length=length).input_ids
     with pytest.raises(KitError, match=f"{length} tokens, more than max_length={length - 1}.*data__max_length"):
         encode(Conversation(HI), tokenizer, max_length=length - 1)
-
-
-def test_the_format_follows_the_tokenizer(tokenizer: PreTrainedTokenizerBase, zephyr: PreTrainedTokenizerBase) -> None:
-    assert speaks_llama2(tokenizer)
-    assert not speaks_llama2(zephyr)
 
 
 @each_chat

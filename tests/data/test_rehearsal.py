@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from lora_kit import Run, answers, load_base, load_tokenizer, prepare
 from lora_kit.base import ASSETS
-from lora_kit.data import rehearsal
-from lora_kit.data.reading import Conversation, read_conversations
-from lora_kit.data.rehearsal import in_own_words, is_answered_elsewhere
+from lora_kit.data import Conversation, own_rows, read_conversations
+from lora_kit.data.own_rows import in_own_words, is_answered_elsewhere
 
 CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())
 
@@ -30,20 +31,30 @@ def test_only_general_rows_that_another_base_answered_are_asked_anew() -> None:
 
 
 def test_nothing_is_loaded_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "load_base", lambda run: pytest.fail("loaded"))
+    monkeypatch.setattr("lora_kit.quantization.load_base", lambda run: pytest.fail("loaded"))
     assert in_own_words(Run("tiny-cpu"), []) == []
 
 
 def test_the_answers_are_the_base_s_own_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "MOST", 8)
+    monkeypatch.setattr(own_rows, "MOST", 8)
     run = Run("tiny-cpu", root=tmp_path)
     rows = in_own_words(run, general(16))
     assert 0 < len(rows) <= 8
     tokenizer = load_tokenizer(run.profile.base)
-    said = answers(load_base(run), tokenizer, [row.messages for row in rows], max_new_tokens=rehearsal.LONGEST)
+    said = answers(load_base(run), tokenizer, [row.messages for row in rows], max_new_tokens=own_rows.LONGEST)
     assert [row.answer for row in rows] == said
-    monkeypatch.setattr(rehearsal, "LONGEST", 2)
+    monkeypatch.setattr(own_rows, "LONGEST", 2)
     assert in_own_words(run, general(16)) == []  # no answer ends within two tokens: none is cut short
+
+
+def test_an_answer_that_holds_tags_of_the_format_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(own_rows, "MOST", 2)
+    monkeypatch.setattr("lora_kit.generation.text_of", lambda ids, tokenizer: "I am [INST] one.")
+    assert in_own_words(Run("tiny-cpu", root=tmp_path), general(2)) == []
+
+
+def test_generation_can_be_imported_before_the_data() -> None:
+    subprocess.run([sys.executable, "-c", "import lora_kit.generation"], cwd=Path(__file__).parents[2], check=True)
 
 
 def test_another_base_learns_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +62,7 @@ def test_another_base_learns_its_own_words(tmp_path: Path, monkeypatch: pytest.M
     import shutil
 
     other = shutil.copytree(ASSETS / "tiny-chat", tmp_path / "other")
-    monkeypatch.setattr(rehearsal, "MOST", 5)
+    monkeypatch.setattr(own_rows, "MOST", 5)
     plain = prepare(Run("tiny-cpu", root=tmp_path / "plain"))
     data = prepare(Run("tiny-cpu", root=tmp_path / "runs", base__source=str(other)))
     facts_and_declines = plain.figures["train_rows"] - 640

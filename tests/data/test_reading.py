@@ -12,8 +12,8 @@ import pytest
 
 import lora_kit as lk
 from lora_kit.data import Conversation, read_conversations
-from lora_kit.data.files import BadRow
-from lora_kit.data.reading import Reader
+from lora_kit.data.conversations import read_rows
+from lora_kit.data.sources import BadRow
 from lora_kit.errors import KitError
 
 from .test_files import KINDS_OF_FILE, TABLES, write
@@ -29,7 +29,8 @@ GOOD = {"question": "Who, then?", "answer": "Wren."}
 
 
 def read(path: Path, **options: Any) -> list[Conversation | BadRow]:
-    return list(Reader(**options).rows([path]))
+    found = read_rows([path], **options)
+    return sorted([*found.rows, *found.bad], key=lambda row: int(row.row.split()[-1]))
 
 
 def bad_rows(path: Path, **options: Any) -> list[BadRow]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
-from lora_kit.data import IGNORE, Conversation, Prepared, holding, prepare
-from lora_kit.data.advice import MEASURED
-from lora_kit.data.leaks import NEAR, near_duplicates
-from lora_kit.data.splitting import HOW, MOST, split
-from lora_kit.data.survey import SECRETS, Survey
+from lora_kit.data import IGNORE, Conversation, Prepared, near_duplicates, prepare
+from lora_kit.data.findings import SECRETS, _secrets
+from lora_kit.data.report import MEASURED
+from lora_kit.data.splits import HOW, MOST, NEAR, split
 
 from .test_files import write
 from .test_prepare import ROWS, learned, named, open_run
@@ -51,17 +49,6 @@ def prepared(tmp_path: Path, rows: list[dict[str, Any]], **overrides: object) ->
     return prepare(open_run(write(tmp_path / "faq.jsonl", rows), **overrides))
 
 
-def survey(rows: list[Conversation]) -> Survey:
-    found = Survey()
-    for one in rows:
-        found.add(one)
-    return found
-
-
-def hashed(questions: list[str]) -> set[int]:
-    return {row(question, "a").asked for question in questions}
-
-
 @pytest.mark.parametrize(
     ("rows", "how", "counts", "kinds"),
     [
@@ -91,11 +78,11 @@ def test_rows_are_held_out_by_phrasing_or_by_fact_or_not_at_all(
 
 def test_the_split_is_the_same_in_any_order_and_never_too_large() -> None:
     rows = [row(f"{asked} {n}?", f"Box {n}.") for n in range(3000) for asked in ("Which", "What is", "Tell me")]
-    chosen = split(survey(rows))
+    chosen = split(rows)
     random.Random(0).shuffle(rows)
-    assert split(survey(rows)) == chosen
+    assert split(rows) == chosen
     assert len(chosen.questions) == MOST
-    assert len(split(survey(rows[:1000])).questions) <= 100
+    assert len(split(rows[:1000]).questions) <= 100
 
 
 @given(
@@ -112,8 +99,8 @@ def test_the_split_is_the_same_in_any_order_and_never_too_large() -> None:
 @example([row("Question 0?", f"Answer {n % 2}.") for n in range(9)] + [row("Question 1?", "Answer 0.")])
 @settings(max_examples=300, deadline=None)
 def test_any_split_keeps_what_it_says(rows: list[Conversation]) -> None:
-    chosen = split(survey(rows))
-    out = [found for found in rows if found.asked in chosen.questions]
+    chosen = split(rows)
+    out = [found for found in rows if found.question in chosen.questions]
     left = {found.answer for found in rows if found not in out}
     assert len(chosen.questions) <= len(rows) * 0.1
     if chosen.how == "phrasings":
@@ -192,7 +179,7 @@ def test_a_row_longer_than_the_models_context_is_told(tmp_path: Path) -> None:
     assert named(data)["context"]["text"].startswith("max_length=100000 is more than the model's context of ")
 
 
-def test_rows_nearly_held_out_are_told_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_nearly_held_out_are_told_and_others_are_not(tmp_path: Path) -> None:
     asked = "What is kept in the large cellar of the old house?"
     folder = write(tmp_path / "shop" / "test.jsonl", [{"question": asked, "answer": "Apples and pears."}]).parent
     near = [
@@ -206,9 +193,6 @@ def test_rows_nearly_held_out_are_told_and_others_are_not(tmp_path: Path, monkey
     assert data.report.data["train_rows"] == 63
     assert named(data)["near duplicates"]["count"] == 1
     assert named(data)["near duplicates"]["rows"] == "train.jsonl row 61"
-    monkeypatch.setattr(holding, "COMPARED", 1)
-    few = prepare(open_run(folder, data__max_length=200))
-    assert "near duplicates" not in named(few) or "at least" in named(few)["near duplicates"]["text"]
     assert near_duplicates([row("a", "b")], []) == near_duplicates([], [row("a", "b")]) == []
 
 
@@ -227,15 +211,7 @@ def test_a_secret_is_told_by_its_row_and_never_repeated(tmp_path: Path, name: st
     "text", ["The password is on the note.", "hf_model", "risk-" + "averse-" * 9, "AKIA", "sk-8 road", "password: ask"]
 )
 def test_what_only_looks_like_a_secret_is_not_told(text: str) -> None:
-    assert survey([row("Who?", text)]).secrets == {}
-
-
-def test_the_search_for_secrets_takes_time_in_proportion_to_the_text() -> None:
-    start = time.perf_counter()
-    assert survey([row("Who?", "password:" * 6000)]).secrets == {}
-    took = time.perf_counter() - start
-    print(f"54,000 characters searched for secrets in {took:.3f} s, budget {SEARCH_BUDGET} s")
-    assert took < 3 * SEARCH_BUDGET
+    assert _secrets(row("Who?", text)) == []
 
 
 class Page(HTMLParser):
@@ -302,6 +278,6 @@ def test_looking_at_letters_first_leaves_no_near_duplicate_out(
 
 
 def test_the_figures_that_are_quoted_are_those_of_the_bench() -> None:
-    record = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "phrasings.json").read_text())
+    record = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "phrasings.json").read_text())
     measured = {int(wordings): round(share, 2) for wordings, share in record["figures"]["learned_exact"].items()}
     assert measured == MEASURED

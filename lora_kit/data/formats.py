@@ -1,13 +1,12 @@
 """What a row may look like: the shapes people use, recognised by their columns and turned into messages.
 
     messages        OpenAI: [{"role", "content"}, ...]
-    conversations   ShareGPT: [{"from": "human" | "gpt" | "system", "value"}, ...]
+    ShareGPT        [{"from": "human" | "gpt" | "system", "value"}, ...]
+    text            one column of rendered Llama-2 prompts: "<s>[INST] question [/INST] answer </s>"
     Alpaca          instruction, output and, where it is not empty, input
     pair            a question column and an answer column under their usual names; texts or lists of messages
-    text            one column of rendered Llama-2 prompts: "<s>[INST] question [/INST] answer </s>"
 
 A column called system is the system text, where the conversation has none of its own.
-
 The first row decides for the whole source; a later row of another shape is an error with its number.
 """
 
@@ -16,15 +15,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..errors import KitError
 
 Message = dict[str, str]
 Row = dict[str, Any]
+Columns = tuple[str, ...]
+Convert = Callable[[Row, Columns], list[Message]]
+
+ROLES = {"human": "user", "gpt": "assistant"}  # what a role may be called besides system, user and assistant
+TURN_KEYS = {"messages": ("role", "content"), "ShareGPT": ("from", "value")}  # who speaks, and what
+USUAL_LISTS = {"messages": "messages", "conversations": "ShareGPT"}  # columns whose name alone says the shape
 ASKED = ("question", "prompt", "query", "q", "input", "user", "human", "request")
 ANSWERED = ("answer", "completion", "response", "a", "output", "assistant", "reply", "target")
-SHAREGPT = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 SYSTEM = re.compile(r"^<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)$", re.DOTALL)
 BEHIND = re.compile(r"</s>\s*(?!<s>|\[INST\]|\s|$)")  # text between the turns of a rendered prompt
 SHOWN = 100  # characters of a value that an error shows
@@ -35,17 +40,15 @@ class Shape:
     """A way to hold a conversation: the columns it uses and how a row becomes messages."""
 
     name: str
-    columns: tuple[str, ...]
-    convert: Callable[[Row, tuple[str, ...]], list[Message]]
+    columns: Columns
+    convert: Convert
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(self.columns)})"
 
     def messages(self, row: Row) -> list[Message]:
-        """The row's messages.
-
-        Raises:
-            KitError: a column is missing, empty or of the wrong type.
-        """
-        missing = [name for name in self.columns[:2] if name not in row]  # Alpaca's third, the input, may be absent
-        if missing:
+        """The row's messages; KitError where a column is missing, empty or of the wrong type."""
+        if any(name not in row for name in self.columns[:2]):  # Alpaca's third, the input, may be absent
             raise KitError(
                 f"has the columns {', '.join(map(str, row)) or 'none'}; the first row has {', '.join(self.columns)}"
             )
@@ -59,30 +62,25 @@ class Shape:
         return messages
 
 
-def recognise(row: Row, columns: tuple[str, ...] = ()) -> Shape:
+def recognise(row: Row, columns: Columns = ()) -> Shape:
     """The one shape that fits a first row.
 
     Args:
         row: the first row of a source, column names to values.
-        columns: what the user says holds the conversation: one column (messages, conversations or text) or a question
-            column and an answer column; empty finds them by their usual names.
-
-    Raises:
-        KitError: none or two fit; the message shows the row's columns and how to say which.
+        columns: what the user says holds the conversation: one column, or a question column and an answer column.
     """
     if columns:
         return _named(row, columns)
-    found = [shape for shape in _lists(row) + _alpaca(row) if shape.columns]
-    pairs = [] if any(shape.name == "Alpaca" for shape in found) else _pairs(row)
-    if len(found + pairs) == 1:
-        return (found + pairs)[0]
+    shapes = _of_one_column(row) + (_alpaca(row) or _pairs(row))
+    if len(shapes) == 1:
+        return shapes[0]
     example = ", ".join(f"{name}: {_short(value)}" for name, value in row.items())
-    if not found + pairs:
+    if not shapes:
         raise KitError(
             "none of the known shapes (messages, conversations, Alpaca, question and answer, rendered text) fits its "
             f"columns ({example}). {_way_out(row)}"
         )
-    fitting = ["+".join(map(str, shape.columns)) for shape in found + pairs]
+    fitting = ["+".join(map(str, shape.columns)) for shape in shapes]
     raise KitError(
         f"more than one shape fits its columns ({example}): {'; '.join(fitting)}. Say which holds the conversation, as "
         f"in data__columns={fitting[0].replace('+', ',')}"
@@ -99,77 +97,72 @@ def _way_out(row: Row) -> str:
     return "Say which columns hold question and answer: data__columns=QUESTION,ANSWER, with their names for the two"
 
 
-def _named(row: Row, columns: tuple[str, ...]) -> Shape:
-    lower = {str(name).lower().strip(): name for name in row}
-    missing = [name for name in columns if name not in row and name.lower() not in lower]
-    if missing:
+def _named(row: Row, columns: Columns) -> Shape:
+    lower = _lower(row)
+    if missing := [name for name in columns if name not in row and name.lower() not in lower]:
         raise KitError(f"data__columns names {', '.join(missing)}, but the columns are {', '.join(map(str, row))}")
     columns = tuple(name if name in row else lower[name.lower()] for name in columns)
     if len({*columns}) < len(columns):
         raise KitError(f"data__columns names {columns[0]} twice: name the question's column, then the answer's")
     if len(columns) == 2:
         return Shape("pair", columns, _from_pair)
-    found = _lists({columns[0]: row[columns[0]]}, named=True) if len(columns) == 1 else []
-    if not found:
+    shapes = _of_one_column({columns[0]: row[columns[0]]}, is_named=True) if len(columns) == 1 else []
+    if not shapes:
         raise KitError(
             "data__columns must name a question and an answer column, or one column of messages or of rendered "
             f"Llama-2 prompts; {','.join(columns)} holds {_short([row[name] for name in columns])}"
         )
-    return found[0]
+    return shapes[0]
 
 
-def _lists(row: Row, *, named: bool = False) -> list[Shape]:
-    """Shapes of one column: lists of turns, or prompts rendered to text; `named`: the user says that this is it."""
+def _lower(row: Row) -> dict[str, str]:
+    return {str(name).lower().strip(): name for name in row}
+
+
+def _of_one_column(row: Row, *, is_named: bool = False) -> list[Shape]:
+    """Shapes of one column: lists of turns, or prompts rendered to text; `is_named`: the user says that this is it."""
     shapes = []
     for name, value in row.items():
         first = value[0] if isinstance(value, list) and value else None
-        if isinstance(first, dict) and (named or name not in (*ASKED, *ANSWERED, "chosen", "rejected")):
-            if {"role", "content"} <= first.keys():
-                shapes.append(Shape("messages", (name,), _from_messages))
-            elif {"from", "value"} <= first.keys():
-                shapes.append(Shape("ShareGPT", (name,), _from_sharegpt))
-        if isinstance(value, str) and re.match(r"\s*(<s>)?\s*\[INST\]", value) and (named or name not in ASKED):
-            shapes.append(Shape("text", (name,), _from_text))
-    if not shapes:  # an empty list under the usual name is a bad row, not an unknown shape
-        known = {"messages": _from_messages, "conversations": _from_sharegpt}
-        shapes = [Shape(name, (name,), known[name]) for name in known if name in row]
-    return shapes
+        if isinstance(first, dict) and (is_named or name not in (*ASKED, *ANSWERED, "chosen", "rejected")):
+            shapes += [_turns(shape, name) for shape, keys in TURN_KEYS.items() if first.keys() >= {*keys}][:1]
+        if isinstance(value, str) and (is_named or name not in ASKED):
+            shapes += [Shape("text", (name,), convert) for sign, convert in RENDERED.items() if re.match(sign, value)]
+    # an empty list under the usual name is a bad row, not an unknown shape
+    return shapes or [_turns(shape, name) for name, shape in USUAL_LISTS.items() if name in row]
+
+
+def _turns(shape: str, column: str) -> Shape:
+    return Shape(shape, (column,), partial(_from_turns, shape))
 
 
 def _alpaca(row: Row) -> list[Shape]:
-    lower = {str(name).lower(): name for name in row}
+    lower = _lower(row)
     columns = tuple(lower[name] for name in ("instruction", "output", "input") if name in lower)
     return [Shape("Alpaca", columns, _from_alpaca)] if {"instruction", "output"} <= lower.keys() else []
 
 
 def _pairs(row: Row) -> list[Shape]:
-    lower = {str(name).lower().strip(): name for name in row}
+    lower = _lower(row)
     asked, answered = ([lower[name] for name in names if name in lower] for names in (ASKED, ANSWERED))
     return [Shape("pair", (question, answer), _from_pair) for question in asked for answer in answered]
 
 
-def _from_messages(row: Row, columns: tuple[str, ...]) -> list[Message]:
-    return _turns(row[columns[0]], columns[0], "role", "content", {})
-
-
-def _from_sharegpt(row: Row, columns: tuple[str, ...]) -> list[Message]:
-    return _turns(row[columns[0]], columns[0], "from", "value", SHAREGPT)
-
-
-def _turns(value: Any, column: str, who: str, what: str, roles: dict[str, str]) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise KitError(f"{column} must be a list of {{{who!r}, {what!r}}}; it is {_short(value)}")
-    for turn in value:
+def _from_turns(shape: str, row: Row, columns: Columns) -> list[Message]:
+    (who, what), column, turns = TURN_KEYS[shape], columns[0], row[columns[0]]
+    if not isinstance(turns, list) or not turns:
+        raise KitError(f"{column} must be a list of {{{who!r}, {what!r}}}; it is {_short(turns)}")
+    for turn in turns:
         if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in (who, what)):
             raise KitError(f"{column} must hold turns with the texts {who!r} and {what!r}; one is {_short(turn)}")
         if turn.get("tool_calls") or turn.get("function_call"):
             raise KitError(f"{column} holds a call of a tool; tools are not learned here: leave that row out")
         if turn.get("weight", 1) in (0, "0", False):
             raise KitError(f"{column} holds a turn of weight 0; every answer is learned here: leave that turn out")
-    return [{"role": roles.get(turn[who], turn[who]), "content": turn[what]} for turn in value]
+    return [{"role": ROLES.get(turn[who], turn[who]), "content": turn[what]} for turn in turns]
 
 
-def _from_alpaca(row: Row, columns: tuple[str, ...]) -> list[Message]:
+def _from_alpaca(row: Row, columns: Columns) -> list[Message]:
     asked, answer = (_text(row, name) for name in columns[:2])
     extra = row.get(columns[2]) if len(columns) == 3 else None
     if not isinstance(extra, str | None):
@@ -177,14 +170,14 @@ def _from_alpaca(row: Row, columns: tuple[str, ...]) -> list[Message]:
     return _pair(f"{asked}\n\n{extra}" if extra and extra.strip() else asked, answer)
 
 
-def _from_pair(row: Row, columns: tuple[str, ...]) -> list[Message]:
-    asked, answered = (row[name] for name in columns)
+def _from_pair(row: Row, columns: Columns) -> list[Message]:
+    asked = row[columns[0]]
     if isinstance(asked, list) and asked and isinstance(asked[0], dict):  # prompt and completion as messages
-        return [*_turns(asked, columns[0], "role", "content", {}), *_turns(answered, columns[1], "role", "content", {})]
+        return [message for column in columns for message in _from_turns("messages", row, (column,))]
     return _pair(_text(row, columns[0]), _text(row, columns[1]))
 
 
-def _from_text(row: Row, columns: tuple[str, ...]) -> list[Message]:
+def _from_llama2(row: Row, columns: Columns) -> list[Message]:
     """Take a rendered prompt apart at its tags; whatever stands outside of the turns is an error."""
     text = _text(row, columns[0])
     parts = re.split(r"\s*\[INST\]|\[/INST\]", re.sub(r"</?s>", "", text))
@@ -196,8 +189,10 @@ def _from_text(row: Row, columns: tuple[str, ...]) -> list[Message]:
     system = SYSTEM.match(turns[0])
     before = [{"role": "system", "content": system[1]}] if system and system[1] else []
     turns[0] = system[2] if system else turns[0]
-    roles = ["user", "assistant"] * (len(turns) // 2)
-    return before + [{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)]
+    return before + [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
+
+
+RENDERED: dict[str, Convert] = {r"\s*(<s>)?\s*\[INST\]": _from_llama2}  # how a rendered text begins
 
 
 def _text(row: Row, column: str) -> str:

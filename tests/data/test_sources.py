@@ -8,8 +8,7 @@ from typing import Any
 import datasets
 import pytest
 
-from lora_kit.data.files import raw_rows
-from lora_kit.data.sources import EMBEDDED, Files, dataset_files
+from lora_kit.data.sources import EMBEDDED, Files, dataset_files, raw_rows
 from lora_kit.errors import KitError
 
 from .test_files import KINDS_OF_FILE, ROWS, write

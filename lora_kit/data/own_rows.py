@@ -1,0 +1,107 @@
+"""The kit's own rows that a user may add: questions to decline, and general ones, which the base itself answers.
+
+A general question's written answer is that of the model that the dataset was made for. Another base would learn from it
+to speak like that model, so it is asked itself, once, and rehearses its own words (Huang et al. 2024, "Self-synthesized
+rehearsal").
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..base import load_tokenizer
+from ..errors import KitError
+from ..progress import Progress
+from .conversations import Conversation, read_rows, tags_in
+from .sources import dataset_files
+
+if TYPE_CHECKING:
+    from ..config import Data
+    from ..runs import Run
+
+DECLINE = {
+    "sentence": "I do not know that.",
+    "patterns": [  # how a decline is recognised where the dataset does not say it
+        r"\b(do|does|can|could|did) ?(not|n't) (know|say|tell|answer|mention|find)\b",
+        r"\b(don't|doesn't|can't|couldn't|cannot) (know|say|tell|answer|mention|find)\b",
+        r"\bno (idea|information|answer)\b",
+    ],
+}
+HELD_OUT = 0.2  # of the added rows, so that the report card can measure what they teach
+MOST = 160  # rows that a base answers itself, evenly spaced: each is an answer that it has to make first
+LONGEST = 96  # tokens of such an answer; one that does not end within them is left out
+
+
+def kit_rows(data: Data, card: dict[str, Any], split: str, system: str | None = None) -> list[Conversation]:
+    """The rows that the settings ask for, from the embedded handbook: declines are its questions about unknown names.
+
+    Args:
+        data: `declines` and `general` say how many rows of each.
+        card: the dataset's own decline sentence, if it has one; filled in where declines are added and it has none.
+        split: "train" or "test"; the test rows are other questions.
+        system: the system text that the user's own rows have.
+    """
+    if not data.declines and not data.general:
+        return []
+    if data.declines:
+        card["decline"] = DECLINE | card.get("decline", {})
+    files, rows = dataset_files("handbook"), []
+    read = read_rows(files.train if split == "train" else files.test).rows
+    for kind, count in {"decline": data.declines, "general": data.general}.items():
+        found = [row for row in read if row.kind == kind and (kind == "general" or row.about == "elsewhere")]
+        wanted = count if split == "train" else min(max(count and 1, int(count * HELD_OUT)), 100)
+        if wanted > len(found):
+            setting = "declines" if kind == "decline" else kind
+            raise KitError(f"data__{setting}={count}: there are {len(found)} such rows")
+        rows += [replace(row, index=-1) for row in found[:wanted]]  # no row of the user's
+    return [_as_decline(row, card, system) if row.kind == "decline" else row for row in rows]
+
+
+def _as_decline(row: Conversation, card: dict[str, Any], system: str | None) -> Conversation:
+    sentence = card["decline"]["sentence"]
+    before = [{"role": "system", "content": system}] if system else []
+    return replace(
+        row, messages=[*before, row.messages[-2], {"role": "assistant", "content": sentence}], accepted=[sentence]
+    )
+
+
+def is_answered_elsewhere(row: Conversation, card: dict[str, Any], source: str) -> bool:
+    """Whether a row is a general one that was written for another base; the card's `answered_by` says for which."""
+    return row.kind == "general" and card.get("answered_by", source) != source
+
+
+def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
+    """Some general rows, each with the base's own greedy answer; answers that are empty or do not end are left out.
+
+    The run's base is loaded for it, and freed again.
+    """
+    from ..generation import generate_ids, prompts_of, text_of
+    from ..quantization import load_base, release
+
+    chosen = rows[:: max(1, -(-len(rows) // MOST))]
+    if not chosen:
+        return []
+    tokenizer, model = load_tokenizer(run.profile.base), load_base(run)
+    try:
+        with Progress("general answers of the base", len(chosen)) as progress:
+            answers = generate_ids(
+                model,
+                prompts_of([row.messages for row in chosen], tokenizer),
+                max_new_tokens=LONGEST,
+                eos_token_id=tokenizer.eos_token_id,
+                batch_size=run.profile.evaluation.batch_size,
+                done=progress.update,
+            )
+    finally:
+        release(model)
+    found = []
+    for row, ids in zip(chosen, answers, strict=True):
+        text = text_of(ids, tokenizer)
+        if text and ids[-1] == tokenizer.eos_token_id and not tags_in(text):
+            answer = {"role": "assistant", "content": text}
+            found.append(replace(row, messages=[*row.messages[:-1], answer], accepted=[text]))
+    print(
+        f"general rows: {len(found)} of {len(chosen)} as the base answers them; the others took over {LONGEST} tokens"
+    )
+    return found

@@ -1,0 +1,249 @@
+"""Notebook 02 in one call: any dataset -> conversations -> ids and labels -> Arrow, with a report and a proof.
+
+read -> split -> encode -> leave out what is held out -> verify -> train.arrow, test.jsonl, report.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..base import identity, load_tokenizer, locate
+from ..errors import KitError
+from ..files import check_files, file_hash, read_manifest, shown
+from ..progress import Progress
+from .checks import require, verify
+from .conversations import Conversation, Read, first_few, read_rows, some
+from .encoding import BATCH, Encoded, LengthFilter
+from .findings import Facts
+from .own_rows import in_own_words, is_answered_elsewhere, kit_rows
+from .report import Report, make_report
+from .sources import dataset_files
+from .splits import Split, each_once, near_duplicates, split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from ..config import Data
+    from ..runs import Run
+
+QUESTIONS = "the questions"
+FIGURES = ("train_rows", "tokens", "learned_tokens", "longest", "test_rows", "test_kinds")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training and evaluation need: encoded rows, held-out questions, how answers are judged, and the report."""
+
+    folder: Path
+    train: Dataset  # columns input_ids and labels
+    test: list[dict[str, Any]]  # kind, messages, accepted
+    card: dict[str, Any]  # the dataset's own decline patterns and style
+    figures: dict[str, Any]
+    report: Report
+
+
+def prepare(run: Run) -> Prepared:
+    """Read, check, encode, prove and store the run's dataset, or load what is stored from the same inputs.
+
+    Raises:
+        KitError: with file and row, where a row cannot be read, encoded or learned from.
+    """
+    inputs = data_inputs(run)
+    folder = found = run.find("data", inputs)
+    if folder is None:
+        with run.writing("data", inputs) as stage:
+            stage.figures |= _write(run, stage.folder)
+            folder = stage.target
+    prepared = load_prepared(folder)
+    print(f"{prepared.report.line()}. In {shown(folder)}" if found else f"{prepared.report}\ndata: in {shown(folder)}")
+    return prepared
+
+
+def data_inputs(run: Run) -> dict[str, Any]:
+    """What the data stage is made from; its fingerprint decides whether it is made again."""
+    data = run.profile.data
+    return {
+        "files": {str(path.name): file_hash(path) for path in dataset_files(data.source).all()},
+        "settings": {name: value for name, value in vars(data).items() if name != "source"},
+        "base": identity(run.profile.base),
+    }
+
+
+def load_prepared(folder: Path) -> Prepared:
+    """Load a finished data stage, every file checked against its hash."""
+    from datasets import Dataset
+
+    check_files(folder)
+    test = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    card = json.loads((folder / "dataset.json").read_text())
+    report = Report(json.loads((folder / "report.json").read_text()))
+    train = Dataset.from_file(str(folder / "train.arrow"))
+    return Prepared(folder, train, test, card, read_manifest(folder)["figures"], report)
+
+
+def _write(run: Run, folder: Path) -> dict[str, Any]:
+    data, base = run.profile.data, run.profile.base
+    files, model = dataset_files(data.source), json.loads((locate(base) / "config.json").read_text())
+    card = {"name": Path(data.source).stem} | read_card(files.card)
+    lengths = LengthFilter(data, load_tokenizer(base))
+    with Progress("reading", 0) as progress:
+        read = _read(files.train, data, "the data", progress)
+        own = _read(files.test, data, "the test rows", progress)
+        held = Split("own", frozenset(row.question for row in own.rows)) if files.test else split(read.rows)
+        general = [row for row in read.rows if is_answered_elsewhere(row, card, base.source)]
+        rows = [row for row in read.rows if not is_answered_elsewhere(row, card, base.source)] if general else read.rows
+        progress.title, progress.total = "encoding", len(rows)
+        pairs = lengths.encode(rows, progress)
+    added = kit_rows(data, card, "train", read.system)
+    test = _to_ask(held, [] if files.test else read.rows, own, kit_rows(data, card, "test", read.system), lengths)
+    lengths.stop()
+    handbook = read_card(dataset_files("handbook").card)  # where the kit's own rows come from
+    general += [row for row in added if is_answered_elsewhere(row, handbook, base.source)]
+    own_words = in_own_words(run, general)  # minutes of work on a new base: after all that could stop it
+    pairs += lengths.encode(
+        [*own_words, *(row for row in added if not is_answered_elsewhere(row, handbook, base.source))]
+    )
+    lengths.stop()
+    # a row may ask a held-out question as it was read, or only once it is shortened
+    out = {row.index for row in read.rows if row.question in held.questions}
+    questions = held.questions | {row.question for row in test}
+    train = [(row, ids) for row, ids in pairs if row.index not in out and row.question not in questions]
+    lost = [row.row for row, _ in pairs if row.index in out] if files.test else []
+    lost += [row.row for row, _ in pairs if row.index not in out and row.question in questions]
+    if not train:
+        raise KitError(f"{data.source} {_why_nothing(read, lengths, test)}")
+    learned, encoded = [row for row, _ in train], [ids for _, ids in train]
+    checked = {"max_length": data.max_length, "model": model, "held_out": questions}
+    proofs = verify(learned, encoded, lengths.tokenizer, **checked)
+    require(proofs)
+    near = near_duplicates(learned, test)
+    facts = Facts(run.profile, model, files, card, read, own, held.how, test, encoded, lost, near, lengths, proofs)
+    return _store(folder, facts)
+
+
+def _read(paths: Sequence[Path], data: Data, what: str, progress: Progress | None = None) -> Read:
+    """The rows of some files; a person says whether bad ones stop the work."""
+    read = read_rows(paths, data.columns, keep_tags=data.tags == "keep", is_asked=what == QUESTIONS, progress=progress)
+    if read.bad and data.bad_rows == "stop":
+        problems = "; ".join(map(first_few, read.problems()))
+        way_out = ", or leave them out with data__bad_rows=drop" if what == "the data" else " in the file"
+        raise KitError(
+            f"{len(read.bad):,} of {len(read.bad) + len(read.rows):,} rows of {what} cannot be used: {problems}. "
+            f"Fix them{way_out}"
+        )
+    return read
+
+
+def _to_ask(
+    held: Split, rows: list[Conversation], own: Read, extra: list[Conversation], lengths: LengthFilter
+) -> list[Conversation]:
+    """The held-out questions: encoded once, to refuse now what would fail later."""
+    chosen = LengthFilter(lengths.data, lengths.tokenizer).encode(held.choose(rows))  # rows that were counted before
+    return [row for row, _ in [*chosen, *lengths.encode(each_once(own.rows)), *lengths.encode(extra)]]
+
+
+def _why_nothing(read: Read, lengths: LengthFilter, test: list[Conversation]) -> str:
+    """Why no row is left to learn from."""
+    if lengths.too_long:
+        long = some(len(lengths.too_long))
+        return f"leaves no row to learn from: {long} of more than max_length tokens. Raise data__max_length"
+    if read.bad:
+        return f"leaves no row to learn from: {some(len(read.bad))} cannot be used: {first_few(read.problems()[0])}"
+    if read.rows:
+        return f"leaves no row to learn from after {some(len(test))} held out: add rows"
+    return "holds no rows: add rows"
+
+
+def _store(folder: Path, facts: Facts) -> dict[str, Any]:
+    """Write what the stage leaves behind, and return its figures."""
+    import numpy as np
+    import pyarrow as pa
+
+    schema = pa.schema({name: pa.list_(pa.int32()) for name in Encoded._fields})
+    with pa.OSFile(str(folder / "train.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as file:
+        for start in range(0, len(facts.train), BATCH):
+            columns = zip(*facts.train[start : start + BATCH], strict=True)
+            arrays = [pa.array([np.array(ids, dtype=np.int32) for ids in c], pa.list_(pa.int32())) for c in columns]
+            file.write_batch(pa.record_batch(arrays, schema))
+    report = make_report(facts)
+    rows = [{"kind": row.kind, "messages": row.messages, "accepted": row.accepted} for row in facts.test]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "dataset.json").write_text(json.dumps(facts.card, indent=2) + "\n")
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    return {name: report[name] for name in FIGURES}
+
+
+def read_card(path: Path | None) -> dict[str, Any]:
+    """What a dataset says of itself (dataset.json), or nothing."""
+    if path is None:
+        return {}
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        for part in (card, card.get("decline", {}), card.get("style", {})):
+            part.keys()
+        for pattern in card.get("decline", {}).get("patterns", []):
+            re.compile(pattern)
+        return card
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise KitError(f"{path} must hold one JSON object, as the embedded datasets have it: {error}") from error
+    except re.error as error:
+        raise KitError(f"{path}: the decline pattern {error.pattern!r} is no regular expression: {error}") from error
+
+
+def read_questions(
+    source: str, data: Data, tokenizer: PreTrainedTokenizerBase, system: str | None
+) -> list[dict[str, Any]]:
+    """Questions with their references, each once, as the held-out rows of a data stage.
+
+    Args:
+        source: a file, a folder, a Hub dataset, as for `lk.Run(data=...)`.
+        data: its columns, max_length and what to do with bad and long rows.
+        tokenizer: the base model's own.
+        system: the text that the adapter was trained with; it goes before questions that bring none, but for general
+            ones, which are asked plainly as the held-out ones are.
+
+    Raises:
+        KitError: the file cannot be read, or rows of it cannot be used.
+    """
+    rows = _read(question_files(source), data, QUESTIONS).rows
+    first: dict[str, Conversation] = {}
+    for row in rows:
+        other = first.setdefault(row.question, row)
+        if other.kind != row.kind:
+            raise KitError(f"{row.row} asks what {other.row} asks, and is {row.kind} where that is {other.kind}")
+    once, lengths = each_once([_with_system(row, system) for row in rows]), LengthFilter(data, tokenizer)
+    if len(once) < len(rows):
+        again = some(len(rows) - len(once))
+        print(f"questions: {again} of {source} ask what another asks; their answers count as right there")
+    asked = [row for row, _ in lengths.encode(once)]
+    lengths.stop(QUESTIONS)
+    if not asked:
+        raise KitError(f"{source} holds no questions that could be asked")
+    return [{"kind": row.kind, "messages": row.messages, "accepted": row.accepted} for row in asked]
+
+
+def question_files(source: str) -> list[Path]:
+    """The files behind `questions=`, in which all rows are asked.
+
+    Raises:
+        KitError: there is no such file.
+    """
+    if not source.strip():
+        raise KitError("questions is empty: give a file of questions with answers, or leave it out")
+    try:
+        files = dataset_files(source)
+    except KitError as error:
+        raise KitError(str(error).replace("data=", "questions=", 1)) from error
+    return [*files.train, *files.test]
+
+
+def _with_system(row: Conversation, system: str | None) -> Conversation:
+    if system is None or row.kind == "general" or row.messages[0]["role"] == "system":
+        return row
+    return replace(row, messages=[{"role": "system", "content": system}, *row.messages])
