@@ -98,7 +98,7 @@ class LoraKit:
 
     def fit(self, steps: list[Any], seen: Callable[[Any], None] = lambda row: None) -> list[float]:
         """Train through these steps; `seen` is called after each."""
-        from lora_kit.training import fit
+        from lora_kit.training.loop import fit
 
         return [row["loss"] for row in fit(self.model, steps, self.settings, layers=self.layers, on_step=seen).log]
 

@@ -59,7 +59,7 @@ def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
     import torch
 
     from lora_kit.adapters import attach, detach_lora
-    from lora_kit.training import fit
+    from lora_kit.training.loop import fit
     from lora_kit.training.plan import fixed_bytes, measured_bytes
 
     detach_lora(model)
@@ -80,7 +80,7 @@ def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
 def seconds_of(model: Any, setup: Setup) -> dict[str, float]:
     """Seconds that the probe says for 8 steps, and that they take."""
     from lora_kit.adapters import attach, detach_lora
-    from lora_kit.training import fit
+    from lora_kit.training.loop import fit
     from lora_kit.training.plan import probe
 
     detach_lora(model)

@@ -35,7 +35,7 @@ def handbook() -> Rows:
     from transformers import AutoTokenizer
 
     from lora_kit.base import ASSETS
-    from lora_kit.data import encode_batch
+    from lora_kit.data.encoding import encode_batch
 
     lines = (ASSETS / "handbook" / "train.jsonl").read_text().splitlines()
     chats = [json.loads(line)["messages"] for line in lines]

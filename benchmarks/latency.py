@@ -58,7 +58,7 @@ def main() -> None:
     lk.make(run, until="merged")
     tokenizer = lk.load_tokenizer(run.profile.base)
     asked = ("Where is the canteen?", "When does the library open?", "Who keeps the keys?", "What is kept in store 4?")
-    from lora_kit.data import encode_prompt
+    from lora_kit.data.encoding import encode_prompt
 
     prompts = [encode_prompt([{"role": "user", "content": text}], tokenizer) for text in asked[:PROMPTS]]
     kinds = list(models(run).items())

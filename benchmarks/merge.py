@@ -53,7 +53,7 @@ def make_adapter() -> None:
 
 
 def lora_kit() -> None:
-    from lora_kit.merging import merge_folder
+    from lora_kit.merging.merge import merge_folder
 
     merge_folder(BASE, ADAPTER, OUT)
 
@@ -73,7 +73,7 @@ def copy() -> None:
 
 def tensors() -> None:
     """The certificate, which reads both models once."""
-    from lora_kit.merging import certify
+    from lora_kit.merging.certificate import certify
 
     if problems := certify(BASE, ADAPTER, OUT)["problems"]:
         raise SystemExit(problems[0])

@@ -98,7 +98,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         import lora_kit as lk
-        from lora_kit.training import rows_of
+        from lora_kit.training.batches import rows_of
 
         place = options.out / f"{options.base}-share{options.share}"
         profile = "smollm2-t4" if options.device == "cuda" else "smollm2-cpu"
@@ -146,8 +146,10 @@ class Bench:
         """The point's adapter, trained, asked, and its figures."""
         from lora_kit.adapters import attach_lora, detach_lora
         from lora_kit.config import ALL_LINEAR
-        from lora_kit.training import all_steps, fit, loss_ends
+        from lora_kit.training.batches import all_steps
+        from lora_kit.training.loop import fit
         from lora_kit.training.recipe import tokens_of
+        from lora_kit.training.stage import loss_ends
 
         run = copy.copy(self.run)
         lora = replace(run.profile.lora, r=point.r, target_modules=QV if point.targets == "q and v" else ALL_LINEAR)

@@ -51,7 +51,7 @@ def make_rows(system: bool, seed: int, count: int, split: str = "train") -> Rows
     """Questions of the handbook behind 0 to 50 common words, so that lengths differ as in chats; short answers."""
     from transformers import AutoTokenizer
 
-    from lora_kit.data import encode_batch
+    from lora_kit.data.encoding import encode_batch
 
     rng = random.Random(seed)
     lines = (ASSETS / "handbook" / f"{split}.jsonl").read_text().splitlines()

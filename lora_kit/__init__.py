@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .data.prepare import prepare
     from .errors import KitError
     from .evaluation.evaluate import evaluate, read_answers
-    from .exporting import export, push
+    from .exporting.formats import export
+    from .exporting.hub import push
     from .generation import answers
     from .machine import environment_report, keep_on_drive
     from .merging.merge import merge
@@ -36,10 +37,11 @@ _MODULES = {
     "base": ("load_tokenizer",),
     "chatting": ("chat",),
     "checkup": ("doctor",),
-    "data": ("prepare",),
+    "data.prepare": ("prepare",),
     "errors": ("KitError",),
     "evaluation.evaluate": ("evaluate", "read_answers"),
-    "exporting": ("export", "push"),
+    "exporting.formats": ("export",),
+    "exporting.hub": ("push",),
     "generation": ("answers",),
     "machine": ("environment_report", "keep_on_drive"),
     "merging.merge": ("merge",),

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from .adapters import load_adapter, set_adapter
 from .base import load_tokenizer
-from .data import load_prepared
+from .data.prepare import load_prepared
 from .errors import KitError
 from .files import read_manifest
 from .generation import stream
 from .progress import in_notebook
 from .quantization import load_base
-from .training import trained_adapter, trained_adapters
+from .training.stage import trained_adapter, trained_adapters
 from .widgets import widgets_shown
 
 if TYPE_CHECKING:

@@ -7,19 +7,21 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import profiles
-from .data import data_inputs, prepare
+from .config import Base
+from .data.prepare import data_inputs, prepare
 from .errors import KitError
-from .evaluation import evaluate, evaluation_inputs
-from .merging import merge, merge_inputs
+from .evaluation.evaluate import evaluate, evaluation_inputs
+from .merging.merge import merge, merge_inputs
 from .quantization import load_base, release
-from .training import adapter_stage, main_process_first, train, train_inputs
+from .training.optim import main_process_first
+from .training.stage import adapter_stage, train_inputs
+from .training.train import train
 
 if TYPE_CHECKING:
     from .runs import Run
 
 STAGES = ("data", "training", "merged", "evaluation")
-EMBEDDED = profiles.Base().source
+EMBEDDED = Base().source
 
 
 def make(run: Run, until: str = "evaluation") -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from .adapters import adapter_names, lora_layers, set_adapter
 from .base import load_tokenizer
-from .data import Encoded, row_html, row_text, row_tokens
+from .data.encoding import Encoded
+from .data.report import row_html, row_text, row_tokens
 from .errors import KitError
 from .machine import choose_profile, gpu_count
 from .presets import LLAMA2_MIRROR, profile
@@ -24,7 +25,7 @@ from .runs import Run
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from .data import Prepared
+    from .data.prepare import Prepared
 
 BASES = MappingProxyType(
     {  # as people call them -> what lk.Run takes

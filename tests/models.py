@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from lora_kit.adapters import attach, save_adapter, trainable
 from lora_kit.config import Profile
-from lora_kit.data import IGNORE
+from lora_kit.data.encoding import IGNORE
 from lora_kit.presets import profile
 from lora_kit.quantization import load_model
 from lora_kit.training.batches import Row

@@ -17,7 +17,8 @@ from lora_kit.adapters import adapter_state, attach_lora, save_adapter, trainabl
 from lora_kit.base import ASSETS
 from lora_kit.config import Profile
 from lora_kit.generation import generate_ids
-from lora_kit.merging import certify, merge_folder
+from lora_kit.merging.certificate import certify
+from lora_kit.merging.merge import merge_folder
 from lora_kit.presets import profile
 from lora_kit.quantization import card_released, load_model, round_trip
 from lora_kit.training.batches import Batch, Row, epoch_steps

@@ -10,8 +10,8 @@ import pytest
 import lora_kit as lk
 from lora_kit import pipeline
 from lora_kit.__main__ import main
-from lora_kit.evaluation import evaluation_inputs
 from lora_kit.evaluation.card import METRICS
+from lora_kit.evaluation.evaluate import evaluation_inputs
 
 from .models import SHORT
 

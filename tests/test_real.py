@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lora_kit as lk
-from lora_kit.data import encode_batch
+from lora_kit.data.encoding import encode_batch
 
 FOLDER = Path(__file__).parents[1] / "build" / "smollm2"
 pytestmark = pytest.mark.real

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters import attach
 from ..base import load_tokenizer, locate
-from ..data import encode_batch, read_conversations
+from ..data.conversations import read_conversations
+from ..data.encoding import encode_batch
 from ..errors import KitError
 from ..presets import profile
 from ..quantization import load_model, parameter_counts
-from ..training import Row, all_steps, fit, recipe
+from ..training.batches import Row, all_steps
+from ..training.loop import fit
+from ..training.recipe import recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters import load_adapter
 from ..base import load_tokenizer
-from ..data import IGNORE, TAGS, Conversation, Encoded, Prepared, encode_batch, last_answer, near_duplicates, run_start
+from ..data.conversations import TAGS, Conversation
+from ..data.encoding import IGNORE, Encoded, encode_batch, last_answer, run_start
+from ..data.prepare import Prepared
 from ..data.sources import dataset_files
+from ..data.splits import near_duplicates
 from ..files import whole_file
 from ..generation import answers, generate_ids, prompts_of, text_of
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
-from ..training import Row, for_measuring, row_losses, trained_adapter
+from ..training.batches import Row, for_measuring
+from ..training.loss import row_losses
+from ..training.stage import trained_adapter
 from .card import MODELS
 from .divergence import ITSELF, answer_rows, divergences, likeliest
 from .verdict import ENOUGH

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..data import IGNORE
-from ..training import Row, for_measuring
+from ..data.encoding import IGNORE
+from ..training.batches import Row, for_measuring
 from ..training.loss import autocast, hidden_states
 
 if TYPE_CHECKING:

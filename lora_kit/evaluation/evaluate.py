@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import load_tokenizer, locate
-from ..data import Prepared, data_inputs, load_prepared, question_files, read_questions
+from ..data.prepare import Prepared, data_inputs, load_prepared, question_files, read_questions
 from ..errors import KitError
 from ..files import check_files, file_hash, fingerprint, shown
 from ..generation import check_length
-from ..merging import merge_inputs
-from ..training import adapter_stage, read_log, train_inputs
+from ..merging.merge import merge_inputs
+from ..training.stage import adapter_stage, read_log, train_inputs
 from .asking import Question, ask_models, leaked, pick, with_general, with_ids
 from .card import METRICS, MODELS, OWN, card_metrics
 from .metrics import is_right, judge

@@ -13,7 +13,7 @@ from typing import Any
 from ..plots import before_after, loss_curve, png
 from ..progress import duration
 from ..templates import one_line, render
-from ..training import loss_ends
+from ..training.stage import loss_ends
 from .card import MODELS, headline
 
 SAMPLES = 2  # questions of each kind shown first

@@ -9,12 +9,15 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from ..base import load_tokenizer, locate
-from ..data import data_inputs, load_prepared, speaks_llama2
+from ..data.encoding import speaks_llama2
+from ..data.prepare import data_inputs, load_prepared
 from ..errors import KitError
-from ..evaluation import evaluation_inputs, markdown_card
+from ..evaluation.evaluate import evaluation_inputs
+from ..evaluation.report import markdown_card
 from ..files import check_files, check_writable, disk_errors, shown, whole_file
-from ..merging import card_texts, check_room, merge_inputs, size
-from ..training import trained_adapter
+from ..merging.cards import card_texts
+from ..merging.merge import check_room, merge_inputs, size
+from ..training.stage import trained_adapter
 from .gguf import write_gguf
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data import data_inputs, load_prepared
+from ..data.prepare import data_inputs, load_prepared
 from ..files import read_manifest
 from ..templates import render
-from ..training import adapter_stage, train_inputs
+from ..training.stage import adapter_stage, train_inputs
 from .certificate import Certificate, table
 
 if TYPE_CHECKING:

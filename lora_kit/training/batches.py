@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..data import common_start
+from ..data.encoding import common_start
 
 if TYPE_CHECKING:
     from ..config import Training

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from ..data import IGNORE
+from ..data.encoding import IGNORE
 
 if TYPE_CHECKING:
     import torch

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from ..data import Prepared
+    from ..data.prepare import Prepared
     from ..runs import Run
 
 PROBES, PROBE_SECONDS = 12, 6.0  # micro-batches that are timed, spread over the training

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..adapters import read_adapter, trainable
 from ..base import identity
 from ..config import settings
-from ..data import Prepared, data_inputs
+from ..data.prepare import Prepared, data_inputs
 from ..errors import KitError
 from ..files import file_hash, fingerprint, read_manifest, shown
 

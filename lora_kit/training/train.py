@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from .. import adapters
 from ..base import load_tokenizer
 from ..config import Training, settings
-from ..data import Prepared, encode_batch
+from ..data.encoding import encode_batch
+from ..data.prepare import Prepared
 from ..errors import KitError
 from ..files import fingerprint, shown
 from ..machine import memory_gib

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import lora_kit as lk
-from lora_kit.course import figures, short_training
+from lora_kit.course import figures
+from lora_kit.course.lab import short_training
 
 
 def test_the_lab_trains_an_adapter_and_counts_it() -> None:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from lora_kit.data import IGNORE, INVARIANTS, TAGS, Conversation, encode, verify
-from lora_kit.data.checks import Proof, require
+from lora_kit.data.checks import INVARIANTS, Proof, require, verify
+from lora_kit.data.conversations import TAGS, Conversation
+from lora_kit.data.encoding import IGNORE, encode
 from lora_kit.errors import KitError
 
 from .test_encoding import TINY, ZEPHYR, can_be_taught, texts

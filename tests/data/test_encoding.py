@@ -13,16 +13,8 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lora_kit.base import ASSETS
-from lora_kit.data import (
-    IGNORE,
-    TAGS,
-    Conversation,
-    Encoded,
-    encode,
-    encode_batch,
-    encode_prompt,
-    tags_in,
-)
+from lora_kit.data.conversations import TAGS, Conversation, tags_in
+from lora_kit.data.encoding import IGNORE, Encoded, encode, encode_batch, encode_prompt
 from lora_kit.errors import KitError
 
 TINY = ASSETS / "tiny-chat"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_kit.data import prepare
+from lora_kit.data.prepare import prepare
 from lora_kit.runs import Run
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())

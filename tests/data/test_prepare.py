@@ -11,17 +11,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from lora_kit.base import ASSETS
-from lora_kit.data import (
-    IGNORE,
-    INVARIANTS,
-    Conversation,
-    Prepared,
-    data_inputs,
-    encode,
-    encoding,
-    load_prepared,
-    prepare,
-)
+from lora_kit.data import encoding
+from lora_kit.data.checks import INVARIANTS
+from lora_kit.data.conversations import Conversation
+from lora_kit.data.encoding import IGNORE, encode
+from lora_kit.data.prepare import Prepared, data_inputs, load_prepared, prepare
 from lora_kit.errors import KitError
 from lora_kit.runs import Run
 

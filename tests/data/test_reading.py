@@ -11,8 +11,7 @@ import pandas
 import pytest
 
 import lora_kit as lk
-from lora_kit.data import Conversation, read_conversations
-from lora_kit.data.conversations import read_rows
+from lora_kit.data.conversations import Conversation, read_conversations, read_rows
 from lora_kit.data.sources import BadRow
 from lora_kit.errors import KitError
 

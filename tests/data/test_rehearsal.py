@@ -11,7 +11,8 @@ import pytest
 
 from lora_kit import Run, answers, load_base, load_tokenizer, prepare
 from lora_kit.base import ASSETS
-from lora_kit.data import Conversation, own_rows, read_conversations
+from lora_kit.data import own_rows
+from lora_kit.data.conversations import Conversation, read_conversations
 from lora_kit.data.own_rows import in_own_words, is_answered_elsewhere
 
 CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lora_kit.data import TAGS
-from lora_kit.data.conversations import plain_tags
+from lora_kit.data.conversations import TAGS, plain_tags
 from lora_kit.data.formats import recognise
 from lora_kit.errors import KitError
 

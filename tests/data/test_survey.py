@@ -13,10 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
-from lora_kit.data import IGNORE, Conversation, Prepared, near_duplicates, prepare
+from lora_kit.data.conversations import Conversation
+from lora_kit.data.encoding import IGNORE
 from lora_kit.data.findings import SECRETS, _secrets
+from lora_kit.data.prepare import Prepared, prepare
 from lora_kit.data.report import MEASURED
-from lora_kit.data.splits import HOW, MOST, NEAR, split
+from lora_kit.data.splits import HOW, MOST, NEAR, near_duplicates, split
 
 from .test_files import write
 from .test_prepare import ROWS, learned, named, open_run

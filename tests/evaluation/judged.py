@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_kit.data import Encoded
+from lora_kit.data.encoding import Encoded
 from lora_kit.evaluation.card import MODELS
 from lora_kit.evaluation.metrics import judge
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_kit.evaluation import headline
-from lora_kit.evaluation.card import MODELS, card_metrics, ends, interval, resampled
+from lora_kit.evaluation.card import MODELS, card_metrics, ends, headline, interval, resampled
 
 from .judged import CARD, NO, ROWS, YES, row
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from lora_kit.evaluation import divergence as subject
 from lora_kit.evaluation.divergence import answer_rows, divergence, divergences, likeliest, lumped
-from lora_kit.training import Row
+from lora_kit.training.batches import Row
 
 from ..models import load_small_llama, random_rows, save_small_llama, small_profile
 

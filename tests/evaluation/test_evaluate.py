@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import lora_kit as lk
-from lora_kit.data import encode_batch, load_prepared, read_questions
-from lora_kit.evaluation import asking, evaluation_inputs
+from lora_kit.data.encoding import encode_batch
+from lora_kit.data.prepare import load_prepared, read_questions
+from lora_kit.evaluation import asking
 from lora_kit.evaluation.asking import leaked, pick, reference_losses, with_general
-from lora_kit.evaluation.evaluate import noise
+from lora_kit.evaluation.evaluate import evaluation_inputs, noise
 
 from ..models import SHORT
 from .judged import CARD, answer, question

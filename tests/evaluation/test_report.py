@@ -12,7 +12,7 @@ import pytest
 import lora_kit as lk
 from lora_kit.evaluation.card import MODELS
 from lora_kit.evaluation.report import changed, markdown_card, notes, sample, terminal_table, write_html
-from lora_kit.training import read_log
+from lora_kit.training.stage import read_log
 
 EVIL = """<script>alert("x")</script>'|{{ 7 * 7 }}\x1b[31m\n# x"""
 VOID = {"meta", "img", "input", "br", "link"}

@@ -16,7 +16,7 @@ from jinja2 import Template
 
 import lora_kit as lk
 from lora_kit.base import ASSETS, load_tokenizer
-from lora_kit.data import encode_batch
+from lora_kit.data.encoding import encode_batch
 from lora_kit.errors import KitError
 from lora_kit.exporting import formats
 from lora_kit.exporting.formats import modelfile

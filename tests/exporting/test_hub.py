@@ -23,8 +23,7 @@ import lora_kit as lk
 from lora_kit.config import Base
 from lora_kit.errors import KitError
 from lora_kit.exporting import hub as hub_room
-from lora_kit.merging import NOTICE
-from lora_kit.merging.cards import front_matter
+from lora_kit.merging.cards import NOTICE, front_matter
 from lora_kit.presets import LLAMA2, PROFILES, SMOLLM2, profile
 
 TOKEN = "hf_thisIsAPlantedTokenThatNobodyMaySee"

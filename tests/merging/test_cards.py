@@ -10,8 +10,7 @@ from huggingface_hub import ModelCard
 
 import lora_kit as lk
 from lora_kit.config import Base
-from lora_kit.merging import NOTICE, card_texts
-from lora_kit.merging.cards import front_matter
+from lora_kit.merging.cards import NOTICE, card_texts, front_matter
 
 LAB = "some-lab/Tiny_Llama-0.5B"
 

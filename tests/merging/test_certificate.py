@@ -17,8 +17,8 @@ from transformers import LlamaForCausalLM
 
 from lora_kit.base import file_identity
 from lora_kit.errors import KitError
-from lora_kit.merging import adapter_deltas, certify, merge_folder
-from lora_kit.merging.certificate import spacing, table
+from lora_kit.merging.certificate import certify, spacing, table
+from lora_kit.merging.merge import adapter_deltas, merge_folder
 from lora_kit.quantization import round_trip
 
 from ..models import llama, save_adapted, save_small_llama, small_profile

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from lora_kit.errors import KitError
-from lora_kit.merging import adapter_deltas, check_room, merge_folder, size
+from lora_kit.merging.merge import adapter_deltas, check_room, merge_folder, size
 from lora_kit.quantization import round_trip
 
 from ..models import llama, load_small_llama, save_adapted, save_small_llama, small_profile

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 
 import lora_kit as lk
+from lora_kit.base import Weights
 from lora_kit.errors import KitError
-from lora_kit.merging import Weights
 
 from ..models import SHORT
 

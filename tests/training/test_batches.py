@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from lora_kit.base import ASSETS
 from lora_kit.config import Training
-from lora_kit.data import IGNORE, encode_batch
+from lora_kit.data.encoding import IGNORE, encode_batch
 from lora_kit.presets import profile
 from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, split_validation
 from lora_kit.training.recipe import recipe

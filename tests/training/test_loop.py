@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, get_scheduler
 
 from lora_kit.adapters import attach_lora, trainable
-from lora_kit.data import IGNORE
+from lora_kit.data.encoding import IGNORE
 from lora_kit.errors import KitError
 from lora_kit.quantization import load_model
 from lora_kit.training import loop

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import lora_kit as lk
 from lora_kit.config import Training
-from lora_kit.data import IGNORE
+from lora_kit.data.encoding import IGNORE
 from lora_kit.presets import PROFILES
-from lora_kit.training import Row, all_steps, recipe
-from lora_kit.training.recipe import MOST_EPOCHS, MOST_TOKENS, SMALLEST_STEP, STEPS, rate_for, tokens_of
+from lora_kit.training.batches import Row, all_steps
+from lora_kit.training.recipe import MOST_EPOCHS, MOST_TOKENS, SMALLEST_STEP, STEPS, rate_for, recipe, tokens_of
 
 from ..models import random_rows
 

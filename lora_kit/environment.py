@@ -1,1 +1,0 @@
-from .machine import *  # noqa: F403

@@ -1,1 +1,0 @@
-from .plots import *  # noqa: F403

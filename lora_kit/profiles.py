@@ -1,2 +1,0 @@
-from .config import *  # noqa: F403
-from .presets import *  # noqa: F403

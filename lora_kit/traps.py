@@ -1,1 +1,0 @@
-from .checkup import *  # noqa: F403
