@@ -34,10 +34,10 @@ DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
 ON_A_CPU = """
 from dataclasses import replace
 from types import MappingProxyType
-from lora_kit import profiles
-known = dict(profiles.PROFILES)
+from lora_kit import presets
+known = dict(presets.PROFILES)
 known["llama2-7b-t4"] = replace(known["llama2-7b-t4"], device="cpu")
-profiles.PROFILES = MappingProxyType(known)
+presets.PROFILES = MappingProxyType(known)
 """
 LARGEST_GAP = 0.3039  # between two levels of NF4, of which the largest is 1; QLoRA, Dettmers et al. 2023, appendix E
 
