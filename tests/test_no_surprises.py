@@ -53,7 +53,7 @@ def after(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_the_whole_path_works_with_the_network_cut(after: tuple[Path, str]) -> None:
     place, said = after
-    assert "verdict: " in said and "tuned: " in said and "all 19 in order" in said
+    assert "verdict: " in said and "tuned: " in said and "in order" in said and "FAIL" not in said
     assert (place / "runs" / "short" / "merged" / "model.safetensors").is_file()
     assert "the network is cut" not in said
 

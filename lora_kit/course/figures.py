@@ -53,7 +53,7 @@ def memory_bars(needs: Mapping[str, Mapping[str, float]], limit: float | None = 
 
 
 def nf4_levels(weights: torch.Tensor, levels: torch.Tensor, block: int = 64) -> Figure:
-    """A histogram of weights, each over the largest of its block, with NF4's 16 levels upon it.
+    """A histogram of weights, each over the largest of its block, with NF4's 16 levels on it.
 
     Args:
         weights: any shape; as many as whole blocks are taken.
