@@ -14,6 +14,7 @@ from typing import Any
 from record import head, store
 
 import lora_kit as lk
+from lora_kit.base import locate
 from lora_kit.evaluation.card import interval
 
 TOKENS, PROMPTS = 64, 4
@@ -37,7 +38,7 @@ def models(run: lk.Run) -> dict[str, tuple[Any, str | None]]:
     from lora_kit.presets import profile
     from lora_kit.quantization import load_model
 
-    plain, base = profile("tiny-cpu", quantization__kind="none"), lk.base.locate(run.profile.base)
+    plain, base = profile("tiny-cpu", quantization__kind="none"), locate(run.profile.base)
     adapter, folder = lk.trained_adapter(run), lk.merge(run)
     full = lk.load_adapter(load_model(plain, base), adapter)
     small = lk.load_adapter(load_model(run.profile, base), adapter)

@@ -24,7 +24,7 @@ from lora_kit.evaluation.verdict import verdict
 from lora_kit.training.stage import adapter_stage, train_inputs
 
 SEEDS, DRAWS, RESAMPLES = (0, 1, 2), 100, 200
-HANDBOOK = Path(lk.base.__file__).parent / "assets" / "handbook"
+HANDBOOK = Path(lk.__file__).parent / "assets" / "handbook"
 MARKS = ("right", "declined", "invented", "styled", "stopped", "repeated", "empty", "adrift")  # what the rules need
 MOVED = ("agreement", "kl", "base_tokens")  # of general questions, the merged model against the base
 

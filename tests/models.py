@@ -30,7 +30,14 @@ def llama(vocab_size: int, hidden: int, mlp: int, layers: int, heads: int, kv_he
     )
 
 
-SHORT = {"training__epochs": 1, "evaluation__limit": 3, "evaluation__max_new_tokens": 4}  # a whole run in seconds
+SHORT = {  # a whole run in seconds
+    "lora__r": 4,
+    "lora__target_modules": "q_proj,v_proj",
+    "training__epochs": 1,
+    "training__evaluations": 2,
+    "evaluation__limit": 3,
+    "evaluation__max_new_tokens": 4,
+}
 SMALL = llama(256, 64, 128, 2, 4, 4)
 
 

@@ -10,7 +10,6 @@ against the kit's own sweep by `make bench-recipe`, which measured the steps and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -64,8 +63,7 @@ def recipe(settings: Training, rows: Sequence[Row], width: int) -> Recipe:
     chosen = replace(chosen, tokens_per_step=_tokens_per_step(chosen, rows, reasons))
     most = min(chosen.tokens_per_micro_batch, int(chosen.tokens_per_step))
     chosen = replace(chosen, tokens_per_micro_batch=most)
-    per_epoch = len(epoch_steps(rows, chosen, 0))
-    chosen = replace(chosen, epochs=_epochs(chosen, rows, per_epoch, reasons))
+    chosen = replace(chosen, epochs=_epochs(chosen, rows, reasons))
     return Recipe(chosen, len(all_steps(rows, chosen)), tuple(reasons))
 
 
@@ -90,18 +88,20 @@ def _tokens_per_step(settings: Training, rows: Sequence[Row], reasons: list[str]
     return size
 
 
-def _epochs(settings: Training, rows: Sequence[Row], per_epoch: int, reasons: list[str]) -> int:
+def _epochs(settings: Training, rows: Sequence[Row], reasons: list[str]) -> int:
     if not isinstance(settings.epochs, str):
-        steps = settings.epochs * per_epoch
-        if steps < FEWEST_STEPS:
+        if (steps := len(all_steps(rows, settings))) < FEWEST_STEPS:
             reasons.append(f"{steps} steps as you say; fewer than {FEWEST_STEPS} rarely teach facts")
         return settings.epochs
-    wanted = max(EPOCHS, math.ceil(STEPS / per_epoch))
+    wanted, steps = 0, [0]  # after each epoch
+    while wanted < EPOCHS or (steps[-1] < STEPS and wanted <= MOST_EPOCHS):
+        steps.append(steps[-1] + len(epoch_steps(rows, settings, wanted)))
+        wanted += 1
     affordable = max(1, MOST_TOKENS // tokens_of(rows, settings))
     chosen = min(wanted, MOST_EPOCHS, affordable)
     if chosen < wanted and chosen == MOST_EPOCHS:
         reasons.append(
-            f"{chosen * per_epoch} steps, fewer than {STEPS}: no row is seen more than {MOST_EPOCHS} times. Add rows"
+            f"{steps[chosen]} steps, fewer than {STEPS}: no row is seen more than {MOST_EPOCHS} times. Add rows"
         )
     elif chosen < wanted:
         reasons.append(f"{chosen} epochs: at most {MOST_TOKENS:,} tokens in all; training__epochs={wanted} for more")

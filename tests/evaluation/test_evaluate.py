@@ -58,7 +58,7 @@ def test_the_noise_floor_counts_answers_and_marks_that_change_with_the_batch() -
 
 def test_learned_questions_are_found_word_by_word_and_nearly(done: lk.Run) -> None:
     data, tokenizer = load_prepared(done.path / "data"), lk.load_tokenizer(done.profile.base)
-    file = Path(lk.base.__file__).parent / "assets" / "handbook" / "train.jsonl"
+    file = Path(lk.__file__).parent / "assets" / "handbook" / "train.jsonl"
     first = next(row for row in map(json.loads, file.open()) if row["kind"] == "fact")
     text, reference = (message["content"] for message in first["messages"][-2:])
     pairs = [(text, reference), (text, "Another answer."), (text + "?", reference), ("Why?", reference)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import signal
@@ -20,10 +19,11 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 import lora_kit as lk
 from lora_kit.files import file_hash
 from lora_kit.training import checkpoints
+from lora_kit.training import train as stage
 from lora_kit.training.batches import Row, for_measuring
 from lora_kit.training.loss import mean_loss
+from lora_kit.training.stage import read_log, train_inputs
 
-stage = importlib.import_module("lora_kit.training.train")  # the package's own `train` is the function
 ROWS = [
     {"question": text.format(n), "answer": f"Box {n}."}
     for n in range(20)
@@ -103,7 +103,7 @@ def test_a_stopped_training_goes_on_to_the_same_adapter(
         Stopper(patch, 7)
         assert len(train(run)) == 7
     assert "stopped after step 7" in capsys.readouterr().out
-    assert run.find("training/faq", lk.training.train_inputs(run)) is None
+    assert run.find("training/faq", train_inputs(run)) is None
     assert [path.name for path in unfinished(run).glob("step-*")] == ["step-00000007"]
     live = unfinished(run) / "log.jsonl"
     with live.open("a") as file:  # what a killed process had written beyond its last checkpoint, the last line cut
@@ -320,9 +320,9 @@ def test_a_training_starts_from_another_adapter(place: Path, whole: str) -> None
     start = lk.trained_adapter(first)
     run = run_in(place, "further", training__start_from=str(start))
     log = train(run)
-    assert log[0]["loss"] < 0.7 * lk.training.read_log(start.parent)[0]["loss"]
+    assert log[0]["loss"] < 0.7 * read_log(start.parent)[0]["loss"]
     again = run_in(place, "further", training__start_from=str(start))
-    assert again.find("training/faq", lk.training.train_inputs(again)) is not None
+    assert again.find("training/faq", train_inputs(again)) is not None
     with pytest.raises(lk.KitError, match="was trained with lora__r=4, here 8: set the same"):
         train(run_in(place, "rank", training__start_from=str(start), lora__r=8))
     with pytest.raises(lk.KitError, match="was trained with lora__lora_alpha=64, here 8"):
@@ -335,6 +335,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from lora_kit.training import checkpoints
+from lora_kit.training import train as stage
 checkpoints.EVERY, checkpoints.COST = 0.0, 1e9  # a checkpoint after every step: most kills hit one
 from tests.training import test_checkpoints as t
 run = t.run_in(Path(sys.argv[1]), sys.argv[2])

@@ -17,6 +17,7 @@ from lora_kit.data.prepare import data_inputs, load_prepared
 from lora_kit.quantization import load_model
 from lora_kit.training.batches import Batch, Row
 from lora_kit.training.plan import card_bytes, fixed_bytes, largest, layers_to_recompute, measured_bytes, probe
+from lora_kit.training.stage import read_log
 
 from ..models import FakeRun, adapted, llama, random_rows, save_small_llama, small_profile
 
@@ -124,7 +125,7 @@ def test_the_plan_names_the_minutes_of_every_stage_and_changes_nothing(
     assert all(minutes > 0 for minutes in plan.stage_minutes.values()) and plan.minutes == plan.stage_minutes["train"]
     assert plan.fits and plan.card_bytes is None and (plan.layers, plan.layers_in_all) == (0, 6)
     assert plan.bytes == plan.weight_bytes + plan.adapter_bytes + plan.activation_bytes
-    assert plan.steps == len(lk.training.read_log(lk.trained_adapter(done).parent))
+    assert plan.steps == len(read_log(lk.trained_adapter(done).parent))
     out = capsys.readouterr().out
     assert f"{plan.steps:,} steps" in out and f"{sum(plan.stage_minutes.values()):.1f}" in out
     assert sorted(done.path.iterdir()) == files and not model.training
