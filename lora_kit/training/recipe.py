@@ -93,15 +93,15 @@ def _epochs(settings: Training, rows: Sequence[Row], reasons: list[str]) -> int:
         if (steps := len(all_steps(rows, settings))) < FEWEST_STEPS:
             reasons.append(f"{steps} steps as you say; fewer than {FEWEST_STEPS} rarely teach facts")
         return settings.epochs
-    wanted, steps = 0, [0]  # after each epoch
-    while wanted < EPOCHS or (steps[-1] < STEPS and wanted <= MOST_EPOCHS):
-        steps.append(steps[-1] + len(epoch_steps(rows, settings, wanted)))
+    wanted, counts = 0, [0]  # steps after each epoch
+    while wanted < EPOCHS or (counts[-1] < STEPS and wanted <= MOST_EPOCHS):
+        counts.append(counts[-1] + len(epoch_steps(rows, settings, wanted)))
         wanted += 1
     affordable = max(1, MOST_TOKENS // tokens_of(rows, settings))
     chosen = min(wanted, MOST_EPOCHS, affordable)
     if chosen < wanted and chosen == MOST_EPOCHS:
         reasons.append(
-            f"{steps[chosen]} steps, fewer than {STEPS}: no row is seen more than {MOST_EPOCHS} times. Add rows"
+            f"{counts[chosen]} steps, fewer than {STEPS}: no row is seen more than {MOST_EPOCHS} times. Add rows"
         )
     elif chosen < wanted:
         reasons.append(f"{chosen} epochs: at most {MOST_TOKENS:,} tokens in all; training__epochs={wanted} for more")
