@@ -17,7 +17,7 @@ import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 import lora_kit as lk
-from lora_kit.files import file_hash
+from lora_kit.files import file_hash, shown
 from lora_kit.training import checkpoints
 from lora_kit.training import train as stage
 from lora_kit.training.batches import Row, for_measuring
@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     spoil(kept[-1], damage)
     train(run)
     out = capsys.readouterr().out
-    assert f"the checkpoint {lk.manifests.shown(kept[-1])} is damaged and passed over" in out
+    assert f"the checkpoint {shown(kept[-1])} is damaged and passed over" in out
     assert "delete" not in out and "goes on after step 5" in out
     assert sha(run) == whole
 
@@ -273,7 +273,7 @@ def test_an_unfinished_training_with_other_settings_is_said_and_left(
         kept = unfinished(run_in(place, "changed"))
         Stopper(patch, 3)
         train(run_in(place, "changed", lora__r=8))
-    assert f"with other settings or data is left as it is: {lk.manifests.shown(kept)}" in capsys.readouterr().out
+    assert f"with other settings or data is left as it is: {shown(kept)}" in capsys.readouterr().out
     assert kept.exists()
 
 
