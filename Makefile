@@ -131,8 +131,7 @@ test-browser: .venv/ready  ## notebooks 03 and 05 in JupyterLab and a headless C
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[browser]"
 	$(BIN)/python -m pytest -m browser tests/test_browser.py
 
-solutions: .venv/ready  ## the solutions and the all-in-one notebook, run on the embedded model
-	rm -rf build/notebook-runs
+solutions: .venv/ready  ## the solutions and the all-in-one notebook, run on the embedded model; after `make notebooks` with its runs
 	$(SMALL) $(BIN)/python -m pytest $(NBVAL) notebooks/solutions notebooks/00_all_in_one.ipynb
 
 test-stacks: .venv/ready  ## the notebooks and core tests on what Kaggle and Colab have, and on the newest of all

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 STACKS, BUILD = ROOT / "tests" / "stacks", ROOT / "build" / "stacks"
 MISSING = ("py3langid", "rapidfuzz", "psutil")  # what the setup cell adds, and what every image has
 TOOLS = ("pytest", "hypothesis", "ipykernel", "nbclient")
-CORE = ("adapters", "base", "encoding", "quantization", "generation", "training", "merging", "certificate", "pipeline")
+CORE = ("test_adapters", "test_base", "test_quantization", "test_generation", "test_pipeline", "data/test_encoding")
+CORE += ("training/test_loop", "merging/test_merge", "merging/test_certificate")
 QUIET = {
     "LORA_KIT_PROFILE": "tiny-cpu",
     "LORA_KIT_WIDGETS": "off",
@@ -46,7 +47,7 @@ def results(name: str, python: Path) -> dict[str, bool]:
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900"]
     for notebook in sorted((ROOT / "notebooks").glob("0[1-5]*.ipynb")):
         found[notebook.stem] = passes(python, [*nbval, str(notebook)], runs)
-    found["core tests"] = passes(python, [str(ROOT / "tests" / f"test_{part}.py") for part in CORE], runs)
+    found["core tests"] = passes(python, [str(ROOT / "tests" / f"{part}.py") for part in CORE], runs)
     return found
 
 
