@@ -76,20 +76,21 @@ def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
 
     The run's base is loaded for it, and freed again.
     """
-    from ..generation import generate_ids, prompts_of, text_of
+    from ..generation import generate_ids, prompts_of, stop_tokens, text_of
     from ..quantization import load_base, release
 
     chosen = rows[:: max(1, -(-len(rows) // MOST))]
     if not chosen:
         return []
     tokenizer, model = load_tokenizer(run.profile.base), load_base(run)
+    stops = stop_tokens(model, tokenizer)
     try:
         with Progress("general answers of the base", len(chosen)) as progress:
             answers = generate_ids(
                 model,
                 prompts_of([row.messages for row in chosen], tokenizer),
                 max_new_tokens=LONGEST,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=stops,
                 batch_size=run.profile.evaluation.batch_size,
                 done=progress.update,
             )
@@ -98,7 +99,7 @@ def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
     found = []
     for row, ids in zip(chosen, answers, strict=True):
         text = text_of(ids, tokenizer)
-        if text and ids[-1] == tokenizer.eos_token_id and not tags_in(text):
+        if text and ids[-1] in stops and not tags_in(text):
             answer = {"role": "assistant", "content": text}
             found.append(replace(row, messages=[*row.messages[:-1], answer], accepted=[text]))
     print(

@@ -20,7 +20,7 @@ from ..data.prepare import Prepared
 from ..data.sources import dataset_files
 from ..data.splits import near_duplicates
 from ..files import whole_file
-from ..generation import answers, generate_ids, prompts_of, text_of
+from ..generation import answers, generate_ids, prompts_of, stop_tokens, text_of
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
 from ..training.batches import Row, for_measuring
@@ -137,12 +137,12 @@ def _show(progress: Progress, before: int, done: int) -> None:
 def ask(run: Run, model: PreTrainedModel, questions: Sequence[Question], done: Callable[[int], Any]) -> list[Answer]:
     """Greedy answers by the profile's evaluation settings, and the loss of the references."""
     tokenizer, settings = load_tokenizer(run.profile.base), run.profile.evaluation
-    eos, limit, size = tokenizer.eos_token_id, settings.max_new_tokens, settings.batch_size
+    stops, limit, size = stop_tokens(model, tokenizer), settings.max_new_tokens, settings.batch_size
     prompts = [row["prompt"] for row in questions]
-    rows = generate_ids(model, prompts, max_new_tokens=limit, eos_token_id=eos, batch_size=size, done=done)
+    rows = generate_ids(model, prompts, max_new_tokens=limit, eos_token_id=stops, batch_size=size, done=done)
     losses = reference_losses(model, [row["encoded"] for row in questions], run.profile.training)
     return [
-        {"text": text_of(ids, tokenizer), "ids": ids, "stopped": ids[-1:] == [eos], "loss": loss}
+        {"text": text_of(ids, tokenizer), "ids": ids, "stopped": ids[-1:] != [] and ids[-1] in stops, "loss": loss}
         | {"agreement": None, "kl": None}
         for ids, loss in zip(rows, losses, strict=True)
     ]
