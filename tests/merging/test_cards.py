@@ -26,7 +26,7 @@ def test_an_adapter_s_card_holds_data_training_and_report(done: lk.Run) -> None:
     assert (data.license, data.library_name, data.tags) == ("mit", "peft", ["lora", "lora_kit"])
     training = json.loads((lk.trained_adapter(done).parent / "manifest.json").read_text())["figures"]
     assert f"{training['steps']} steps" in text and f"{training['learning_rate']:g}" in text
-    assert "r = 64" in text and "rows to learn" in text and "| the | **report** |" in text
+    assert f"r = {done.profile.lora.r}" in text and "rows to learn" in text and "| the | **report** |" in text
     assert "PeftModel.from_pretrained" in text and "Certificate" not in text
     assert not any(name in text for name in ("handbook/train.jsonl", str(done.path)))
 
