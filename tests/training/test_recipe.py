@@ -82,7 +82,11 @@ def test_the_micro_batch_is_never_larger_than_the_step() -> None:
 def test_every_profile_learns_at_its_base_s_own_rate(name: str) -> None:
     widths = {"tiny-cpu": 192, "smollm2-cpu": 576, "smollm2-t4": 576, "tinyllama-t4": 2048}
     width = widths.get(name, 4096)
-    assert recipe(PROFILES[name].training, random_rows(20), width).training.learning_rate == rate_for(width)
+    found = recipe(PROFILES[name].training, random_rows(20), width)
+    if name == "tiny-cpu":  # names its own, which its bench chose
+        assert rate_for(width) < found.training.learning_rate < 2 * rate_for(width)
+    else:
+        assert found.training.learning_rate == rate_for(width)
 
 
 FEW = {
