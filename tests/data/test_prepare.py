@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +11,7 @@ from transformers import AutoTokenizer
 
 from lora_kit.base import ASSETS
 from lora_kit.data import encoding
+from lora_kit.data import prepare as prepare_module
 from lora_kit.data.checks import INVARIANTS
 from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, encode
@@ -21,7 +21,6 @@ from lora_kit.runs import Run
 
 from .test_files import write
 
-PREPARE = sys.modules["lora_kit.data.prepare"]  # the room has a function of that name
 WORDINGS = ("What is kept in room {}?", "Room {} holds what?", "Tell me what is in room {}.")
 ROWS = [{"question": text.format(n), "answer": f"Box {n}."} for n in range(20) for text in WORDINGS]
 LONG = {"question": "Why?", "answer": "word " * 200}
@@ -118,7 +117,7 @@ def test_the_same_data_is_not_prepared_twice_and_told_in_one_line(
 ) -> None:
     first = prepare(open_run(faq))
     before = times(first.folder)
-    monkeypatch.setattr(PREPARE, "_write", None)
+    monkeypatch.setattr(prepare_module, "_write", None)
     run = open_run(faq)
     capsys.readouterr()
     again = prepare(run)
@@ -161,7 +160,7 @@ def test_ctrl_c_at_any_time_leaves_no_half_written_dataset(
     run = open_run(faq)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         owner, _, name = where.rpartition(".")
-        patch.setattr(PREPARE.LengthFilter if owner else PREPARE, name, stop)
+        patch.setattr(prepare_module.LengthFilter if owner else prepare_module, name, stop)
         prepare(run)
     assert not [path for path in run.path.iterdir() if not path.name.startswith(".")]
     assert run.find("data", data_inputs(run)) is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import LlamaForCausalLM
 
 from lora_kit.base import file_identity
 from lora_kit.errors import KitError
+from lora_kit.merging import merge as merging
 from lora_kit.merging.certificate import certify, spacing, table
 from lora_kit.merging.merge import adapter_deltas, merge_folder
 from lora_kit.quantization import round_trip
@@ -176,7 +176,7 @@ def test_an_update_that_has_nowhere_to_go_is_refused(tmp_path: Path) -> None:
 def test_an_index_that_points_elsewhere_is_refused(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["lora_kit.merging.merge"], "SHARD", 50_000)
+    monkeypatch.setattr(merging, "SHARD", 50_000)
     merged = merge(world.base, world.adapter, tmp_path / "merged")
     assert problems(world, merged) == []
     index = merged / "model.safetensors.index.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from lora_kit.errors import KitError
+from lora_kit.merging import merge as merging
 from lora_kit.merging.merge import adapter_deltas, check_room, merge_folder, size
 from lora_kit.quantization import round_trip
 
 from ..models import llama, load_small_llama, save_adapted, save_small_llama, small_profile
-
-ROOM = sys.modules["lora_kit.merging.merge"]  # the function of this name hides the module from an import
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +93,7 @@ def test_other_tensors_keep_their_bytes_and_any_shards_become_new_ones(
     base, place = tmp_path / "base", tmp_path / "merged"
     LlamaForCausalLM.from_pretrained(folder, dtype=torch.float16).save_pretrained(base, max_shard_size="100KB")
     before = {name: value for shard in base.glob("*.safetensors") for name, value in load_file(shard).items()}
-    monkeypatch.setattr(ROOM, "SHARD", limit)
+    monkeypatch.setattr(merging, "SHARD", limit)
     place.mkdir()
     figures, shards = merge_folder(base, saved, place), sorted(place.glob("*.safetensors"))
     assert figures["shards"] == len(shards) and (len(shards) > 1) is many
@@ -109,7 +107,7 @@ def test_other_tensors_keep_their_bytes_and_any_shards_become_new_ones(
 
 def test_no_more_than_a_shard_is_in_memory(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = save_adapted(folder, tmp_path / "adapter", lora__target_modules="all-linear")
-    real, made, most = ROOM.merged_tensor, list[weakref.ref[torch.Tensor]](), 0
+    real, made, most = merging.merged_tensor, list[weakref.ref[torch.Tensor]](), 0
 
     def watched(*arguments: Any) -> torch.Tensor:
         nonlocal most
@@ -118,8 +116,8 @@ def test_no_more_than_a_shard_is_in_memory(folder: Path, tmp_path: Path, monkeyp
         most = max(most, sum(held.nbytes for one in made if (held := one()) is not None))
         return tensor
 
-    monkeypatch.setattr(ROOM, "SHARD", 50_000)
-    monkeypatch.setattr(ROOM, "merged_tensor", watched)
+    monkeypatch.setattr(merging, "SHARD", 50_000)
+    monkeypatch.setattr(merging, "merged_tensor", watched)
     (tmp_path / "merged").mkdir()
     merge_folder(folder, saved, tmp_path / "merged")
     assert 0 < most <= 50_000 < size(folder) / 3
@@ -196,8 +194,8 @@ def test_kaggle_s_20_gb_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     kept = tmp_path / "working"
     (kept / "runs").mkdir(parents=True)
     (kept / "old.bin").write_bytes(b"x" * 1000)
-    monkeypatch.setattr(ROOM, "KAGGLE_WORKING", kept)
-    monkeypatch.setattr(ROOM, "KAGGLE_KEEPS", 2000)
+    monkeypatch.setattr(merging, "KAGGLE_WORKING", kept)
+    monkeypatch.setattr(merging, "KAGGLE_KEEPS", 2000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, 10**12))
     check_room(kept / "runs", 900)
     with pytest.raises(KitError, match="/kaggle/temp"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from safetensors import SafetensorError
 import lora_kit as lk
 from lora_kit.base import Weights
 from lora_kit.errors import KitError
+from lora_kit.merging import merge as stage
 
 from ..models import SHORT
-
-stage = sys.modules["lora_kit.merging.merge"]  # the function of this name hides it from an import
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,7 +72,8 @@ def test_where_memory_runs_out_half_the_rows_are_measured_and_count_twice(
 ) -> None:
     model, whole = adapted(folder), batch_of(8, 30)
     expected = measured_bytes(model, whole, 0)[0]
-    module = importlib.import_module("lora_kit.training.plan")
+    from lora_kit.training import plan as module
+
     original = module.loss_sum
 
     def scarce(model: Any, batch: Batch) -> torch.Tensor:
@@ -90,7 +90,8 @@ def test_where_memory_runs_out_half_the_rows_are_measured_and_count_twice(
 
 
 def test_on_a_card_as_few_layers_are_computed_twice_as_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("lora_kit.training.plan")
+    from lora_kit.training import plan as module
+
     model, settings, batches = adapted(folder), small_profile().training, [batch_of(4, 30)]
     monkeypatch.setattr(module, "measured_bytes", lambda model, batch, layers: (1000 - 100 * layers, 2000))
     for room, layers in ((0, 3), (99, 3), (100, 2), (299, 1), (300, 0), (10**6, 0), (-500, 3)):
