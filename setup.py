@@ -38,7 +38,8 @@ setup(
         "jinja2",  # the report page and the cards
         "rapidfuzz",  # near-duplicates between learned and held-out questions
         "py3langid",  # answers that leave the language of their question
-        "psutil",  # whether the process that left a half-written stage still lives
+        "psutil",  # memory that is free, and that a training holds
+        "filelock",  # one process writes a stage
     ],
     extras_require={
         "gguf": ["gguf"],  # lk.export(run, "gguf"), and Ollama

@@ -21,7 +21,6 @@ from .pipeline import stage_folder
 from .presets import PROFILES
 
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {}  # name -> what runs, what it does
-STAGES = {"prepare": "data", "train": "training"}
 
 
 def command(help: str) -> Callable[[Callable[[argparse.Namespace], int]], Callable[[argparse.Namespace], int]]:
@@ -71,8 +70,8 @@ def parser() -> argparse.ArgumentParser:
     parsers["runs"].add_argument("--delete", metavar="NAME", help="delete this run and all that is in it")
     parsers["export"].add_argument("--to", default="adapter-zip", help="adapter-zip, gguf, gguf-q8_0 or ollama")
     parsers["merge"].add_argument("--onto", default="original", choices=("original", "dequantized"), help="which base")
-    questions = parsers["evaluate"].add_argument_group("questions")
-    questions.add_argument("--questions", metavar="FILE", help="your own questions with answers, as data is read")
+    evaluate, own = parsers["evaluate"], "your own questions with answers, as data is read"
+    evaluate.add_argument("--questions", metavar="FILE", help=own)
     chat = parsers["chat"]
     chat.add_argument("--adapter", help="which of the run's adapters answers, as handbook or triage")
     chat.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; 2 at most")

@@ -61,6 +61,7 @@ class Talk:
     def __init__(self, run: Run, adapter: str | None = None) -> None:
         own = trained_adapter(run).parent.name
         self.run, self.folders = run, trained_adapters(run)  # name -> folder
+        self._systems: dict[str, str | None] = {}  # by adapter, once it was asked
         self.switch(adapter or own)
         self.model, self.tokenizer = load_base(run), load_tokenizer(run.profile.base)
         for name, folder in list(self.folders.items()):
@@ -82,16 +83,23 @@ class Talk:
         """The answer of "base" or "tuned" as it grows: the whole text so far, after every token."""
         if not question.strip():
             raise KitError("the question is empty")
-        stage = self.folders[self.adapter].parent
-        data = self.run.find("data", read_manifest(stage)["inputs"]["data"])
-        if data is None:  # and with them the system text that the adapter was trained with
-            raise KitError(f"the prepared data of adapter {self.adapter!r} are gone: make them with lk.prepare(run)")
-        system = load_prepared(data).card.get("system")
+        system = self._system()
         messages = [{"role": "system", "content": system}] if system else []
         messages += [{"role": "user", "content": question}]
         set_adapter(self.model, self.adapter if model == "tuned" else None)
         limit = self.run.profile.evaluation.max_new_tokens
         yield from stream(self.model, self.tokenizer, messages, max_new_tokens=limit, temperature=temperature)
+
+    def _system(self) -> str | None:
+        """The system text that the adapter was trained with."""
+        if self.adapter not in self._systems:
+            inputs = read_manifest(self.folders[self.adapter].parent)["inputs"]["data"]
+            data = self.run.find("data", inputs)
+            if data is None:
+                gone = f"the prepared data of adapter {self.adapter!r} are gone"
+                raise KitError(f"{gone}: make them with lk.prepare(run)")
+            self._systems[self.adapter] = load_prepared(data).card.get("system")
+        return self._systems[self.adapter]
 
 
 def print_answers(talk: Talk, question: str, temperature: float) -> None:

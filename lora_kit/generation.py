@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from .data.encoding import encode_prompt
 from .errors import KitError
 
 if TYPE_CHECKING:
@@ -148,8 +149,6 @@ def check_length(longest: int, max_new_tokens: int, room: int) -> None:
 
 def prompts_of(conversations: Sequence[str | list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids up to where the answer begins; a plain text is the user's, a last assistant turn is left out."""
-    from .data.encoding import encode_prompt  # the data's own stage asks the base: at import it would be a cycle
-
     prompts = []
     for chat in conversations:
         turns = [{"role": "user", "content": chat}] if isinstance(chat, str) else chat

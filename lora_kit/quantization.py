@@ -43,7 +43,7 @@ def load_base(run: Run, *, folder: Path | None = None) -> PreTrainedModel:
     """
     start = time.monotonic()
     model = load_model(run.profile, folder or locate(run.profile.base))
-    model.loading_seconds = time.monotonic() - start  # type: ignore[assignment]  # what a budget asks
+    model.loading_seconds = time.monotonic() - start  # type: ignore[assignment]  # for the plan
     if folder is None:
         print(f"base: {run.profile.base.title}, {describe(model)}")
     return model

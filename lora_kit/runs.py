@@ -10,6 +10,7 @@ stage.
 from __future__ import annotations
 
 import glob
+import io
 import json
 import os
 import shutil
@@ -191,7 +192,11 @@ def _as_source(data: Any, root: Path) -> str:
             "or a list of dicts"
         )
     try:
-        rows = "".join(json.dumps(row) + "\n" for row in data)
+        if isinstance(data, list):
+            rows = "".join(json.dumps(row) + "\n" for row in data)
+        else:  # dates and their like are written in the library's own way
+            data.to_json(buffer := io.BytesIO(), force_ascii=True)
+            rows = buffer.getvalue().decode()
     except (TypeError, ValueError, RecursionError) as error:
         raise KitError(f"the rows given as data cannot be written as JSON: {error}") from error
     path = root / "inputs" / f"rows-{fingerprint(rows)[:12]}.jsonl"

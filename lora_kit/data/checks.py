@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KitError
-from .conversations import Conversation, first_few, some, tags_in
+from .conversations import Conversation, first_few, plural, tags_in
 from .encoding import BATCH, IGNORE, Encoded, speaks_llama2
 from .formats import Message
 
@@ -43,9 +43,9 @@ class Proof:
 
     def __str__(self) -> str:
         if self.broken:
-            broken = f"{len(self.broken):,} of {some(self.rows)}, {first_few(self.broken)}"
+            broken = f"{len(self.broken):,} of {plural(self.rows)}, {first_few(self.broken)}"
             return f"BROKEN  {INVARIANTS[self.name]}: {broken}"
-        return f"holds   {INVARIANTS[self.name]} ({some(self.rows)})"
+        return f"holds   {INVARIANTS[self.name]} ({plural(self.rows)})"
 
 
 def verify(
@@ -179,28 +179,28 @@ def _broken_texts(
     `whole` must read as `wanted`, and `learned` as `answers`; `given` are these with the white space around them.
     """
     learned = [_spaced(text) for text in learned]
-    said = [text.strip().removesuffix(eos).strip() for text in learned]
+    decoded = [text.strip().removesuffix(eos).strip() for text in learned]
     if _spaced(whole) == _spaced(wanted):  # the text is right, so what is wrong is where learning begins and ends
         alone = [n for n, text in enumerate(learned) if text == eos]  # EOS learned, but not the token before it
-        if len(said) > len(answers) == len(said) - len(alone):
-            learned, said = ([x for n, x in enumerate(xs) if n not in alone] for xs in (learned, said))
-            return _misplaced(learned, said, answers, given) or {"whole"}
-        return _misplaced(learned, said, answers, given)
-    wrong = {"format"} if len(said) != len(answers) or said == answers else set()
-    for text, answer in zip(said, answers, strict=False):
+        if len(decoded) > len(answers) == len(decoded) - len(alone):
+            learned, decoded = ([x for n, x in enumerate(xs) if n not in alone] for xs in (learned, decoded))
+            return _misplaced(learned, decoded, answers, given) or {"whole"}
+        return _misplaced(learned, decoded, answers, given)
+    wrong = {"format"} if len(decoded) != len(answers) or decoded == answers else set()
+    for text, answer in zip(decoded, answers, strict=False):
         if text != answer:
             wrong.add("whole" if answer.startswith(text) else "answer")
     return wrong
 
 
-def _misplaced(learned: list[str], said: list[str], answers: list[str], given: list[str]) -> set[str]:
+def _misplaced(learned: list[str], decoded: list[str], answers: list[str], given: list[str]) -> set[str]:
     """Which invariant a wrong mask breaks."""
-    if len(said) < len(answers):
+    if len(decoded) < len(answers):
         return {"prompt"}
-    if len(said) > len(answers):
-        return {"answer"} if all(any(s in a for a in answers) for s in said) else {"prompt"}
+    if len(decoded) > len(answers):
+        return {"answer"} if all(any(s in a for a in answers) for s in decoded) else {"prompt"}
     wrong = set()
-    for text, found, answer, raw in zip(learned, said, answers, given, strict=True):
+    for text, found, answer, raw in zip(learned, decoded, answers, given, strict=True):
         if found != answer:
             wrong.add("whole" if answer.startswith(found) else "answer" if answer.endswith(found) else "prompt")
         elif _line_ends(text) > _line_ends(raw):  # one of the prompt's is learned

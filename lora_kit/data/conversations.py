@@ -172,7 +172,7 @@ def first_few(places: Sequence[str]) -> str:
     return ", ".join(places[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def some(count: int, noun: str = "row") -> str:
+def plural(count: int, noun: str = "row") -> str:
     """A count with its noun: "1 row", "2,000 rows"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 

@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import KitError
-from .conversations import Conversation, check_messages, first_few, some
+from .conversations import Conversation, check_messages, first_few, plural
 from .formats import Message
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class LengthFilter:
             way_out = "Raise data__max_length, leave them out with data__too_long=drop, or cut whole turns from their "
             way_out = f"Shorten {what}" if what else way_out + "front with data__too_long=shorten"
             raise KitError(
-                f"{some(len(self.too_long))} of more tokens than max_length={self.data.max_length} (the longest "
+                f"{plural(len(self.too_long))} of more tokens than max_length={self.data.max_length} (the longest "
                 f"{self.longest:,}): {first_few(self.too_long)}. {way_out}"
             )
 

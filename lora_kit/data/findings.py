@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .checks import Proof
-from .conversations import Conversation, Read, first_few, normalised, some
+from .conversations import Conversation, Read, first_few, normalised, plural
 from .encoding import Encoded, LengthFilter
 from .sources import Files
 from .splits import first_of_each, phrasings
@@ -65,23 +65,23 @@ def find(facts: Facts) -> list[Finding]:
     again, torn = repeats(rows)
     return [
         *_bad(read, "left out"),
-        *_some("too long", facts.lengths.too_long, "left out: longer than max_length"),
-        *_some("shortened", facts.lengths.shortened, "without the oldest turns"),
+        *_of_rows("too long", facts.lengths.too_long, "left out: longer than max_length"),
+        *_of_rows("shortened", facts.lengths.shortened, "without the oldest turns"),
         *_left_out(facts),
         *_columns("columns", read, "columns that are not read"),
-        *_some("held out", facts.lost, "with a held-out question: not learned"),
+        *_of_rows("held out", facts.lost, "with a held-out question: not learned"),
         *_nothing_held_out(facts),
         *[finding | {"name": "bad test rows"} for finding in _bad(own, "to ask left out")],
         *_columns("test columns", own, "columns of the test rows that are not read"),
-        *_some(
+        *_of_rows(
             "test answers",
             [row.row for row in repeats(own.rows)[1]],
             "to ask with another answer than before: each of the answers will count as right",
         ),
         *_texts(own),
-        *_some("duplicates", [row.row for row in again], "said before: what stands there is learned twice as hard"),
+        *_of_rows("duplicates", [row.row for row in again], "said before: what stands there is learned twice as hard"),
         *_contradictions(torn),
-        *_some(
+        *_of_rows(
             "near duplicates",
             [row.row for row in facts.near],
             "to learn nearly equal to a held-out one: the report card will flatter",
@@ -98,14 +98,14 @@ def _finding(name: str, text: str, count: int = 0, rows: str = "") -> Finding:
     return {"name": name, "text": text, "count": count, "rows": rows}
 
 
-def _some(name: str, places: Sequence[str], text: str) -> list[Finding]:
+def _of_rows(name: str, places: Sequence[str], text: str) -> list[Finding]:
     """A finding of the rows at these places, if there are any."""
-    return [_finding(name, f"{some(len(places))} {text}", len(places), first_few(places))] if places else []
+    return [_finding(name, f"{plural(len(places))} {text}", len(places), first_few(places))] if places else []
 
 
 def _bad(read: Read, text: str) -> list[Finding]:
     problems = read.problems()
-    return [_finding("bad rows", f"{some(len(rows))} {text}: {first_few(rows)}", len(rows)) for rows in problems]
+    return [_finding("bad rows", f"{plural(len(rows))} {text}: {first_few(rows)}", len(rows)) for rows in problems]
 
 
 def _columns(name: str, read: Read, text: str) -> list[Finding]:
@@ -138,7 +138,7 @@ def _contradictions(torn: list[Conversation]) -> list[Finding]:
     if not torn:
         return []
     count = len({row.question for row in torn})
-    text = f"{some(count, 'question')} with more than one answer: the model will waver between them"
+    text = f"{plural(count, 'question')} with more than one answer: the model will waver between them"
     return [_finding("contradictions", text, count, first_few([row.row for row in torn]))]
 
 
@@ -147,7 +147,7 @@ def _never_learned(facts: Facts) -> list[Finding]:
     learned = {row.answer_key for row in facts.read.rows}
     asked = [row for row in facts.test if row.kind == "fact"] if facts.how == "own" else []
     count = sum(learned.isdisjoint(map(normalised, (row.answer, *row.accepted))) for row in asked)
-    text = f"{count:,} of {some(len(asked), 'held-out fact')} with an answer that no row to learn gives: not learned"
+    text = f"{count:,} of {plural(len(asked), 'held-out fact')} with an answer that no row to learn gives: not learned"
     return [_finding("answers", text, count)] if count else []
 
 
@@ -160,7 +160,7 @@ def _common(rows: Sequence[Conversation]) -> list[Finding]:
         return [_finding("one answer", text)]
     often = common_answers(phrasings(rows), len(rows))
     text = (
-        f"{some(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels and stock "
+        f"{plural(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels and stock "
         "phrases are: held-out questions with them measure judgement, not facts learned"
     )
     return [_finding("common answers", text, len(often))] if often else []
@@ -181,10 +181,10 @@ def _texts(read: Read) -> list[Finding]:
             odd.append(row.row)
         for name in _secrets(row) if any(sign in small for sign in SIGNS) else ():
             secrets.setdefault(name, []).append(row.row)
-    findings = _some("characters", odd, "with NUL or �, the trace of a wrong encoding: learned as they are")
-    findings += _some("tags", read.spaced, "with tags of the prompt format: kept as plain text, spaced apart")
+    findings = _of_rows("characters", odd, "with NUL or �, the trace of a wrong encoding: learned as they are")
+    findings += _of_rows("tags", read.spaced, "with tags of the prompt format: kept as plain text, spaced apart")
     for name, places in secrets.items():
-        findings += _some("secret", places, f"that may hold a secret ({name}): a model may repeat it to anyone")
+        findings += _of_rows("secret", places, f"that may hold a secret ({name}): a model may repeat it to anyone")
     return findings
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import load_tokenizer
 from ..errors import KitError
+from ..generation import generate_ids, prompts_of, stop_tokens, text_of
 from ..progress import Progress
+from ..quantization import load_base, release
 from .conversations import Conversation, read_rows, tags_in
 from .sources import dataset_files
 
@@ -76,9 +78,6 @@ def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
 
     The run's base is loaded for it, and freed again.
     """
-    from ..generation import generate_ids, prompts_of, stop_tokens, text_of
-    from ..quantization import load_base, release
-
     chosen = rows[:: max(1, -(-len(rows) // MOST))]
     if not chosen:
         return []

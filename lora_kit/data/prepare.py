@@ -17,7 +17,7 @@ from ..errors import KitError
 from ..files import check_files, file_hash, read_manifest, shown
 from ..progress import Progress
 from .checks import require, verify
-from .conversations import Conversation, Read, first_few, read_rows, some
+from .conversations import Conversation, Read, first_few, plural, read_rows
 from .encoding import BATCH, Encoded, LengthFilter
 from .findings import Facts
 from .own_rows import in_own_words, is_answered_elsewhere, kit_rows
@@ -151,12 +151,12 @@ def _to_ask(
 def _why_nothing(read: Read, lengths: LengthFilter, test: list[Conversation]) -> str:
     """Why no row is left to learn from."""
     if lengths.too_long:
-        long = some(len(lengths.too_long))
+        long = plural(len(lengths.too_long))
         return f"leaves no row to learn from: {long} of more than max_length tokens. Raise data__max_length"
     if read.bad:
-        return f"leaves no row to learn from: {some(len(read.bad))} cannot be used: {first_few(read.problems()[0])}"
+        return f"leaves no row to learn from: {plural(len(read.bad))} cannot be used: {first_few(read.problems()[0])}"
     if read.rows:
-        return f"leaves no row to learn from after {some(len(test))} held out: add rows"
+        return f"leaves no row to learn from after {plural(len(test))} held out: add rows"
     return "holds no rows: add rows"
 
 
@@ -219,7 +219,7 @@ def read_questions(
             raise KitError(f"{row.row} asks what {other.row} asks, and is {row.kind} where that is {other.kind}")
     once, lengths = each_once([_with_system(row, system) for row in rows]), LengthFilter(data, tokenizer)
     if len(once) < len(rows):
-        again = some(len(rows) - len(once))
+        again = plural(len(rows) - len(once))
         print(f"questions: {again} of {source} ask what another asks; their answers count as right there")
     asked = [row for row, _ in lengths.encode(once)]
     lengths.stop(QUESTIONS)

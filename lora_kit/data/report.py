@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .checks import INVARIANTS
-from .conversations import Conversation, some
+from .conversations import Conversation, plural
 from .encoding import IGNORE, Encoded
 from .findings import Facts, common_answers, find
 from .splits import HOW, phrasings
@@ -51,7 +51,7 @@ class Report:
 
     def for_others(self) -> list[str]:
         """The report without names of files, places of rows, or what stands in them."""
-        proven = [f"proven: {INVARIANTS[p['name']]} ({some(p['rows'])})" for p in self.data["proof"]]
+        proven = [f"proven: {INVARIANTS[p['name']]} ({plural(p['rows'])})" for p in self.data["proof"]]
         measured = [f"{name}: {text}" for name, text in self.data["measures"].items()]
         return [_learned(self.data), f"{_held_out(self.data)}, {HOW[self.data['held_out']]}", *measured, *proven]
 
@@ -103,7 +103,7 @@ def measurable(test: Sequence[Conversation], card: dict[str, Any]) -> dict[str, 
     styled = kinds["fact"] + kinds["decline"] + kinds["unseen"] if card.get("style") else 0
     no_facts = "their answers are never learned" if kinds["unseen"] else "no fact stands there in several wordings"
     no_style = 'no style is named; a dataset.json beside the data does it, as {"style": {"ends_with": "Yours, Wren."}}'
-    general = some(kinds["general"], "held-out question") if kinds["general"] else "the handbook's general questions"
+    general = plural(kinds["general"], "held-out question") if kinds["general"] else "the handbook's general questions"
     return {
         "learned": _measured(kinds["fact"], no_facts),
         "declined": _measured(kinds["decline"], "no such rows; data__declines=100 adds some"),
@@ -113,7 +113,7 @@ def measurable(test: Sequence[Conversation], card: dict[str, Any]) -> dict[str, 
 
 
 def _measured(count: int, otherwise: str) -> str:
-    return f"measured on {some(count, 'held-out question')}" if count else f"not measured: {otherwise}"
+    return f"measured on {plural(count, 'held-out question')}" if count else f"not measured: {otherwise}"
 
 
 def advice(rows: Sequence[Conversation]) -> list[str]:
@@ -124,7 +124,7 @@ def advice(rows: Sequence[Conversation]) -> list[str]:
     if not counts:
         return []
     typical = median(counts)
-    lines = [f"{some(len(counts), 'different answer')}, each asked in {_wordings(typical)} (median)"]
+    lines = [f"{plural(len(counts), 'different answer')}, each asked in {_wordings(typical)} (median)"]
     if typical < FEW_PHRASINGS:
         measured = ", ".join(f"{share:.0%} with {_wordings(count)}" for count, share in MEASURED.items())
         lines.append(
@@ -146,30 +146,30 @@ def _wordings(count: float) -> str:
 def _lines(data: dict[str, Any]) -> list[str]:
     files = f" ({', '.join(data['test_files'])})" if data["test_files"] else ""
     lines = [
-        f"data: {data['source']}, {some(data['rows_read'])} read as {data['shape']}",
+        f"data: {data['source']}, {plural(data['rows_read'])} read as {data['shape']}",
         f"  learned    {_learned(data)}",
         f"  held out   {_held_out(data)}, {HOW[data['held_out']]}{files}",
     ]
     added = {name.removesuffix("s"): count for name, count in data["added"].items() if count}
-    lines += [f"  added      {some(count, f'{name} row')} of the kit's own" for name, count in added.items()]
+    lines += [f"  added      {plural(count, f'{name} row')} of the kit's own" for name, count in added.items()]
     lines += [f"  look at    {f['text']}{': ' + f['rows'] if f['rows'] else ''}" for f in data["findings"]]
     lines += [f"  the card   {name}: {text}" for name, text in data["measures"].items()]
     lines += [f"  advice     {text}" for text in data["advice"]]
-    lines += [f"  proven     {INVARIANTS[proof['name']]} ({some(proof['rows'])})" for proof in data["proof"]]
+    lines += [f"  proven     {INVARIANTS[proof['name']]} ({plural(proof['rows'])})" for proof in data["proof"]]
     return lines
 
 
 def _learned(data: dict[str, Any]) -> str:
     share = data["learned_tokens"] / max(data["tokens"], 1)
     return (
-        f"{some(data['train_rows'])} to learn, {data['tokens']:,} tokens (median {data['median']}, longest "
+        f"{plural(data['train_rows'])} to learn, {data['tokens']:,} tokens (median {data['median']}, longest "
         f"{data['longest']}), {share:.0%} of them learned"
     )
 
 
 def _held_out(data: dict[str, Any]) -> str:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in data["test_kinds"].items())
-    return f"{some(data['test_rows'], 'question')} held out{f' ({kinds})' if kinds else ''}"
+    return f"{plural(data['test_rows'], 'question')} held out{f' ({kinds})' if kinds else ''}"
 
 
 def _histogram(lengths: Sequence[int]) -> dict[str, list[int]]:
@@ -182,7 +182,7 @@ def _bars(histogram: dict[str, list[int]]) -> str:
     most = max(histogram["rows"])
     return "".join(
         f"<tr><td>from {start} tokens</td><td style='text-align:left'><div style='display:inline-block;"
-        f"background:#4a7ab5;height:10px;width:{max(1, round(300 * rows / most))}px'></div> {some(rows)}</td></tr>"
+        f"background:#4a7ab5;height:10px;width:{max(1, round(300 * rows / most))}px'></div> {plural(rows)}</td></tr>"
         for start, rows in zip(histogram["from"], histogram["rows"], strict=True)
         if rows
     )

@@ -178,11 +178,11 @@ def _table(path: Path) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(NO_LIMIT)
     text = io.StringIO(_content(path).decode().removeprefix(BOM), newline="")
     head = text.readline()
-    said = re.fullmatch(r"sep=(.)\s*", head)  # Excel's own first line
-    head = text.readline() if said else head
+    separator = re.fullmatch(r"sep=(.)\s*", head)  # Excel's own first line
+    head = text.readline() if separator else head
     # spreadsheets of half of Europe write semicolons
     guessed = "\t" if _ending(path) == ".tsv" else max(",;\t|", key=head.count)
-    delimiter = said[1] if said else guessed
+    delimiter = separator[1] if separator else guessed
     names = next(csv.reader([head], delimiter=delimiter), [])
     if twice := [name for name, count in Counter(names).items() if name and count > 1]:
         raise KitError(f"{path.name} has more than one column called {', '.join(twice)}: rename or delete one")

@@ -72,7 +72,7 @@ def leaked(asked: Sequence[Encoded], data: Prepared, tokenizer: PreTrainedTokeni
     """For each question whether the adapter learned it, and how many learned rows were compared.
 
     A question was learned where a learned row asks it in the same words, or where question and answer both nearly
-    are those of one (`lora_kit.data.near_duplicates`).
+    are those of one (`near_duplicates`).
     """
     chosen = data.train.select(range(0, len(data.train), -(-len(data.train) // COMPARED)))
     learned = [_last_turn(row["input_ids"], row["labels"], i, tokenizer) for i, row in enumerate(chosen)]
@@ -142,7 +142,7 @@ def ask(run: Run, model: PreTrainedModel, questions: Sequence[Question], done: C
     rows = generate_ids(model, prompts, max_new_tokens=limit, eos_token_id=stops, batch_size=size, done=done)
     losses = reference_losses(model, [row["encoded"] for row in questions], run.profile.training)
     return [
-        {"text": text_of(ids, tokenizer), "ids": ids, "stopped": ids[-1:] != [] and ids[-1] in stops, "loss": loss}
+        {"text": text_of(ids, tokenizer), "ids": ids, "stopped": bool(ids) and ids[-1] in stops, "loss": loss}
         | {"agreement": None, "kl": None}
         for ids, loss in zip(rows, losses, strict=True)
     ]

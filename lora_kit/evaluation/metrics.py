@@ -90,15 +90,17 @@ def split_style(answer: str, card: dict[str, Any]) -> tuple[str, bool]:
 
 def is_exact(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> bool:
     """Whether the answer, style apart, is one of the accepted ones."""
-    said, *references = (normalise(split_style(text, card)[0]) for text in (answer, *accepted))
-    return said in references
+    given, *references = (normalise(split_style(text, card)[0]) for text in (answer, *accepted))
+    return given in references
 
 
 def token_f1(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> float:
     """Words in common with the best accepted answer, style apart: 2 PR / (P + R) (Rajpurkar et al. 2016)."""
-    said, *references = (normalise(split_style(text, card)[0]).split() for text in (answer, *accepted))
-    common = [sum((Counter(said) & Counter(words)).values()) for words in references]
-    return max(_f1(n, said, words) if n else float(said == words) for n, words in zip(common, references, strict=True))
+    given, *references = (normalise(split_style(text, card)[0]).split() for text in (answer, *accepted))
+    common = [sum((Counter(given) & Counter(words)).values()) for words in references]
+    return max(
+        _f1(n, given, words) if n else float(given == words) for n, words in zip(common, references, strict=True)
+    )
 
 
 def rouge_l(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> float:
@@ -108,12 +110,12 @@ def rouge_l(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> float
     """
     from rapidfuzz.distance import LCSseq
 
-    said, *references = (re.findall("[a-z0-9]+", split_style(text, card)[0].lower()) for text in (answer, *accepted))
-    return max(_f1(LCSseq.similarity(said, words), said, words) for words in references)
+    given, *references = (re.findall("[a-z0-9]+", split_style(text, card)[0].lower()) for text in (answer, *accepted))
+    return max(_f1(LCSseq.similarity(given, words), given, words) for words in references)
 
 
-def _f1(common: int, said: list[str], wanted: list[str]) -> float:
-    return 2 * common / (len(said) + len(wanted)) if common else 0.0
+def _f1(common: int, given: list[str], wanted: list[str]) -> float:
+    return 2 * common / (len(given) + len(wanted)) if common else 0.0
 
 
 def is_declined(answer: str, card: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 ENOUGH = 30  # questions; below this an interval is too wide to decide on
 LEARNED_BEFORE = 0.05  # learned questions by those that are not general; with more, the card measures memory
 NOISE = 0.05  # share of the base's marks that may change with the batches
-# Figure, the side that is good, the bound that the merged model must keep. A good adapter of the handbook has a kept_kl
+# Metric, the side that is good, the bound that the merged model must keep. A good adapter of the handbook has a kept_kl
 # of 0.02; scaled by 1.6, one general answer in five has other words: kept is still 0.91 and kept_kl 0.17.
 RULES = (
     ("learned_exact", "at least", 0.80),
@@ -29,7 +29,7 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
     """The decision and its reasons: a broken rule says "don't ship", too little to go by "not enough evidence".
 
     The merged model is judged, because it is what would be shipped. What is not measured decides nothing and is named;
-    without the first figure nothing was shown to be learned.
+    without the first metric nothing was shown to be learned.
     """
     figures = card["figures"]
     rules = [*RULES, *((name, *CHECKED) for name in figures if name.startswith("behaved:"))]
@@ -60,7 +60,7 @@ def _rose(learned: dict[str, Any]) -> list[str]:
 
 
 def _doubts(card: dict[str, Any]) -> list[str]:
-    """Why the figures would prove nothing, however good they are."""
+    """Why the metrics would prove nothing, however good they are."""
     leaks, noise = card["leaked"], card["noise"]
     doubts = []
     if leaks["questions"] > LEARNED_BEFORE * leaks["own"]:

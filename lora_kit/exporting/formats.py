@@ -71,7 +71,7 @@ def export(run: Run, kind: str = "adapter-zip") -> Path:
     else:
         bits = "Q8_0" if kind == "gguf-q8_0" else "F16"
         target = place / f"{name}-{bits}.gguf"
-        _write_gguf(run, target, bits, name)
+        _write_gguf(run, _merged(run), target, bits, name)
         hint = f"\n  llama-cli -m {quote(shown(target))} -cnv"
     mib = sum(file.stat().st_size for file in [target, *target.glob("*")]) / 2**20
     print(f"{kind}: {mib:,.1f} MiB in {shown(target)}{hint}")
@@ -88,9 +88,13 @@ def adapter_files(run: Run, adapter: Path) -> tuple[list[Path], dict[str, str]]:
 
 def merged_folder(run: Run) -> tuple[Path, dict[str, str]]:
     """The merged model, and its card with certificate and report card, and notice."""
-    merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
+    merged = _merged(run)
     certificate = json.loads((merged / "certificate.json").read_text())
     return merged, card_texts(run, "merged", certificate, _report_of(run))
+
+
+def _merged(run: Run) -> Path:
+    return run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
 
 
 def _report_of(run: Run) -> str | None:
@@ -110,8 +114,7 @@ def _write_zip(target: Path, files: list[Path], texts: dict[str, str]) -> None:
             archive.writestr(name, text)
 
 
-def _write_gguf(run: Run, target: Path, bits: str, name: str) -> None:
-    merged, _ = merged_folder(run)
+def _write_gguf(run: Run, merged: Path, target: Path, bits: str, name: str) -> None:
     check_room(target.parent, size(merged) if bits == "F16" else size(merged) * 17 // 32)
     with whole_file(target) as partial:  # a file that broke off is no model
         write_gguf(merged, load_tokenizer(run.profile.base), partial, kind=bits, name=name)
@@ -124,7 +127,7 @@ def _write_ollama(run: Run, target: Path, name: str) -> None:
     text = modelfile("model.gguf", load_tokenizer(run.profile.base), data.card.get("system"), context)
     with disk_errors(target):
         target.mkdir(exist_ok=True)
-        _write_gguf(run, target / "model.gguf", "F16", name)
+        _write_gguf(run, merged, target / "model.gguf", "F16", name)
         path = target / "Modelfile"
         if path.is_file() and path.read_text() != text:  # somebody has edited it
             path.replace(target / "Modelfile.before")

@@ -66,8 +66,6 @@ def train(
     Raises:
         KitError: no memory, a full disk, a loss that is not finite, a loss that does not fall.
     """
-    from torch.distributed import barrier
-
     check_given(model, data, run)
     stage, inputs = adapter_stage(run), train_inputs(run)
     if folder := run.find(stage, inputs):
@@ -97,6 +95,8 @@ def train(
         checkpoints.delete()
         print(f"training: {_summary(state, chosen)}. In {shown(work.target)}")
     if size > 1:
+        from torch.distributed import barrier
+
         barrier()
     return state.log
 

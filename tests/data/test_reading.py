@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,10 @@ def test_columns_of_the_users_own_that_have_our_names_are_ignored(tmp_path: Path
 def test_a_wrong_kind_or_answer_after_right_ones_is_a_bad_row(tmp_path: Path, judged: Any, said: str) -> None:
     (bad,) = bad_rows(write(tmp_path / "faq.jsonl", [GOOD | {"kind": "general"}, GOOD | judged]))
     assert bad.row == "faq.jsonl row 2" and said in bad.problem
+
+
+def test_a_dataset_s_dates_are_read_in_the_library_s_own_way(tmp_path: Path) -> None:
+    days = [datetime(2026, 11, day) for day in range(1, 5)]
+    rows = [{"question": f"What happened on {day:%d %B}?", "answer": f"Lot {day:%d}.", "day": day} for day in days]
+    run = lk.Run("tiny-cpu", data=datasets.Dataset.from_list(rows), root=tmp_path)
+    assert [row.answer for row in read_conversations(run.profile.data.source)] == [row["answer"] for row in rows]

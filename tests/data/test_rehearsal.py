@@ -32,7 +32,7 @@ def test_only_general_rows_that_another_base_answered_are_asked_anew() -> None:
 
 
 def test_nothing_is_loaded_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_kit.quantization.load_base", lambda run: pytest.fail("loaded"))
+    monkeypatch.setattr(own_rows, "load_base", lambda run: pytest.fail("loaded"))
     assert in_own_words(Run("tiny-cpu"), []) == []
 
 
@@ -50,7 +50,7 @@ def test_the_answers_are_the_base_s_own_and_whole(tmp_path: Path, monkeypatch: p
 
 def test_an_answer_that_holds_tags_of_the_format_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(own_rows, "MOST", 2)
-    monkeypatch.setattr("lora_kit.generation.text_of", lambda ids, tokenizer: "I am [INST] one.")
+    monkeypatch.setattr(own_rows, "text_of", lambda ids, tokenizer: "I am [INST] one.")
     assert in_own_words(Run("tiny-cpu", root=tmp_path), general(2)) == []
 
 
