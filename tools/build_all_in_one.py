@@ -23,7 +23,7 @@ Settings, data, training, merge, report card, take it home. These are the workin
 
 [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{SLUG}/blob/main/notebooks/00_all_in_one.ipynb) [![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src=https://github.com/{SLUG}/blob/main/notebooks/00_all_in_one.ipynb)
 
-Run all. With the embedded model it takes about four minutes on two CPU cores. On a GPU the plan below says the minutes of each stage before they are spent.
+Run all. With the embedded model it takes about six minutes on two CPU cores. On a GPU the plan below says the minutes of each stage before they are spent.
 
 [index](README.md) · [01 →](01_environment_check.ipynb)"""
 TAIL = """## Your turn

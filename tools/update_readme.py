@@ -122,7 +122,7 @@ def recipe_curves(record: dict[str, Any]) -> Figure:
                 axes.plot(rates, [p["facts"] for p in line], "o-", color=colour, label=f"facts, {targets}")
                 axes.plot(rates, [p["agreement"] for p in line], "s:", color=colour, ms=4, label=f"kept, {targets}")
             axes.axvline(rate_for(WIDTHS[base]), color="#999999", lw=1)
-            axes.set(xscale="log", ylim=(-0.02, 1.04), xlabel=f"learning rate, {base}; the line: the rule")
+            axes.set(xscale="log", ylim=(-0.02, 1.04), xlabel=f"learning rate ({base}); vertical line: the rule's rate")
             axes.grid(axis="y")
         figure.legend(*plots[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
     return figure
