@@ -124,6 +124,8 @@ class LengthFilter:
         for start in range(0, len(rows), BATCH):
             batch = [row for row in rows[start : start + BATCH] if self._could_fit(row)]
             for row, ids in zip(batch, encode_batch([row.messages for row in batch], self.tokenizer), strict=True):
+                if row.is_open:
+                    ids.labels[last_answer(ids.labels)[1] - 1] = IGNORE  # the stop token
                 self.longest = max(self.longest, len(ids.input_ids))
                 if len(ids.input_ids) <= self.data.max_length:
                     found.append((row, _packed(ids)))

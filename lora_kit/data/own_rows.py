@@ -2,7 +2,7 @@
 
 A general question's written answer is that of the model that the dataset was made for. Another base would learn from it
 to speak like that model, so it is asked itself, once, and rehearses its own words (Huang et al. 2024, "Self-synthesized
-rehearsal").
+rehearsal"). Of a long answer it rehearses the beginning; that it ends there is not learned.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DECLINE = {
 }
 HELD_OUT = 0.2  # of the added rows, so that the report card can measure what they teach
 MOST = 160  # rows that a base answers itself, evenly spaced: each is an answer that it has to make first
-LONGEST = 96  # tokens of such an answer; one that does not end within them is left out
+LONGEST = 64  # tokens of such an answer; of a longer one its beginning is learned
 
 
 def kit_rows(data: Data, card: dict[str, Any], split: str, system: str | None = None) -> list[Conversation]:
@@ -74,7 +74,7 @@ def is_answered_elsewhere(row: Conversation, card: dict[str, Any], source: str) 
 
 
 def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
-    """Some general rows, each with the base's own greedy answer; answers that are empty or do not end are left out.
+    """Some general rows, each with the base's own greedy answer, or its beginning; empty answers are left out.
 
     The run's base is loaded for it, and freed again.
     """
@@ -97,11 +97,14 @@ def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
         release(model)
     found = []
     for row, ids in zip(chosen, answers, strict=True):
-        text = text_of(ids, tokenizer)
-        if text and ids[-1] in stops and not tags_in(text):
+        text = text_of(ids, tokenizer).rstrip("\ufffd")  # half a character at the end of a beginning
+        if text.strip() and not tags_in(text):
             answer = {"role": "assistant", "content": text}
-            found.append(replace(row, messages=[*row.messages[:-1], answer], accepted=[text]))
+            messages = [*row.messages[:-1], answer]
+            found.append(replace(row, messages=messages, accepted=[text], is_open=ids[-1] not in stops))
+    beginnings = sum(row.is_open for row in found)
     print(
-        f"general rows: {len(found)} of {len(chosen)} as the base answers them; the others took over {LONGEST} tokens"
+        f"general rows: {len(found)} of {len(chosen)} as the base answers them, {beginnings} of them the first "
+        f"{LONGEST} tokens of a longer answer"
     )
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from lora_kit import Run, answers, load_base, load_tokenizer, prepare
 from lora_kit.base import ASSETS
 from lora_kit.data import own_rows
+from lora_kit.data.checks import verify
 from lora_kit.data.conversations import Conversation, read_conversations
+from lora_kit.data.encoding import IGNORE, LengthFilter, encode
 from lora_kit.data.own_rows import in_own_words, is_answered_elsewhere
 
 CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())
@@ -36,16 +39,34 @@ def test_nothing_is_loaded_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatc
     assert in_own_words(Run("tiny-cpu"), []) == []
 
 
-def test_the_answers_are_the_base_s_own_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answers_are_the_base_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_rows, "MOST", 8)
     run = Run("tiny-cpu", root=tmp_path)
     rows = in_own_words(run, general(16))
-    assert 0 < len(rows) <= 8
+    assert len(rows) == 8 and not any(row.is_open for row in rows)
     tokenizer = load_tokenizer(run.profile.base)
     said = answers(load_base(run), tokenizer, [row.messages for row in rows], max_new_tokens=own_rows.LONGEST)
     assert [row.answer for row in rows] == said
-    monkeypatch.setattr(own_rows, "LONGEST", 2)
-    assert in_own_words(run, general(16)) == []  # no answer ends within two tokens: none is cut short
+
+
+def test_a_long_answer_is_rehearsed_without_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_rows, "MOST", 4)
+    run = Run("tiny-cpu", root=tmp_path)
+    whole = in_own_words(run, general(4))
+    monkeypatch.setattr(own_rows, "LONGEST", 3)
+    begun = in_own_words(run, general(4))
+    tokenizer = load_tokenizer(run.profile.base)
+    pairs = LengthFilter(run.profile.data, tokenizer).encode(begun)
+    for (row, ids), longer in zip(pairs, whole, strict=True):
+        assert row.is_open and longer.answer.startswith(row.answer)
+        learned = [label for label in ids.labels if label != IGNORE]
+        assert (
+            learned == encode(row, tokenizer).labels[-len(learned) - 1 : -1] and tokenizer.eos_token_id not in learned
+        )
+    learned = [ids for _, ids in pairs]
+    assert not any(proof.broken for proof in verify(begun, learned, tokenizer).values())
+    closed = [replace(row, is_open=False) for row in begun]
+    assert len(verify(closed, learned, tokenizer)["eos"].broken) == 4  # the check knows where an end is missing
 
 
 def test_an_answer_that_holds_tags_of_the_format_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
