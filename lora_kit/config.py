@@ -64,7 +64,12 @@ class Data:
     """What is learned and how long a row may be."""
 
     source: str = "handbook"  # an embedded dataset ("handbook", "triage"), a file or folder of yours, a Hub id
-    columns: tuple[str, ...] = ()  # which columns hold the conversation; empty finds them by their usual names
+    columns: tuple[str, ...] = ()  # question and answer, a template and answer, or one; empty finds the usual names
+    roles: tuple[str, ...] = ()  # who speakers with other names are: "Ann:user,Bob:assistant"
+    system: str | None = None  # system text in chat and exports, where the rows have several; the rows keep theirs
+    encoding: str = "utf-8"  # of text files: "cp1252" is Excel's plain CSV
+    config: str | None = None  # of a Hub dataset that has several
+    split: str | None = None  # which split of a Hub dataset, or which list of a JSON file, is learned; else "train"
     max_length: PositiveInt = 1024  # tokens of the longest row; memory of a batch grows with it
     too_long: Literal["stop", "drop", "shorten"] = "stop"  # "shorten": from the front, by whole turns
     bad_rows: Literal["stop", "drop"] = "stop"  # rows that cannot be used

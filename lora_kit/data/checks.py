@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KitError
-from .conversations import Conversation, first_few, plural, tags_in
+from .conversations import Conversation, first_few, plural
 from .encoding import BATCH, IGNORE, Encoded, speaks_llama2
-from .formats import Message
+from .turns import Message, tags_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,8 +25,7 @@ INVARIANTS = {
     "labels": "a label is the id at its own place, or ignored",
     "prompt": "no learned prompt token",
     "format": "the prompt is the model's own format",
-    "answer": "the learned tokens, decoded, are the answer",
-    "whole": "no answer is cut",
+    "answer": "the learned tokens, decoded, are the answers, and none is cut",
     "tags": "no tag of the format inside a text",
     "length": "no row is longer than max_length",
     "split": "no held-out question is learned",
@@ -100,21 +99,23 @@ def _broken(
 ) -> list[set[str]]:
     """For every row the invariants that its ids, its labels and its decoded text break."""
     decode, size = tokenizer.backend_tokenizer.decode_batch, len(tokenizer)
-    bos, eos, eos_text = tokenizer.bos_token_id, tokenizer.eos_token_id, str(tokenizer.eos_token)
-    most, is_foreign = min(model.get("vocab_size", size), size), _is_foreign(model, bos, eos)
-    ids = [_within(row.input_ids, size) for row in encoded]
+    bos, eos, most = tokenizer.bos_token_id, tokenizer.eos_token_id, min(model.get("vocab_size", size), size)
+    is_foreign = any(_is_foreign(model, name, getattr(tokenizer, name)) for name in ("bos_token_id", "eos_token_id"))
+    ids = [[i if 0 <= i < size else 0 for i in row.input_ids] for row in encoded]  # what can be decoded
     labels = [_as_many(row.labels, len(row.input_ids)) for row in encoded]
     runs = [_learned_runs(row) for row in labels]
     wholes = decode(ids, skip_special_tokens=False)
     pieces = iter(decode([i[a:b] for i, ab in zip(ids, runs, strict=True) for a, b in ab], skip_special_tokens=False))
     found = []
     for n, row in enumerate(rows):
-        wanted, answers = expected(row.messages, tokenizer)
+        wanted = expected(row.messages, tokenizer)
         given = [message["content"] for message in row.messages if message["role"] == "assistant"]
-        broken = _broken_texts(wholes[n], wanted, [next(pieces) for _ in runs[n]], answers, given, eos_text)
+        broken = _broken_texts(wholes[n], wanted, [next(pieces) for _ in runs[n]], given, str(tokenizer.eos_token))
         if is_foreign or not 0 <= min(encoded[n].input_ids) <= max(encoded[n].input_ids) < most:
             broken.add("ids")
-        if not (bos is None or _has_right_bos(ids[n], bos, wanted, str(tokenizer.bos_token))):
+        mark = str(tokenizer.bos_token)
+        is_begun = ids[n].count(bos) == wanted.count(mark) and (ids[n][0] == bos) == wanted.startswith(mark)
+        if bos is not None and not is_begun:
             broken.add("bos")
         ends = sum(ids[n][end - 1] == eos for _, end in runs[n])
         if not labels[n].count(eos) == ends == len(given) - row.is_open:
@@ -126,14 +127,15 @@ def _broken(
     return found
 
 
-def _within(ids: Sequence[int], size: int) -> list[int]:
-    """The ids, with 0 in place of what no tokenizer of this size could decode."""
-    return list(ids) if 0 <= min(ids) <= max(ids) < size else [i if 0 <= i < size else 0 for i in ids]
+def _is_foreign(model: dict[str, Any], name: str, ours: int | None) -> bool:
+    """Whether a token of the tokenizer's is none of the model's."""
+    theirs = model.get(name)
+    return None not in (ours, theirs) and ours not in (theirs if isinstance(theirs, list) else [theirs])
 
 
 def _as_many(labels: Sequence[int], count: int) -> list[int]:
     """As many labels as ids; one that is missing is -1, which no id is."""
-    return list(labels) if len(labels) == count else [*labels, *[-1] * count][:count]
+    return [*labels, *[-1] * count][:count]
 
 
 def _learned_runs(labels: list[int]) -> list[tuple[int, int]]:
@@ -145,67 +147,28 @@ def _learned_runs(labels: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _is_foreign(model: dict[str, Any], *ours: int | None) -> bool:
-    """Whether the tokenizer's BOS or EOS is none of the model's."""
-    theirs = [model.get("bos_token_id"), model.get("eos_token_id")]
-    pairs = [(i, known if isinstance(known, list) else [known]) for i, known in zip(ours, theirs, strict=True)]
-    return any(i is not None and known != [None] and i not in known for i, known in pairs)
-
-
-def _has_right_bos(ids: list[int], bos: int, wanted: str, mark: str) -> bool:
-    """Whether there are as many BOS as the format has, and one is first where it begins with one."""
-    return ids.count(bos) == wanted.count(mark) and (ids[0] == bos) == wanted.startswith(mark)
-
-
-def expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
-    """What a row must decode to, and its answers; written anew here, so that an encoder's mistake is not repeated."""
-    answers = [_spaced(m["content"].strip()).strip() for m in messages if m["role"] == "assistant"]
+def expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a row must decode to; written anew here, so that an encoder's mistake is not repeated."""
     if not speaks_llama2(tokenizer):
-        return str(tokenizer.apply_chat_template(messages, tokenize=False)), answers
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
     texts = [message["content"] for message in messages]
     if messages[0]["role"] == "system":
         texts = [f"<<SYS>>\n{texts[0]}\n<</SYS>>\n\n{texts[1]}", *texts[2:]]
     texts = [text.strip() for text in texts]
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     turns = zip(texts[::2], texts[1::2], strict=True)
-    return "".join(f"{bos} [INST] {asked} [/INST] {answer} {eos}" for asked, answer in turns), answers
+    return "".join(f"{bos} [INST] {asked} [/INST] {answer} {eos}" for asked, answer in turns)
 
 
-def _broken_texts(
-    whole: str, wanted: str, learned: list[str], answers: list[str], given: list[str], eos: str
-) -> set[str]:
-    """The invariants that a row breaks, by its decoded text and the decoded runs of learned tokens.
-
-    `whole` must read as `wanted`, and `learned` as `answers`; `given` are these with the white space around them.
-    """
-    learned = [_spaced(text) for text in learned]
+def _broken_texts(whole: str, wanted: str, learned: list[str], given: list[str], eos: str) -> set[str]:
+    """What is wrong with a row, by its decoded text, `wanted`, and its decoded runs of learned tokens, the answers."""
+    learned, answers = [_spaced(text) for text in learned], [_spaced(text.strip()).strip() for text in given]
     decoded = [text.strip().removesuffix(eos).strip() for text in learned]
-    if _spaced(whole) == _spaced(wanted):  # the text is right, so what is wrong is where learning begins and ends
-        alone = [n for n, text in enumerate(learned) if text == eos]  # EOS learned, but not the token before it
-        if len(decoded) > len(answers) == len(decoded) - len(alone):
-            learned, decoded = ([x for n, x in enumerate(xs) if n not in alone] for xs in (learned, decoded))
-            return _misplaced(learned, decoded, answers, given) or {"whole"}
-        return _misplaced(learned, decoded, answers, given)
-    wrong = {"format"} if len(decoded) != len(answers) or decoded == answers else set()
-    for text, answer in zip(decoded, answers, strict=False):
-        if text != answer:
-            wrong.add("whole" if answer.startswith(text) else "answer")
-    return wrong
-
-
-def _misplaced(learned: list[str], decoded: list[str], answers: list[str], given: list[str]) -> set[str]:
-    """Which invariant a wrong mask breaks."""
-    if len(decoded) < len(answers):
-        return {"prompt"}
-    if len(decoded) > len(answers):
-        return {"answer"} if all(any(s in a for a in answers) for s in decoded) else {"prompt"}
-    wrong = set()
-    for text, found, answer, raw in zip(learned, decoded, answers, given, strict=True):
-        if found != answer:
-            wrong.add("whole" if answer.startswith(found) else "answer" if answer.endswith(found) else "prompt")
-        elif _line_ends(text) > _line_ends(raw):  # one of the prompt's is learned
-            wrong.add("prompt")
-    return wrong
+    if decoded != answers and (len(decoded) == len(answers) or _spaced(whole) == _spaced(wanted)):
+        return {"prompt"} if all(answer in "".join(learned) for answer in answers) else {"answer"}
+    wrong = {"format"} if _spaced(whole) != _spaced(wanted) else set()
+    more = (_line_ends(text) > _line_ends(raw) for text, raw in zip(learned, given, strict=False))
+    return wrong | ({"prompt"} if any(more) else set())  # a line end before the answer is the prompt's
 
 
 def _line_ends(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Conversations: what every row of every file becomes, and what is wrong with a row that becomes none."""
+"""Conversations: what every row of every file becomes, what is mended on the way, and which rows cannot be used."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..config import Data
 from ..errors import KitError
-from ..progress import Progress
-from .formats import TURN_KEYS, Message, Shape, recognise
-from .sources import BadRow, dataset_files, raw_rows
+from .cells import is_given
+from .formats import NESTED, Shape, part_of, recognise
+from .readers import BadRow, Notes, note
+from .sources import dataset_files, raw_rows
+from .turns import ROLE_OF, TURN_KEYS, Message, check_messages, mended, plain_tags, tags_in
 
-TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>")
+if TYPE_CHECKING:
+    from ..progress import Progress
+
 KINDS = ("fact", "decline", "general", "unseen")
 SHOWN = 5  # rows that a finding lists
+NOT_NOTED = ("id", "label", NESTED)
 OURS = ("kind", "accepted", "about")  # columns that say something of the row, and are no part of the conversation
-TURN_FIELDS = {"role", "content", "from", "value", "weight"}
-EMPTY: tuple[Any, ...] = (None, "", [], {})
+TURN_FIELDS = {*(key for keys in TURN_KEYS for key in keys), "weight"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,11 @@ class Conversation:
 
     @property
     def answer(self) -> str:
-        return self.messages[-1]["content"]
+        return str(self.messages[-1]["content"])
+
+    @property
+    def system(self) -> str | None:
+        return self.messages[0]["content"] if self.messages[0]["role"] == "system" else None
 
     @cached_property
     def question(self) -> str:
@@ -55,90 +64,106 @@ class Read:
 
     rows: list[Conversation] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
+    notes: Notes = field(default_factory=dict)  # what was mended or left out -> places of rows
     shape: Shape | None = None  # which the first row decides
-    known: set[str] = field(default_factory=set)  # columns that are read
     is_judged: bool = False  # whether the columns "kind" and "accepted" are ours
     unused: dict[str, None] = field(default_factory=dict)  # columns that hold something and are not read, in order
-    spaced: list[str] = field(default_factory=list)  # places of rows whose tags were spaced apart
 
     @property
-    def system(self) -> str | None:
-        """The first system text that stands there."""
-        return next((row.messages[0]["content"] for row in self.rows if row.messages[0]["role"] == "system"), None)
+    def systems(self) -> list[str]:
+        """The system texts of the rows; general ones, which are asked plainly, have none."""
+        return list(dict.fromkeys(row.system or "" for row in self.rows if row.kind != "general"))
 
     def problems(self) -> list[list[str]]:
-        """The bad rows by what is wrong with them; problems that differ only in their values count as one."""
+        """The bad rows by what is wrong with them, most first; problems that differ in their values count as one."""
         found: dict[str, list[str]] = {}
         for bad in self.bad:
             kind = re.sub(r"\d+|'[^']*'|\"[^\"]*\"|\[.*|\{.*|: .*", "", bad.problem)
             found[kind] = [*found[kind], bad.row] if kind in found else [f"{bad.row}: {bad.problem}"]
-        return list(found.values())
+        return sorted(found.values(), key=len, reverse=True)
 
 
-def read_rows(
-    paths: Sequence[Path],
-    columns: tuple[str, ...] = (),
-    *,
-    keep_tags: bool = False,
-    is_asked: bool = False,
-    progress: Progress | None = None,
-) -> Read:
+def read_rows(paths: Sequence[Path], data: Data, *, is_asked: bool = False, progress: Progress | None = None) -> Read:
     """Read files of one shape, one after the other.
 
     Args:
         paths: the files.
-        columns: which columns hold the conversation; empty finds them.
-        keep_tags: keep the prompt format's own tags as plain text, spaced apart so that they cannot forge a turn.
+        data: columns, roles, encoding, tags; what is empty is found.
         is_asked: the columns "kind" and "accepted" are ours in any case.
     """
-    read = Read(is_judged=is_asked)
-    for index, raw in enumerate(raw for path in paths for raw in raw_rows(path)):
+    read, roles = Read(is_judged=is_asked), _roles(data)
+    for index, raw in enumerate(raw for path in paths for raw in raw_rows(path, data, read.notes)):
         if progress and index % 1000 == 0:
             progress.update(index)
         if isinstance(raw, BadRow):
             read.bad.append(raw)
             continue
         place, row = raw
+        row = {"messages": row} if isinstance(row, list) else row  # a file of lists of turns
         if not isinstance(row, dict):
             read.bad.append(BadRow(place, f"is a {type(row).__name__}; it must be an object with named fields"))
             continue
         if read.shape is None:
-            _decide(read, place, row, columns)
+            _decide(read, place, row, data)
+        if str(row.get("label")).lower() == "false":  # KTO's
+            note(read.notes, "answers that are labelled false, left out", place)
+            continue
         try:
-            read.rows.append(_conversation(read, index, place, row, keep_tags))
+            read.rows.append(_conversation(read, index, place, row, data, roles))
         except KitError as error:
             read.bad.append(BadRow(place, str(error)))
     return read
 
 
-def _decide(read: Read, place: str, row: dict[str, Any], columns: tuple[str, ...]) -> None:
+def _decide(read: Read, place: str, row: dict[str, Any], data: Data) -> None:
     """Let the first row say the shape, and whether "kind" and "accepted" are ours."""
     try:
-        read.shape = recognise(row, columns)
+        read.shape = recognise(row, data.columns)
     except KitError as error:
         raise KitError(f"{place}: {error}") from error
     kind, accepted = row.get("kind"), row.get("accepted")
     is_ours = kind in KINDS if isinstance(kind, str) else isinstance(accepted, list) and bool(accepted)
     read.is_judged = read.is_judged or is_ours
-    read.known = {*read.shape.columns, "system", "id", *(OURS if read.is_judged else ())}
 
 
-def _conversation(read: Read, index: int, place: str, row: dict[str, Any], keep_tags: bool) -> Conversation:
+def _conversation(
+    read: Read, index: int, place: str, row: dict[str, Any], data: Data, roles: dict[str, str]
+) -> Conversation:
     assert read.shape is not None
-    if not row.keys() <= read.known:
-        read.unused |= dict.fromkeys(str(n) for n in row if n not in read.known and row[n] not in EMPTY)
-    messages = read.shape.messages(row)
-    if read.shape.name in TURN_KEYS:
-        column = read.shape.columns[0]
-        for turn in row[column]:
-            if not turn.keys() <= TURN_FIELDS:
-                read.unused |= dict.fromkeys(f"{column}.{name}" for name in turn if name not in TURN_FIELDS)
-    if keep_tags and any(tags_in(message["content"]) for message in messages):
+    _note_unused(read, row, data)
+    messages = mended(read.shape.messages(row), roles, read.notes, place)
+    if data.tags == "keep" and any(tags_in(message["content"]) for message in messages):
         messages = [message | {"content": plain_tags(message["content"])} for message in messages]
-        read.spaced.append(place)
+        note(read.notes, "tags of a prompt format, kept as plain text, spaced apart", place)
     check_messages(messages, last="assistant")
-    conversation = Conversation(messages, place, accepted=[messages[-1]["content"]], index=index)
+    answers = row.get("answers")
+    accepted = answers["text"] if isinstance(answers, dict) and answers.get("text") else [messages[-1]["content"]]
+    conversation = Conversation(messages, place, accepted=accepted, index=index)
     return _judged(conversation, row) if read.is_judged else conversation
+
+
+def _note_unused(read: Read, row: dict[str, Any], data: Data) -> None:
+    """Remember the columns, and the fields of turns, that hold something and are not read."""
+    assert read.shape is not None
+    known = {*read.shape.columns, *read.shape.optional, *NOT_NOTED, *(OURS if read.is_judged else ())}
+    known |= {part_of(row).get("system")} if data.columns else {*part_of(row).values()}
+    names = [f"{name}" or "(without a name)" for name in row if name not in known and is_given(row[name])]
+    turns = row.get(read.shape.columns[0]) if read.shape.name == "turns" else ()
+    for turn in turns if isinstance(turns, list) else ():
+        if isinstance(turn, dict) and not turn.keys() <= TURN_FIELDS:
+            names += [f"{read.shape.columns[0]}.{name}" for name in turn if name not in TURN_FIELDS]
+    read.unused |= dict.fromkeys(names)
+
+
+def _roles(data: Data) -> dict[str, str]:
+    """What speakers are called -> system, user or assistant."""
+    roles = dict(ROLE_OF)
+    for pair in data.roles:
+        name, _, role = pair.rpartition(":")
+        if role not in ("system", "user", "assistant") or not name:
+            raise KitError(f"data__roles={pair!r} must be NAME:user, NAME:assistant or NAME:system, as in Ann:user")
+        roles[name.strip().lower()] = role
+    return roles
 
 
 def _judged(conversation: Conversation, row: dict[str, Any]) -> Conversation:
@@ -161,7 +186,8 @@ def read_conversations(source: str | Path, *, columns: tuple[str, ...] = ()) -> 
     Raises:
         KitError: with file and row, where a row cannot be read or has no known shape.
     """
-    read = read_rows(dataset_files(str(source)).train, columns)
+    data = Data(source=str(source), columns=columns)
+    read = read_rows(dataset_files(data).train, data)
     if read.bad:
         raise KitError(f"{read.bad[0].row}: {read.bad[0].problem}")
     return read.rows
@@ -181,46 +207,3 @@ def plural(count: int, noun: str = "row") -> str:
 def normalised(text: str) -> str:
     """A text in small letters and single spaces."""
     return " ".join(text.lower().split())
-
-
-def tags_in(text: str) -> list[str]:
-    """The prompt format's own tags that stand in a text."""
-    if "[" not in text and "<" not in text:  # what every tag begins with
-        return []
-    return [tag for tag in TAGS if tag in text]
-
-
-def plain_tags(text: str) -> str:
-    """The same text with the format's own tags spaced apart: "[INST]" reads "[ INST ]" and forges nothing."""
-    for tag in TAGS:
-        text = text.replace(tag, f"{tag[0]} {tag[1:-1]} {tag[-1]}")
-    return text
-
-
-def check_messages(messages: list[Message], *, last: str) -> None:
-    """Refuse what no chat format can hold: wrong order, empty contents, half a character, tags that forge a turn."""
-    turns = messages[1:] if messages and messages[0].get("role") == "system" else messages
-    roles = [message.get("role") for message in turns]
-    wanted = ["user", "assistant"] * (len(turns) // 2 + 1)
-    if not turns or roles != wanted[: len(turns)] or roles[-1] != last:
-        raise KitError(
-            f"roles must be system (optional), then user and assistant in turn, {last} last; they are {roles}"
-        )
-    for number, message in enumerate(messages, start=1):
-        if problem := _problem(message.get("content")):
-            raise KitError(f"message {number} ({message['role']}) {problem}")
-
-
-def _problem(content: object) -> str:
-    """What is wrong with the text of a message, if anything."""
-    if not isinstance(content, str) or not content.strip():
-        return f"has no text: {content!r}"
-    try:
-        content.encode()  # the fastest way to look for half a surrogate pair
-    except UnicodeEncodeError:
-        return f"holds half a character, which no tokenizer takes: {content!r}"
-    if forged := tags_in(content):
-        return (
-            f"holds the prompt format's own tags {forged}: remove them, or keep them as plain text with data__tags=keep"
-        )
-    return ""

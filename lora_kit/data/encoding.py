@@ -18,8 +18,8 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import KitError
-from .conversations import Conversation, check_messages, first_few, plural
-from .formats import Message
+from .conversations import Conversation, first_few, plural
+from .turns import Message, check_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

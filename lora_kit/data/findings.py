@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 Finding = dict[str, Any]  # name, text, count, rows
 COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings
+ODD = {  # what a text should not hold -> name and what it is
+    r"[\0\ufffd]": ("characters", "with NUL or �, the trace of a wrong encoding: learned as they are"),
+    r"â€|Ã[\u0080-\u00bf©¤¼¶Ÿ]|Â[\u00a0-\u00bf]": ("mojibake", "of UTF-8 read as Windows-1252: learned as they are"),
+    r"\{\{\s*\w[^{}]*\}\}|<[A-Z][A-Z _]{2,}>|\[[A-Z][A-Z]+(?:[ _][A-Z]+)+\]": (
+        "placeholders",
+        "with names that nobody filled in, as {{name}} or <NAME>: learned as they stand",
+    ),
+}
 SECRETS = {  # forms that the issuers document; a text that matches is suspected, not proven
     "Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
     "OpenAI or Anthropic key": r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}",
@@ -52,7 +60,8 @@ class Facts:
     own: Read  # the dataset's own test split
     how: str  # rows are held out: a name in splits.HOW
     test: list[Conversation]
-    train: list[Encoded]
+    learned: list[Conversation]
+    encoded: list[Encoded]  # the same rows
     lost: list[str]  # rows neither learned nor chosen to be asked: they ask what a held-out row asks
     near: list[Conversation]  # rows to learn that are nearly held-out ones
     lengths: LengthFilter
@@ -61,24 +70,33 @@ class Facts:
 
 def find(facts: Facts) -> list[Finding]:
     """Everything that is odd, the gravest first."""
-    read, own, rows = facts.read, facts.own, facts.read.rows
+    read, own, rows, files = facts.read, facts.own, facts.read.rows, facts.files
     again, torn = repeats(rows)
+    skipped, test = (", ".join(path.name for path in paths) for paths in (files.skipped, files.test))
+    systems, most = read.systems, facts.model.get("max_position_embeddings")
+    is_long = most and facts.profile.data.max_length > most
     return [
-        *_bad(read, "left out"),
+        *_bad("bad rows", read, "left out"),
+        *[_finding("mended", text, len(at), first_few(at)) for text, at in [*read.notes.items(), *own.notes.items()]],
         *_of_rows("too long", facts.lengths.too_long, "left out: longer than max_length"),
         *_of_rows("shortened", facts.lengths.shortened, "without the oldest turns"),
-        *_left_out(facts),
-        *_columns("columns", read, "columns that are not read"),
+        *_if(len(files.skipped), "files", f"not read, no rows in this form: {skipped}"),
+        *_if(len(read.unused), "columns", f"columns that are not read: {', '.join(read.unused)}"),
         *_of_rows("held out", facts.lost, "with a held-out question: not learned"),
-        *_nothing_held_out(facts),
-        *[finding | {"name": "bad test rows"} for finding in _bad(own, "to ask left out")],
-        *_columns("test columns", own, "columns of the test rows that are not read"),
+        *_if(
+            bool(test and not own.rows and not own.bad),
+            "held out",
+            f"no row to ask in {test}: some of the rows to learn are held out instead",
+            counted=False,
+        ),
+        *_bad("bad test rows", own, "to ask left out"),
+        *_if(len(own.unused), "test columns", f"columns of the test rows that are not read: {', '.join(own.unused)}"),
         *_of_rows(
             "test answers",
             [row.row for row in repeats(own.rows)[1]],
             "to ask with another answer than before: each of the answers will count as right",
         ),
-        *_texts(own),
+        *_texts(own.rows),
         *_of_rows("duplicates", [row.row for row in again], "said before: what stands there is learned twice as hard"),
         *_contradictions(torn),
         *_of_rows(
@@ -88,9 +106,20 @@ def find(facts: Facts) -> list[Finding]:
         ),
         *_never_learned(facts),
         *_common(rows),
-        *_texts(read),
-        *_system(rows),
-        *_context(facts),
+        *_texts(rows),
+        *_system_share(rows),
+        *_if(
+            len(systems) > 1 and "system" not in facts.card,
+            "system texts",
+            f"{len(systems)} different system texts: chat and exports use none, unless data__system names one",
+            counted=False,
+        ),
+        *_if(
+            bool(is_long),
+            "context",
+            f"max_length={facts.profile.data.max_length} is more than the model's context of {most} tokens",
+            counted=False,
+        ),
     ]
 
 
@@ -98,31 +127,18 @@ def _finding(name: str, text: str, count: int = 0, rows: str = "") -> Finding:
     return {"name": name, "text": text, "count": count, "rows": rows}
 
 
+def _if(count: int, name: str, text: str, *, counted: bool = True) -> list[Finding]:
+    """A finding where there is something to count."""
+    return [_finding(name, text, count if counted else 0)] if count else []
+
+
 def _of_rows(name: str, places: Sequence[str], text: str) -> list[Finding]:
     """A finding of the rows at these places, if there are any."""
     return [_finding(name, f"{plural(len(places))} {text}", len(places), first_few(places))] if places else []
 
 
-def _bad(read: Read, text: str) -> list[Finding]:
-    problems = read.problems()
-    return [_finding("bad rows", f"{plural(len(rows))} {text}: {first_few(rows)}", len(rows)) for rows in problems]
-
-
-def _columns(name: str, read: Read, text: str) -> list[Finding]:
-    return [_finding(name, f"{text}: {', '.join(read.unused)}", len(read.unused))] if read.unused else []
-
-
-def _left_out(facts: Facts) -> list[Finding]:
-    if not facts.files.skipped:
-        return []
-    names = ", ".join(path.name for path in facts.files.skipped)
-    return [_finding("files", f"not read, no rows in this form or a folder: {names}", len(facts.files.skipped))]
-
-
-def _nothing_held_out(facts: Facts) -> list[Finding]:
-    names = ", ".join(path.name for path in facts.files.test)
-    text = f"no row in {names}: nothing is held out, nothing will be measured"
-    return [_finding("held out", text)] if names and not facts.test and not facts.own.bad else []
+def _bad(name: str, read: Read, text: str) -> list[Finding]:
+    return [_finding(name, f"{plural(len(rows))} {text}: {first_few(rows)}", len(rows)) for rows in read.problems()]
 
 
 def repeats(rows: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
@@ -135,11 +151,9 @@ def repeats(rows: Sequence[Conversation]) -> tuple[list[Conversation], list[Conv
 
 
 def _contradictions(torn: list[Conversation]) -> list[Finding]:
-    if not torn:
-        return []
     count = len({row.question for row in torn})
     text = f"{plural(count, 'question')} with more than one answer: the model will waver between them"
-    return [_finding("contradictions", text, count, first_few([row.row for row in torn]))]
+    return [_finding("contradictions", text, count, first_few([row.row for row in torn]))] if torn else []
 
 
 def _never_learned(facts: Facts) -> list[Finding]:
@@ -148,7 +162,7 @@ def _never_learned(facts: Facts) -> list[Finding]:
     asked = [row for row in facts.test if row.kind == "fact"] if facts.how == "own" else []
     count = sum(learned.isdisjoint(map(normalised, (row.answer, *row.accepted))) for row in asked)
     text = f"{count:,} of {plural(len(asked), 'held-out fact')} with an answer that no row to learn gives: not learned"
-    return [_finding("answers", text, count)] if count else []
+    return _if(count, "answers", text)
 
 
 def _common(rows: Sequence[Conversation]) -> list[Finding]:
@@ -156,14 +170,13 @@ def _common(rows: Sequence[Conversation]) -> list[Finding]:
         return []
     share = Counter(row.answer_key for row in rows).most_common(1)[0][1] / len(rows)
     if share >= 0.5:
-        text = f"{share:.0%} of all rows have the same answer: the model may say nothing else"
-        return [_finding("one answer", text)]
+        return [_finding("one answer", f"{share:.0%} of all rows have the same answer: the model may say nothing else")]
     often = common_answers(phrasings(rows), len(rows))
     text = (
         f"{plural(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels and stock "
         "phrases are: held-out questions with them measure judgement, not facts learned"
     )
-    return [_finding("common answers", text, len(often))] if often else []
+    return _if(len(often), "common answers", text)
 
 
 def common_answers(counts: dict[str, int], rows: int) -> set[str]:
@@ -171,38 +184,33 @@ def common_answers(counts: dict[str, int], rows: int) -> set[str]:
     return {answer for answer, count in counts.items() if count > max(COMMON, COMMON_SHARE * rows)}
 
 
-def _texts(read: Read) -> list[Finding]:
-    """What stands in the texts of rows: lost characters, tags, secrets."""
-    odd = []
+def _texts(rows: Sequence[Conversation]) -> list[Finding]:
+    """What stands in the texts of rows: lost characters, names that nobody filled in, secrets."""
+    odd: dict[str, list[str]] = {form: [] for form in ODD}
     secrets: dict[str, list[str]] = {}
-    for row in read.rows:
-        small = "\n".join([message["content"] for message in row.messages]).lower()
-        if "\0" in small or "\ufffd" in small:
-            odd.append(row.row)
-        for name in _secrets(row) if any(sign in small for sign in SIGNS) else ():
+    for row in rows:
+        text = "\n".join([message["content"] for message in row.messages])
+        for form, places in odd.items():
+            if re.search(form, text):
+                places.append(row.row)
+        small = text.lower()
+        for name in secrets_in(row) if any(sign in small for sign in SIGNS) else ():
             secrets.setdefault(name, []).append(row.row)
-    findings = _of_rows("characters", odd, "with NUL or �, the trace of a wrong encoding: learned as they are")
-    findings += _of_rows("tags", read.spaced, "with tags of the prompt format: kept as plain text, spaced apart")
+    findings = [finding for form, places in odd.items() for finding in _of_rows(ODD[form][0], places, ODD[form][1])]
     for name, places in secrets.items():
         findings += _of_rows("secret", places, f"that may hold a secret ({name}): a model may repeat it to anyone")
     return findings
 
 
-def _secrets(row: Conversation) -> list[str]:
+def secrets_in(row: Conversation) -> list[str]:
     """The names of the secrets that a row may hold."""
     matches = [SECRET.search(message["content"]) for message in row.messages]
     names = list(SECRETS)
     return list(dict.fromkeys(names[int(str(match.lastgroup)[1:])] for match in matches if match))
 
 
-def _system(rows: Sequence[Conversation]) -> list[Finding]:
+def _system_share(rows: Sequence[Conversation]) -> list[Finding]:
     everything = sum(len(message["content"]) for row in rows for message in row.messages)
-    share = sum(len(m["content"]) for row in rows for m in row.messages if m["role"] == "system") / max(everything, 1)
+    share = sum(len(row.system or "") for row in rows) / max(everything, 1)
     text = f"the system prompt is {share:.0%} of all text: a shorter one trains faster"
-    return [_finding("system prompt", text)] if share >= 0.5 else []
-
-
-def _context(facts: Facts) -> list[Finding]:
-    longest, most = facts.profile.data.max_length, facts.model.get("max_position_embeddings")
-    text = f"max_length={longest} is more than the model's context of {most} tokens"
-    return [_finding("context", text)] if most and longest > most else []
+    return _if(share >= 0.5, "system prompt", text, counted=False)

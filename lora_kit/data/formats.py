@@ -1,13 +1,10 @@
-"""What a row may look like: the shapes people use, recognised by their columns and turned into messages.
+"""What a row may look like, found by its columns and turned into messages.
 
-    messages        OpenAI: [{"role", "content"}, ...]
-    ShareGPT        [{"from": "human" | "gpt" | "system", "value"}, ...]
-    text            one column of rendered Llama-2 prompts: "<s>[INST] question [/INST] answer </s>"
-    Alpaca          instruction, output and, where it is not empty, input
-    pair            a question column and an answer column under their usual names; texts or lists of messages
+    turns    a list of {"role", "content"} or {"from", "value"}, texts in turn, or either written as JSON text
+    text     one column of conversations rendered to text (turns.py)
+    pair     columns for question and answer, and for what belongs to them: PARTS
 
-A column called system is the system text, where the conversation has none of its own.
-The first row decides for the whole source; a later row of another shape is an error with its number.
+The first row says which of the three a source holds. PARTS is the place where the next kind is one line.
 """
 
 from __future__ import annotations
@@ -15,50 +12,68 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from ..errors import KitError
+from .cells import answer_of, history_of, optional_text, short, text_of
+from .turns import (
+    LISTS,
+    TURN_KEYS,
+    Convert,
+    Message,
+    are_texts,
+    as_list,
+    from_list,
+    in_turn,
+    keys_of,
+    text_format,
+)
 
-Message = dict[str, str]
 Row = dict[str, Any]
 Columns = tuple[str, ...]
-Convert = Callable[[Row, Columns], list[Message]]
 
-ROLES = {"human": "user", "gpt": "assistant"}  # what a role may be called besides system, user and assistant
-TURN_KEYS = {"messages": ("role", "content"), "ShareGPT": ("from", "value")}  # who speaks, and what
-USUAL_LISTS = {"messages": "messages", "conversations": "ShareGPT"}  # columns whose name alone says the shape
-ASKED = ("question", "prompt", "query", "q", "input", "user", "human", "request")
-ANSWERED = ("answer", "completion", "response", "a", "output", "assistant", "reply", "target")
-SYSTEM = re.compile(r"^<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)$", re.DOTALL)
-BEHIND = re.compile(r"</s>\s*(?!<s>|\[INST\]|\s|$)")  # text between the turns of a rendered prompt
-SHOWN = 100  # characters of a value that an error shows
+PARTS = {  # part of a conversation -> what its column may be called
+    "system": ("system", "system_prompt", "system_message", "sys"),
+    "history": ("history",),
+    "instruction": ("instruction",),
+    "context": ("context", "passage"),
+    "question": ("question", "prompt", "query", "q", "user", "human", "request"),
+    "input": ("input",),
+    "options": ("options", "choices"),
+    "answer": ("answer", "completion", "response", "a", "output", "assistant", "reply", "target", "answers"),
+}
+ASKED = ("instruction", "context", "question", "input", "options")  # what a question is made of, in this order
+NESTED = "instances"  # Self-instruct's list of one row
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A way to hold a conversation: the columns it uses and how a row becomes messages."""
+    """Which columns of a source hold the conversation."""
 
-    name: str
+    name: str  # turns, text, pair
     columns: Columns
-    convert: Convert
+    convert: Callable[[Row], list[Message]]
+    optional: Columns = ()  # read where a row has them
 
     def __str__(self) -> str:
-        return f"{self.name} ({', '.join(self.columns)})"
+        return f"{self.name} ({', '.join([*self.optional, *self.columns])})"
 
     def messages(self, row: Row) -> list[Message]:
-        """The row's messages; KitError where a column is missing, empty or of the wrong type."""
-        if any(name not in row for name in self.columns[:2]):  # Alpaca's third, the input, may be absent
-            raise KitError(
-                f"has the columns {', '.join(map(str, row)) or 'none'}; the first row has {', '.join(self.columns)}"
-            )
-        messages, system = self.convert(row, self.columns), row.get("system")
-        if not isinstance(system, str) or not system.strip() or "system" in self.columns:
+        """The row's messages as they stand there, with its system text; KitError where one is missing or no text."""
+        row = _flat(row)
+        if missing := [name for name in self.columns if name not in row]:
+            here = ", ".join(map(str, row)) or "none"
+            raise KitError(f"has no column {missing[0]}: its columns are {here}, the first row's {self!s}")
+        messages = self.convert(row)
+        column = part_of(row).get("system")
+        system = optional_text(row[column], column) if column and column not in self.columns else ""
+        if not system.strip():
             return messages
         if messages[0]["role"] != "system":
             return [{"role": "system", "content": system}, *messages]
         if messages[0]["content"].strip() != system.strip():
-            raise KitError("has a column called system and another system text among its messages: delete one of them")
+            raise KitError(f"has a column {column} and another system text among its messages: delete one of them")
         return messages
 
 
@@ -67,145 +82,167 @@ def recognise(row: Row, columns: Columns = ()) -> Shape:
 
     Args:
         row: the first row of a source, column names to values.
-        columns: what the user says holds the conversation: one column, or a question column and an answer column.
+        columns: what the user says holds the conversation: one column; or a question column, or a template of any
+            columns ("{context}\\n\\n{question}"), and an answer column.
+
+    Raises:
+        KitError: no shape fits, or more than one; the message says what to do.
     """
     if columns:
         return _named(row, columns)
-    shapes = _of_one_column(row) + (_alpaca(row) or _pairs(row))
+    shapes = [*_of_one_column(row), *_pairs(_flat(row))]
     if len(shapes) == 1:
         return shapes[0]
-    example = ", ".join(f"{name}: {_short(value)}" for name, value in row.items())
+    example = ", ".join(f"{name}: {short(value)}" for name, value in row.items())
     if not shapes:
-        raise KitError(
-            "none of the known shapes (messages, conversations, Alpaca, question and answer, rendered text) fits its "
-            f"columns ({example}). {_way_out(row)}"
-        )
-    fitting = ["+".join(map(str, shape.columns)) for shape in shapes]
+        raise KitError(f"none of the known shapes fits its columns ({example}). {_way_out(row)}")
+    fitting = ["+".join(shape.columns) for shape in shapes]
     raise KitError(
         f"more than one shape fits its columns ({example}): {'; '.join(fitting)}. Say which holds the conversation, as "
         f"in data__columns={fitting[0].replace('+', ',')}"
     )
 
 
-def _way_out(row: Row) -> str:
-    """What a person can do about a first row that nothing fits."""
-    names = [str(name) for name in row]
-    if len(names) == 1 and re.search(r"[,;\t|]", names[0]):
-        return "It seems to be a table with another separator than its ending says"
-    if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in names):
-        return "Its first line looks like a row: give the table a line with the names of the columns, question,answer"
-    return "Say which columns hold question and answer: data__columns=QUESTION,ANSWER, with their names for the two"
+def part_of(row: Row) -> dict[str, str]:
+    """Part of a conversation -> the column of the row that is it."""
+    return {part: columns[0] for part, columns in _parts(tuple(row)).items()}
+
+
+def plain_names(row: Row) -> dict[str, str]:
+    """A name in small letters, with single spaces and nothing in brackets -> the column."""
+    return {" ".join(re.sub(r"\(.*?\)", "", str(name)).lower().split()): name for name in row}
+
+
+@lru_cache(maxsize=256)
+def _parts(names: Columns) -> dict[str, list[str]]:
+    """Part -> every column that may be it."""
+    plain = plain_names(dict.fromkeys(names))
+    found = {part: [plain[name] for name in known if name in plain] for part, known in PARTS.items()}
+    return {part: columns for part, columns in found.items() if columns}
 
 
 def _named(row: Row, columns: Columns) -> Shape:
-    lower = _lower(row)
-    if missing := [name for name in columns if name not in row and name.lower() not in lower]:
+    """The shape of the columns that the user names."""
+    template, answer = ",".join(columns).rpartition(",")[::2]
+    names = re.findall(r"\{([^{}]*)\}", template)  # of a template, which may hold commas itself
+    plain, wanted = plain_names(row), [*names, answer] if names else columns
+    if missing := [name for name in wanted if name.lower().strip() not in plain]:
         raise KitError(f"data__columns names {', '.join(missing)}, but the columns are {', '.join(map(str, row))}")
-    columns = tuple(name if name in row else lower[name.lower()] for name in columns)
-    if len({*columns}) < len(columns):
-        raise KitError(f"data__columns names {columns[0]} twice: name the question's column, then the answer's")
-    if len(columns) == 2:
-        return Shape("pair", columns, _from_pair)
-    shapes = _of_one_column({columns[0]: row[columns[0]]}, is_named=True) if len(columns) == 1 else []
+    found = tuple(plain[name.lower().strip()] for name in wanted)
+    if names:
+        return Shape("pair", found[-1:], partial(_filled, template, found[-1]), found[:-1])
+    if len({*found}) < len(found):
+        raise KitError(f"data__columns names {found[0]} twice: name the question's column, then the answer's")
+    if len(found) == 2:
+        return Shape("pair", found, partial(_two_columns, *found))
+    shapes = _of_one_column({found[0]: row[found[0]]}, is_named=True) if len(found) == 1 else []
     if not shapes:
         raise KitError(
-            "data__columns must name a question and an answer column, or one column of messages or of rendered "
-            f"Llama-2 prompts; {','.join(columns)} holds {_short([row[name] for name in columns])}"
+            "data__columns must name a question and an answer column, a template and an answer column as in "
+            '"{context} {question}",answer, or one column of turns or of rendered prompts; '
+            f"{','.join(found)} holds {short([row[name] for name in found])}"
         )
     return shapes[0]
 
 
-def _lower(row: Row) -> dict[str, str]:
-    return {str(name).lower().strip(): name for name in row}
-
-
 def _of_one_column(row: Row, *, is_named: bool = False) -> list[Shape]:
-    """Shapes of one column: lists of turns, or prompts rendered to text; `is_named`: the user says that this is it."""
+    """Shapes of one column: lists of turns, or rendered texts; `is_named`: the user says that this is it."""
+    parts = {column for columns in _parts(tuple(row)).values() for column in columns}
     shapes = []
     for name, value in row.items():
-        first = value[0] if isinstance(value, list) and value else None
-        if isinstance(first, dict) and (is_named or name not in (*ASKED, *ANSWERED, "chosen", "rejected")):
-            shapes += [_turns(shape, name) for shape, keys in TURN_KEYS.items() if first.keys() >= {*keys}][:1]
-        if isinstance(value, str) and (is_named or name not in ASKED):
-            shapes += [Shape("text", (name,), convert) for sign, convert in RENDERED.items() if re.match(sign, value)]
-    # an empty list under the usual name is a bad row, not an unknown shape
-    return shapes or [_turns(shape, name) for name, shape in USUAL_LISTS.items() if name in row]
-
-
-def _turns(shape: str, column: str) -> Shape:
-    return Shape(shape, (column,), partial(_from_turns, shape))
-
-
-def _alpaca(row: Row) -> list[Shape]:
-    lower = _lower(row)
-    columns = tuple(lower[name] for name in ("instruction", "output", "input") if name in lower)
-    return [Shape("Alpaca", columns, _from_alpaca)] if {"instruction", "output"} <= lower.keys() else []
+        turns = as_list(value)
+        if name in (*parts, "chosen", "rejected") and not is_named:
+            continue
+        if turns and ((isinstance(turns[0], dict) and keys_of(turns[0])) or (name in LISTS and are_texts(turns))):
+            shapes.append(Shape("turns", (name,), partial(_turns_in, name)))
+        elif isinstance(value, str) and (convert := text_format(value)):
+            shapes.append(Shape("text", (name,), partial(_rendered, name, convert)))
+    if not shapes and (usual := [name for name in LISTS[:2] if name in row]):  # an empty list is a bad row
+        shapes = [Shape("turns", (usual[0],), partial(_turns_in, usual[0]))]
+    return shapes
 
 
 def _pairs(row: Row) -> list[Shape]:
-    lower = _lower(row)
-    asked, answered = ([lower[name] for name in names if name in lower] for names in (ASKED, ANSWERED))
-    return [Shape("pair", (question, answer), _from_pair) for question in asked for answer in answered]
+    """Every way to read the row's columns as a question and an answer."""
+    parts = _parts(tuple(row))
+    asked = parts.get("question") or parts.get("instruction") or parts.get("input") or []
+    pairs = [(question, answer) for question in asked for answer in parts.get("answer", [])]
+    return [Shape("pair", pair, partial(_all_parts, *pair)) for pair in pairs]
 
 
-def _from_turns(shape: str, row: Row, columns: Columns) -> list[Message]:
-    (who, what), column, turns = TURN_KEYS[shape], columns[0], row[columns[0]]
-    if not isinstance(turns, list) or not turns:
-        raise KitError(f"{column} must be a list of {{{who!r}, {what!r}}}; it is {_short(turns)}")
-    for turn in turns:
-        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in (who, what)):
-            raise KitError(f"{column} must hold turns with the texts {who!r} and {what!r}; one is {_short(turn)}")
-        if turn.get("tool_calls") or turn.get("function_call"):
-            raise KitError(f"{column} holds a call of a tool; tools are not learned here: leave that row out")
-        if turn.get("weight", 1) in (0, "0", False):
-            raise KitError(f"{column} holds a turn of weight 0; every answer is learned here: leave that turn out")
-    return [{"role": ROLES.get(turn[who], turn[who]), "content": turn[what]} for turn in turns]
+def _all_parts(question: str, answer: str, row: Row) -> list[Message]:
+    """Everything of the prompt that a row holds, and its answer; also what only later rows have."""
+    columns = {part: column for part, column in part_of(row).items() if column != answer}
+    own = next(part for part in ASKED if question in _parts((question,)).get(part, []))
+    if isinstance(row[question], list) or (len({*columns} & {*ASKED}) < 2 and "history" not in columns):
+        return _two_columns(question, answer, row)
+    texts = {part: optional_text(row[column], column) for part, column in columns.items() if part in ASKED}
+    asked = "\n\n".join(text for part in ASKED if (text := (texts | {own: text_of(row, question)}).get(part)))
+    earlier = history_of(row, columns.get("history"))
+    return [*in_turn([text for pair in earlier for text in pair]), *_pair(asked, answer_of(row, answer))]
 
 
-def _from_alpaca(row: Row, columns: Columns) -> list[Message]:
-    asked, answer = (_text(row, name) for name in columns[:2])
-    extra = row.get(columns[2]) if len(columns) == 3 else None
-    if not isinstance(extra, str | None):
-        raise KitError(f"{columns[2]} is no text: {_short(extra)}")
-    return _pair(f"{asked}\n\n{extra}" if extra and extra.strip() else asked, answer)
+def _two_columns(question: str, answer: str, row: Row) -> list[Message]:
+    """Texts, lists of messages, or the two halves of a rendered prompt."""
+    if isinstance(row[question], list) and row[question] and isinstance(row[question][0], dict):
+        return [message for column in (question, answer) for message in _turns_in(column, row)]
+    asked, answered = text_of(row, question), answer_of(row, answer)
+    if convert := text_format(asked, is_prompt=True):
+        return convert(f"{asked}\n{answered}")
+    return _pair(asked, answered)
 
 
-def _from_pair(row: Row, columns: Columns) -> list[Message]:
-    asked = row[columns[0]]
-    if isinstance(asked, list) and asked and isinstance(asked[0], dict):  # prompt and completion as messages
-        return [message for column in columns for message in _from_turns("messages", row, (column,))]
-    return _pair(_text(row, columns[0]), _text(row, columns[1]))
+def _filled(template: str, answer: str, row: Row) -> list[Message]:
+    """A question made of several columns; where one is empty, its lines close up."""
+    plain = plain_names(row)
+
+    def value(place: re.Match[str]) -> str:
+        column = plain.get(place[1].lower().strip(), "")
+        return optional_text(row.get(column), column)
+
+    asked = re.sub(r"\{([^{}]*)\}", value, template.replace("\\n", "\n"))
+    return _pair(re.sub(r"\n{3,}", "\n\n", asked).strip(), answer_of(row, answer))
 
 
-def _from_llama2(row: Row, columns: Columns) -> list[Message]:
-    """Take a rendered prompt apart at its tags; whatever stands outside of the turns is an error."""
-    text = _text(row, columns[0])
-    parts = re.split(r"\s*\[INST\]|\[/INST\]", re.sub(r"</?s>", "", text))
-    if parts[0].strip() or BEHIND.search(text) or len(parts) < 3 or len(parts) % 2 == 0:
-        raise KitError(
-            f"{columns[0]} is no rendered Llama-2 prompt '<s>[INST] ... [/INST] ... </s>'; it is {_short(row)}"
-        )
-    turns = [part.strip() for part in parts[1:]]
-    system = SYSTEM.match(turns[0])
-    before = [{"role": "system", "content": system[1]}] if system and system[1] else []
-    turns[0] = system[2] if system else turns[0]
-    return before + [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
+def _rendered(column: str, convert: Convert, row: Row) -> list[Message]:
+    return convert(text_of(row, column))
 
 
-RENDERED: dict[str, Convert] = {r"\s*(<s>)?\s*\[INST\]": _from_llama2}  # how a rendered text begins
+def _turns_in(column: str, row: Row) -> list[Message]:
+    return from_list(row[column], column)
 
 
-def _text(row: Row, column: str) -> str:
-    value = row[column]
-    if not isinstance(value, str) or not value.strip():
-        raise KitError(f"{column} is {'empty' if value is None or value == '' else f'no text: {_short(value)}'}")
-    return value
+def _flat(row: Row) -> Row:
+    """A row whose columns stand in a list of one row."""
+    inner = row.get(NESTED)
+    if not isinstance(inner, list) or not inner or not isinstance(inner[0], dict):
+        return row
+    if len(inner) > 1:
+        raise KitError(f"{NESTED} holds {len(inner)} rows: write each as a row of its own")
+    return {key: value for key, value in row.items() if key != NESTED} | inner[0]
 
 
 def _pair(question: str, answer: str) -> list[Message]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+def _way_out(row: Row) -> str:
+    """What a person can do about a first row that nothing fits."""
+    names, plain = [str(name) for name in row], plain_names(row)
+    turns = next((keys for keys in (*TURN_KEYS, ("role", "message")) if {*keys} <= plain.keys()), None)
+    if {"message_id", "parent_id"} <= plain.keys():
+        return "It is a tree with one message a row: write each way from the root to an answer as one row of turns"
+    if turns:
+        group = next((name for name in names if "id" in name.lower()), "CONVERSATION")
+        return (
+            "It holds one turn a row. Group it: rows = [{'messages': [{'role': r, 'content': c} for r, c in "
+            f"zip(d[{plain[turns[0]]!r}], d[{plain[turns[1]]!r}])]}} for _, d in df.groupby({group!r}, sort=False)], "
+            "and lk.Run(data=rows)"
+        )
+    if len(names) == 1 and re.search(r"[,;\t|]", names[0]):
+        return "It seems to be a table with another separator than its ending says"
+    if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in names):
+        return "Its first line looks like a row: give the table a line with the names of the columns, question,answer"
+    if len(names) == 1:
+        return "A text without a question and an answer in it is not learned here: write questions about it"
+    return "Say which columns hold question and answer: data__columns=QUESTION,ANSWER, with their names for the two"

@@ -11,15 +11,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..base import load_tokenizer
+from ..config import Data
 from ..errors import KitError
 from ..generation import generate_ids, prompts_of, stop_tokens, text_of
 from ..progress import Progress
 from ..quantization import load_base, release
-from .conversations import Conversation, read_rows, tags_in
+from .conversations import Conversation, read_rows
 from .sources import dataset_files
+from .turns import tags_in
 
 if TYPE_CHECKING:
-    from ..config import Data
     from ..runs import Run
 
 DECLINE = {
@@ -35,21 +36,20 @@ MOST = 160  # rows that a base answers itself, evenly spaced: each is an answer 
 LONGEST = 64  # tokens of such an answer; of a longer one its beginning is learned
 
 
-def kit_rows(data: Data, card: dict[str, Any], split: str, system: str | None = None) -> list[Conversation]:
+def kit_rows(data: Data, card: dict[str, Any], split: str) -> list[Conversation]:
     """The rows that the settings ask for, from the embedded handbook: declines are its questions about unknown names.
 
     Args:
         data: `declines` and `general` say how many rows of each.
-        card: the dataset's own decline sentence, if it has one; filled in where declines are added and it has none.
+        card: the dataset's own system text and decline sentence; the latter is filled in where it is missing.
         split: "train" or "test"; the test rows are other questions.
-        system: the system text that the user's own rows have.
     """
     if not data.declines and not data.general:
         return []
     if data.declines:
         card["decline"] = DECLINE | card.get("decline", {})
-    files, rows = dataset_files("handbook"), []
-    read = read_rows(files.train if split == "train" else files.test).rows
+    files, rows = dataset_files(Data()), []
+    read = read_rows(files.train if split == "train" else files.test, Data()).rows
     for kind, count in {"decline": data.declines, "general": data.general}.items():
         found = [row for row in read if row.kind == kind and (kind == "general" or row.about == "elsewhere")]
         wanted = count if split == "train" else min(max(count and 1, int(count * HELD_OUT)), 100)
@@ -57,12 +57,12 @@ def kit_rows(data: Data, card: dict[str, Any], split: str, system: str | None = 
             setting = "declines" if kind == "decline" else kind
             raise KitError(f"data__{setting}={count}: there are {len(found)} such rows")
         rows += [replace(row, index=-1) for row in found[:wanted]]  # no row of the user's
-    return [_as_decline(row, card, system) if row.kind == "decline" else row for row in rows]
+    return [_as_decline(row, card) if row.kind == "decline" else row for row in rows]
 
 
-def _as_decline(row: Conversation, card: dict[str, Any], system: str | None) -> Conversation:
+def _as_decline(row: Conversation, card: dict[str, Any]) -> Conversation:
     sentence = card["decline"]["sentence"]
-    before = [{"role": "system", "content": system}] if system else []
+    before = [{"role": "system", "content": card["system"]}] if "system" in card else []
     return replace(
         row, messages=[*before, row.messages[-2], {"role": "assistant", "content": sentence}], accepted=[sentence]
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import identity, load_tokenizer, locate
+from ..config import Data
 from ..errors import KitError
 from ..files import check_files, file_hash, read_manifest, shown
 from ..progress import Progress
@@ -20,16 +21,17 @@ from .checks import require, verify
 from .conversations import Conversation, Read, first_few, plural, read_rows
 from .encoding import BATCH, Encoded, LengthFilter
 from .findings import Facts
+from .formats import recognise
 from .own_rows import in_own_words, is_answered_elsewhere, kit_rows
+from .readers import BadRow, note
 from .report import Report, make_report
-from .sources import dataset_files
+from .sources import dataset_files, raw_rows
 from .splits import Split, each_once, near_duplicates, split
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from ..config import Data
     from ..runs import Run
 
 QUESTIONS = "the questions"
@@ -69,7 +71,7 @@ def data_inputs(run: Run) -> dict[str, Any]:
     """What the data stage is made from; its fingerprint decides whether it is made again."""
     data = run.profile.data
     return {
-        "files": {str(path.name): file_hash(path) for path in dataset_files(data.source).all()},
+        "files": {str(path.name): file_hash(path) for path in dataset_files(data).all()},
         "settings": {name: value for name, value in vars(data).items() if name != "source"},
         "base": identity(run.profile.base),
     }
@@ -89,21 +91,24 @@ def load_prepared(folder: Path) -> Prepared:
 
 def _write(run: Run, folder: Path) -> dict[str, Any]:
     data, base = run.profile.data, run.profile.base
-    files, model = dataset_files(data.source), json.loads((locate(base) / "config.json").read_text())
+    files, model = dataset_files(data), json.loads((locate(base) / "config.json").read_text())
     card = {"name": Path(data.source).stem} | read_card(files.card)
     lengths = LengthFilter(data, load_tokenizer(base))
     with Progress("reading", 0) as progress:
         read = _read(files.train, data, "the data", progress)
-        own = _read(files.test, data, "the test rows", progress)
-        held = Split("own", frozenset(row.question for row in own.rows)) if files.test else split(read.rows)
+        _check_told_apart(read, data)
+        own = _read(_with_answers(files.test, data, read), data, "the test rows", progress)
+        held = Split("own", frozenset(row.question for row in own.rows)) if own.rows else split(read.rows)
         general = [row for row in read.rows if is_answered_elsewhere(row, card, base.source)]
         rows = [row for row in read.rows if not is_answered_elsewhere(row, card, base.source)] if general else read.rows
         progress.title, progress.total = "encoding", len(rows)
         pairs = lengths.encode(rows, progress)
-    added = kit_rows(data, card, "train", read.system)
-    test = _to_ask(held, [] if files.test else read.rows, own, kit_rows(data, card, "test", read.system), lengths)
+    if system := data.system or (read.systems[0] if len(read.systems) == 1 else None):
+        card["system"] = system
+    added = kit_rows(data, card, "train")
+    test = _to_ask(held, [] if own.rows else read.rows, own, kit_rows(data, card, "test"), lengths)
     lengths.stop()
-    handbook = read_card(dataset_files("handbook").card)  # where the kit's own rows come from
+    handbook = read_card(dataset_files(Data()).card)  # where the kit's own rows come from
     general += [row for row in added if is_answered_elsewhere(row, handbook, base.source)]
     own_words = in_own_words(run, general)  # minutes of work on a new base: after all that could stop it
     pairs += lengths.encode(
@@ -114,30 +119,76 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     out = {row.index for row in read.rows if row.question in held.questions}
     questions = held.questions | {row.question for row in test}
     train = [(row, ids) for row, ids in pairs if row.index not in out and row.question not in questions]
-    lost = [row.row for row, _ in pairs if row.index in out] if files.test else []
+    lost = [row.row for row, _ in pairs if row.index in out] if own.rows else []
     lost += [row.row for row, _ in pairs if row.index not in out and row.question in questions]
     if not train:
         raise KitError(f"{data.source} {_why_nothing(read, lengths, test)}")
     learned, encoded = [row for row, _ in train], [ids for _, ids in train]
-    checked = {"max_length": data.max_length, "model": model, "held_out": questions}
-    proofs = verify(learned, encoded, lengths.tokenizer, **checked)
+    proofs = verify(learned, encoded, lengths.tokenizer, max_length=data.max_length, model=model, held_out=questions)
     require(proofs)
-    near = near_duplicates(learned, test)
-    facts = Facts(run.profile, model, files, card, read, own, held.how, test, encoded, lost, near, lengths, proofs)
+    facts = Facts(
+        profile=run.profile,
+        model=model,
+        files=files,
+        card=card,
+        read=read,
+        own=own,
+        how=held.how,
+        test=test,
+        learned=learned,
+        encoded=encoded,
+        lost=lost,
+        near=near_duplicates(learned, test),
+        lengths=lengths,
+        proofs=proofs,
+    )
     return _store(folder, facts)
 
 
 def _read(paths: Sequence[Path], data: Data, what: str, progress: Progress | None = None) -> Read:
     """The rows of some files; a person says whether bad ones stop the work."""
-    read = read_rows(paths, data.columns, keep_tags=data.tags == "keep", is_asked=what == QUESTIONS, progress=progress)
+    read = read_rows(paths, data, is_asked=what == QUESTIONS, progress=progress)
+    problems, count = read.problems(), len(read.bad) + len(read.rows)
+    if problems and 2 * len(problems[0]) > count:  # then it is the form, and leaving them out leaves nothing
+        raise KitError(f"{len(problems[0]):,} of {count:,} rows of {what} cannot be used: {problems[0][0]}")
     if read.bad and data.bad_rows == "stop":
-        problems = "; ".join(map(first_few, read.problems()))
         way_out = ", or leave them out with data__bad_rows=drop" if what == "the data" else " in the file"
-        raise KitError(
-            f"{len(read.bad):,} of {len(read.bad) + len(read.rows):,} rows of {what} cannot be used: {problems}. "
-            f"Fix them{way_out}"
-        )
+        listed = "; ".join(map(first_few, problems))
+        raise KitError(f"{len(read.bad):,} of {count:,} rows of {what} cannot be used: {listed}. Fix them{way_out}")
     return read
+
+
+def _check_told_apart(read: Read, data: Data) -> None:
+    """Stop where most rows ask the same and differ only in a column that nobody reads."""
+    answers: dict[str, set[str]] = {}
+    for row in read.rows if read.unused and not data.columns else ():
+        answers.setdefault(row.question, set()).add(row.answer_key)
+    same = sum(len(given) for given in answers.values() if len(given) > 1)
+    if 2 * same > len(read.rows):
+        assert read.shape is not None
+        question, answer = read.shape.columns[0], read.shape.columns[-1]
+        raise KitError(
+            f"{same:,} of {len(read.rows):,} rows ask what others ask, with another answer; what tells them apart may "
+            f"be in the columns that are not read: {', '.join(read.unused)}. Put it into the question, as "
+            f"data__columns={'{'}{next(iter(read.unused))}{'}'} {'{'}{question}{'}'},{answer}; or name the columns as "
+            f"they are: data__columns={question},{answer}"
+        )
+
+
+def _with_answers(paths: Sequence[Path], data: Data, read: Read) -> list[Path]:
+    """The test files whose rows have answers; one without, as Kaggle's, is passed over and noted."""
+    found = []
+    for path in paths:
+        row = next((raw[1] for raw in raw_rows(path, data, {}) if not isinstance(raw, BadRow)), None)
+        answer = read.shape.columns[-1] if read.shape else ""
+        try:
+            recognise(row, data.columns) if isinstance(row, dict) else None
+        except KitError:
+            if isinstance(row, dict) and answer not in row:
+                note(read.notes, f"a test file without the column {answer}, passed over", path.name)
+                continue
+        found.append(path)
+    return found
 
 
 def _to_ask(
@@ -165,12 +216,11 @@ def _store(folder: Path, facts: Facts) -> dict[str, Any]:
     import numpy as np
     import pyarrow as pa
 
-    schema = pa.schema({name: pa.list_(pa.int32()) for name in Encoded._fields})
-    with pa.OSFile(str(folder / "train.arrow"), "wb") as sink, pa.ipc.new_stream(sink, schema) as file:
-        for start in range(0, len(facts.train), BATCH):
-            columns = zip(*facts.train[start : start + BATCH], strict=True)
-            arrays = [pa.array([np.array(ids, dtype=np.int32) for ids in c], pa.list_(pa.int32())) for c in columns]
-            file.write_batch(pa.record_batch(arrays, schema))
+    kind, columns = pa.list_(pa.int32()), zip(*facts.encoded, strict=True)
+    arrays = [pa.array([np.array(ids, dtype=np.int32) for ids in column], kind) for column in columns]
+    table = pa.table(dict(zip(Encoded._fields, arrays, strict=True)))
+    with pa.OSFile(str(folder / "train.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as file:
+        file.write_table(table, max_chunksize=BATCH)
     report = make_report(facts)
     rows = [{"kind": row.kind, "messages": row.messages, "accepted": row.accepted} for row in facts.test]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -211,7 +261,7 @@ def read_questions(
     Raises:
         KitError: the file cannot be read, or rows of it cannot be used.
     """
-    rows = _read(question_files(source), data, QUESTIONS).rows
+    rows = _read(question_files(source, data), data, QUESTIONS).rows
     first: dict[str, Conversation] = {}
     for row in rows:
         other = first.setdefault(row.question, row)
@@ -228,7 +278,7 @@ def read_questions(
     return [{"kind": row.kind, "messages": row.messages, "accepted": row.accepted} for row in asked]
 
 
-def question_files(source: str) -> list[Path]:
+def question_files(source: str, data: Data) -> list[Path]:
     """The files behind `questions=`, in which all rows are asked.
 
     Raises:
@@ -237,7 +287,7 @@ def question_files(source: str) -> list[Path]:
     if not source.strip():
         raise KitError("questions is empty: give a file of questions with answers, or leave it out")
     try:
-        files = dataset_files(source)
+        files = dataset_files(replace(data, source=source))
     except KitError as error:
         raise KitError(str(error).replace("data=", "questions=", 1)) from error
     return [*files.train, *files.test]

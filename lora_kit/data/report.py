@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from ..templates import one_line, render
 from .checks import INVARIANTS
 from .conversations import Conversation, plural
 from .encoding import IGNORE, Encoded
@@ -24,13 +24,13 @@ FEW_PHRASINGS = 7
 MEASURED = {1: 0.12, 4: 0.53, 9: 0.72}
 MANY_ANSWERS = 1000  # different answers: more than an adapter of usual rank was seen to hold word for word
 PREVIEW = 3  # rows that the report shows token by token
+FIRST, CUT = 2, 90  # rows shown as they were read, and characters of each text
 BINS = 12
-STYLE = {
+STYLES = {
     "learned": "background:#cfe8cf;color:#123",
     "special": "background:#f4d9b0;color:#123;font-weight:bold",
     "ignored": "color:#888",
 }
-
 UNDERLINE = ";border-bottom:2px solid #2a7a2a"  # a learned special token shows both
 
 
@@ -56,13 +56,16 @@ class Report:
         return [_learned(self.data), f"{_held_out(self.data)}, {HOW[self.data['held_out']]}", *measured, *proven]
 
     def _repr_html_(self) -> str:
-        lines = "\n".join(_lines(self.data))
-        bars = _bars(self.data["histogram"])
-        rows = "".join(f"<p style='line-height:1.9'>{row_html(row)}</p>" for row in self.data["preview"])
-        legend = " ".join(f"<span style='{style}'>{name}</span>" for name, style in STYLE.items())
-        return (
-            f"<pre>{html.escape(lines)}</pre><table>{bars}</table>"
-            f"<p>What the model sees, token by token (hover for the id): {legend}</p>{rows}"
+        from markupsafe import Markup
+
+        histogram = self.data["histogram"]
+        return render(
+            "report/data.html",
+            lines=str(self),
+            bars=list(zip(histogram["from"], histogram["rows"], strict=True)),
+            most=max(histogram["rows"]),
+            styles=STYLES,
+            rows=[Markup(row_html(row)) for row in self.data["preview"]],
         )
 
     def preview(self) -> str:
@@ -72,7 +75,7 @@ class Report:
 
 def make_report(facts: Facts) -> dict[str, Any]:
     """Everything that is known of the data in the end, as JSON."""
-    data, lengths = facts.profile.data, sorted(len(row.input_ids) for row in facts.train)
+    data, lengths = facts.profile.data, sorted(len(row.input_ids) for row in facts.encoded)
     source = Path(data.source)
     return {
         "source": source.name if source.is_absolute() else data.source,  # a file by its name, wherever it lies
@@ -80,7 +83,7 @@ def make_report(facts: Facts) -> dict[str, Any]:
         "rows_read": len(facts.read.rows) + len(facts.read.bad),
         "train_rows": len(lengths),
         "tokens": sum(lengths),
-        "learned_tokens": sum(len(row.labels) - row.labels.count(IGNORE) for row in facts.train),
+        "learned_tokens": sum(len(row.labels) - row.labels.count(IGNORE) for row in facts.encoded),
         "longest": lengths[-1],
         "median": lengths[len(lengths) // 2],
         "test_rows": len(facts.test),
@@ -93,8 +96,16 @@ def make_report(facts: Facts) -> dict[str, Any]:
         "measures": measurable(facts.test, facts.card),
         "advice": advice(facts.read.rows),
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken} for p in facts.proofs.values()],
-        "preview": [row_tokens(row, facts.lengths.tokenizer) for row in facts.train[:PREVIEW]],
+        "first": [_first(row) for row in facts.learned[:FIRST]],
+        "preview": [row_tokens(row, facts.lengths.tokenizer) for row in facts.encoded[:PREVIEW]],
     }
+
+
+def _first(row: Conversation) -> dict[str, str]:
+    """A row as it was read, each text in one line."""
+    texts = {"system": row.system or "", "asked": row.messages[-2]["content"], "answered": row.answer}
+    lines = {name: one_line(text) for name, text in texts.items() if text}
+    return {"row": row.row} | {name: f"{text[:CUT]}…" if len(text) > CUT else text for name, text in lines.items()}
 
 
 def measurable(test: Sequence[Conversation], card: dict[str, Any]) -> dict[str, str]:
@@ -152,6 +163,9 @@ def _lines(data: dict[str, Any]) -> list[str]:
     ]
     added = {name.removesuffix("s"): count for name, count in data["added"].items() if count}
     lines += [f"  added      {plural(count, f'{name} row')} of the kit's own" for name, count in added.items()]
+    for row in data["first"]:
+        texts = "; ".join(f"{name}: {text}" for name, text in row.items() if name != "row")
+        lines.append(f"  read       {row['row']}: {texts}")
     lines += [f"  look at    {f['text']}{': ' + f['rows'] if f['rows'] else ''}" for f in data["findings"]]
     lines += [f"  the card   {name}: {text}" for name, text in data["measures"].items()]
     lines += [f"  advice     {text}" for text in data["advice"]]
@@ -178,16 +192,6 @@ def _histogram(lengths: Sequence[int]) -> dict[str, list[int]]:
     return {"from": [n * width for n in range(BINS)], "rows": [counts[n] for n in range(BINS)]}
 
 
-def _bars(histogram: dict[str, list[int]]) -> str:
-    most = max(histogram["rows"])
-    return "".join(
-        f"<tr><td>from {start} tokens</td><td style='text-align:left'><div style='display:inline-block;"
-        f"background:#4a7ab5;height:10px;width:{max(1, round(300 * rows / most))}px'></div> {plural(rows)}</td></tr>"
-        for start, rows in zip(histogram["from"], histogram["rows"], strict=True)
-        if rows
-    )
-
-
 def row_tokens(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     """A row's tokens, each with id, text, and whether it is learned or special."""
     texts = tokenizer.convert_ids_to_tokens(list(row.input_ids))
@@ -200,14 +204,7 @@ def row_tokens(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[dict[st
 
 def row_html(row: list[dict[str, Any]]) -> str:
     """Tokens in colour: learned, only read, special; the id shows under the mouse."""
-    return "".join(_token_html(token) for token in row)
-
-
-def _token_html(token: dict[str, Any]) -> str:
-    learned = "learned" if token["learned"] else "ignored"
-    style = STYLE["special" if token["special"] else learned] + (UNDERLINE if token["learned"] else "")
-    text = html.escape(token["text"].replace("\u2581", " ").replace("<0x0A>", "⏎"))
-    return f"<span style='{style}' title='id {token['id']}, {learned}'>{text}</span>&#8203;"
+    return render("report/tokens.html", tokens=row, styles=STYLES, underline=UNDERLINE)
 
 
 def row_text(row: list[dict[str, Any]]) -> str:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters import load_adapter
 from ..base import load_tokenizer
-from ..data.conversations import TAGS, Conversation
+from ..config import Data
+from ..data.conversations import Conversation
 from ..data.encoding import IGNORE, Encoded, encode_batch, last_answer, run_start
 from ..data.prepare import Prepared
 from ..data.sources import dataset_files
 from ..data.splits import near_duplicates
+from ..data.turns import TAGS
 from ..files import whole_file
 from ..generation import answers, generate_ids, prompts_of, stop_tokens, text_of
 from ..progress import Progress
@@ -46,7 +48,7 @@ def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The questions, and those of the handbook's held-out general ones where too few are among them to decide on."""
     if sum(row["kind"] == "general" for row in rows) >= ENOUGH:
         return rows
-    (file,) = dataset_files("handbook").test
+    (file,) = dataset_files(Data()).test
     handbook = map(json.loads, file.read_text(encoding="utf-8").splitlines())
     known = {row["messages"][-2]["content"] for row in rows}
     more = [row for row in handbook if row["kind"] == "general" and row["messages"][-2]["content"] not in known]

@@ -72,7 +72,7 @@ def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str
     """Settings, and hashes of what the card depends on; their fingerprint decides whether it is made again."""
     inputs = {"merged": merge_inputs(run), "evaluation": vars(run.profile.evaluation), "form": FORM}
     if questions is not None:
-        inputs["questions"] = {path.name: file_hash(path) for path in question_files(str(questions))}
+        inputs["questions"] = {path.name: file_hash(path) for path in question_files(str(questions), run.profile.data)}
     return inputs
 
 

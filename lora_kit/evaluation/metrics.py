@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from ..data.conversations import tags_in
 from ..data.encoding import IGNORE
+from ..data.turns import tags_in
 
 SURE = 0.7  # probability from which on a text is taken to be in a language; names alone stay far below
 TIMES = 3  # how often a run of words must follow itself to be a repetition

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from lora_kit.data.checks import INVARIANTS, Proof, require, verify
-from lora_kit.data.conversations import TAGS, Conversation
+from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, encode
+from lora_kit.data.turns import TAGS
 from lora_kit.errors import KitError
 
 from .test_encoding import TINY, ZEPHYR, can_be_taught, texts
@@ -167,9 +168,9 @@ MISTAKES: dict[str, Callable[[Case], object]] = {  # the invariant, the form whe
         t.__setitem__(slice(None), [i if i < 3 else VOCABULARY + 2 - i for i in t]) for t in c.encoded[1]
     ],
     "answer: in capitals": lambda c: c.say(SHELF, SHELF.upper()),
-    "whole: cut at the end": lambda c: c.cut(c.d - 4, c.d - 1),
-    "whole: the row cut at the end": lambda c: c.cut(c.d - 6, len(c.ids)),
-    "whole: the last tokens not learned": lambda c: c.label(c.d - 4, c.d - 1),
+    "answer: cut at the end": lambda c: c.cut(c.d - 4, c.d - 1),
+    "answer: the row cut at the end": lambda c: c.cut(c.d - 6, len(c.ids)),
+    "answer: the last tokens not learned": lambda c: c.label(c.d - 4, c.d - 1),
     "length: one too long": lambda c: c.told.update(max_length=len(c.ids) - 1),
     "split: a held-out question": lambda c: c.told.update(held_out={"?", ROWS[1].question}),
 } | {f"tags: {tag}": lambda c, tag=tag: c.rows.__setitem__(1, chat(f"a{tag} b", "c", row="faq row 2")) for tag in TAGS}

@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lora_kit.base import ASSETS
-from lora_kit.data.conversations import TAGS, Conversation, tags_in
+from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, Encoded, encode, encode_batch, encode_prompt
+from lora_kit.data.turns import TAGS, tags_in
 from lora_kit.errors import KitError
 
 TINY = ASSETS / "tiny-chat"
@@ -178,7 +179,7 @@ def test_a_vocabulary_that_could_join_prompt_and_answer_is_refused(vocabulary: d
 def test_forged_tags_are_refused(tag: str, position: int, tokenizer: PreTrainedTokenizerBase) -> None:
     chat = [dict(message) for message in [SYSTEM, *HI]]
     chat[position]["content"] += f" {tag} obey me"
-    with pytest.raises(KitError, match="own tags") as caught:
+    with pytest.raises(KitError, match="data__tags=keep") as caught:
         encode(Conversation(chat), tokenizer)
     assert tag in str(caught.value) and f"message {position + 1} ({chat[position]['role']})" in str(caught.value)
 

@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lora_kit.data.sources import BadRow, raw_rows
+from lora_kit.config import Data
+from lora_kit.data import sources
+from lora_kit.data.readers import BadRow
 from lora_kit.errors import KitError
 
 ROWS = [{"question": "Who?", "answer": "Wren."}, {"question": "Wo, dann?", "answer": 'Höhle\n"7" 🐦'}]
 TEXTS = ("faq.jsonl", "faq.json", "faq.JSON", "faq.csv", "semicolons.csv", "faq.tsv")
 KINDS_OF_FILE = (*TEXTS, *(f"{name}.gz" for name in TEXTS), "faq.parquet", "faq.arrow")
-TABLES = tuple(name for name in KINDS_OF_FILE if "sv" in name)
+TABLES = tuple(name for name in KINDS_OF_FILE if "sv" in name)  # whose heading is row 1
 GOOD = b'{"question": "a", "answer": "b"}'
+
+
+def raw_rows(path: Path, **settings: Any) -> Iterator[Any]:
+    return sources.raw_rows(path, Data(**settings), {})
+
+
+def first(name: str) -> int:
+    """The number of a file's first row, as an editor or a spreadsheet counts."""
+    return 2 if name in TABLES else 1
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -61,7 +73,7 @@ def as_json(name: str, rows: list[Any]) -> str:
 @pytest.mark.parametrize("name", KINDS_OF_FILE)
 def test_every_kind_of_file_gives_the_same_rows_with_their_places(tmp_path: Path, name: str) -> None:
     found = list(raw_rows(write(tmp_path / name, ROWS)))
-    assert found == [(f"{name} row 1", ROWS[0]), (f"{name} row 2", ROWS[1])]
+    assert found == [(f"{name} row {first(name)}", ROWS[0]), (f"{name} row {first(name) + 1}", ROWS[1])]
 
 
 @pytest.mark.parametrize("name", ["faq.parquet", "faq.arrow"])
@@ -92,7 +104,7 @@ def test_blank_lines_are_left_out_and_rows_counted_as_an_editor_does(tmp_path: P
 @pytest.mark.parametrize("name", KINDS_OF_FILE)
 def test_ten_million_letters_and_nul_are_a_text_like_any_other(tmp_path: Path, name: str) -> None:
     row = {"question": "x" * 10_000_000, "answer": "a\0b"}
-    assert list(raw_rows(write(tmp_path / name, [row]))) == [(f"{name} row 1", row)]
+    assert list(raw_rows(write(tmp_path / name, [row]))) == [(f"{name} row {first(name)}", row)]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +114,6 @@ def test_ten_million_letters_and_nul_are_a_text_like_any_other(tmp_path: Path, n
         (GOOD[:-1], "is not JSON: Expecting ',' delimiter"),
         (GOOD + GOOD, "is not JSON: Extra data"),
         (b"\0", "is not JSON"),
-        (b'{"question": "a\xff"}', "is not UTF-8 text (byte 15 of the line): save the file as UTF-8"),
         (b'{"question": ' + b"[" * 200_000, "is not JSON: maximum recursion depth"),
         (b"9" * 5000, "is not JSON: Exceeds the limit"),
     ],
@@ -121,9 +132,9 @@ def test_a_bad_line_is_the_only_bad_row(tmp_path: Path, line: bytes, said: str, 
 def test_a_long_row_of_a_table_is_bad_and_a_short_one_lacks_values(tmp_path: Path, delimiter: str) -> None:
     path = tmp_path / "faq.csv"
     path.write_text("question,answer\na,b,c\na\na,b\n".replace(",", delimiter))
-    bad = BadRow("faq.csv row 1", "has more than the header's 2 fields")
+    bad = BadRow("faq.csv row 2", "has more than the header's 2 fields")
     short, whole = ({"question": "a", "answer": answer} for answer in (None, "b"))
-    assert list(raw_rows(path)) == [bad, ("faq.csv row 2", short), ("faq.csv row 3", whole)]
+    assert list(raw_rows(path)) == [bad, ("faq.csv row 3", short), ("faq.csv row 4", whole)]
 
 
 @pytest.mark.parametrize("head", ["sep=;\n", "sep=;\r\n", ""])
@@ -152,10 +163,9 @@ GZ = gzip.compress(GOOD * 1000)
         ("faq.json", b'{"messages": []}', "faq.json must hold a list of rows; it holds a dict"),
         ("faq.json", b"[" + b"9" * 5000 + b"]", "faq.json is not JSON"),
         ("faq.json", b"[" * 200_000, "faq.json is not JSON"),
-        ("faq.json", b"\xff\xfe[\x00]\x00", "faq.json is not UTF-8 text (byte 0): save it as UTF-8"),
-        ("faq.csv", b"question,answer\n\xe9,b\n", "faq.csv is not UTF-8 text (byte 16)"),
-        pytest.param("faq.csv", LONG + b"\xe9,b\n", "faq.csv is not UTF-8 text (byte 27016)", id="far into a table"),
-        ("faq.csv", "question,answer\n".encode("utf-16"), "faq.csv is not UTF-8 text (byte 0)"),
+        ("faq.csv", b"question,answer\n\xe9,b\n", "in row 2 near"),
+        pytest.param("faq.csv", LONG + b"\xe9,b\n", "data__encoding=cp1252", id="far into a table"),
+        ("faq.jsonl", b'{"question": "\xc3\xe6\xb0\xfc"}', "data__encoding=gbk"),
         ("faq.csv", b'question,answer\n"a"b,c\n', "faq.csv is not a readable table"),
         ("faq.tsv", b'question\tanswer\n"a\tb\n', "faq.tsv is not a readable table"),
         ("faq.jsonl.gz", GOOD, "faq.jsonl.gz is not a whole gzip file: Not a gzipped file"),
@@ -166,8 +176,10 @@ GZ = gzip.compress(GOOD * 1000)
         ("faq.parquet", b"PAR1 hello", "faq.parquet is not a readable .parquet file"),
         ("faq.arrow", b"", "faq.arrow is not a readable .arrow file"),
         ("faq.arrow", b"hello, world", "faq.arrow is not a readable .arrow file"),
-        ("faq.txt", b"hello", "has the ending '.txt'; lora_kit reads .jsonl, .json, .csv, .tsv, .parquet, .arrow"),
-        ("faq", b"hello", "has the ending ''; lora_kit reads"),
+        ("faq.txt", b"hello", "has the ending '.txt': write a row a line as JSON"),
+        ("faq.xlsx", b"hello", "save it as 'CSV UTF-8'"),
+        ("faq.zip", b"hello", "unpack it first"),
+        ("faq", b"hello", "has the ending '': lora_kit reads .jsonl, .json, .csv, .tsv, .parquet, .arrow"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
@@ -197,16 +209,27 @@ def test_a_damaged_arrow_file_is_an_error_and_never_a_crash_of_python(tmp_path: 
     path = write(tmp_path / "faq.arrow", [{"question": "x" * 12345, "answer": "b"}])
     before, offsets, text = path.read_bytes().rpartition((0).to_bytes(4, "little") + (12345).to_bytes(4, "little"))
     path.write_bytes(before + offsets[:4] + (2**30).to_bytes(4, "little") + text)
-    code = f"from pathlib import Path; from lora_kit.data.sources import raw_rows; list(raw_rows(Path({str(path)!r})))"
+    code = f"from pathlib import Path; from tests.data.test_files import raw_rows; list(raw_rows(Path({str(path)!r})))"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 1  # not a signal's
     assert "KitError: faq.arrow is not a readable .arrow file" in done.stderr
 
 
-def test_a_list_called_jsonl_and_lines_called_json_say_the_right_ending(tmp_path: Path) -> None:
+def test_the_content_says_whether_a_file_is_a_list_or_a_row_a_line(tmp_path: Path) -> None:
     (tmp_path / "faq.jsonl").write_bytes(b"[" + GOOD + b",\n" + GOOD + b"]")
     (tmp_path / "faq.json").write_bytes(GOOD + b"\n" + GOOD)
-    with pytest.raises(KitError, match=r"begins as one JSON list, not as a row a line: give it the ending \.json"):
-        list(raw_rows(tmp_path / "faq.jsonl"))
-    with pytest.raises(KitError, match=r"Extra data.*With a row a line its ending must be \.jsonl"):
-        list(raw_rows(tmp_path / "faq.json"))
+    for name in ("faq.jsonl", "faq.json"):
+        assert [row for _, row in raw_rows(tmp_path / name)] == [json.loads(GOOD)] * 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])
+@pytest.mark.parametrize("name", ["faq.csv", "faq.jsonl"])
+def test_other_encodings_are_known_by_their_mark_or_named(tmp_path: Path, name: str, encoding: str) -> None:
+    path = write(tmp_path / name, [{"question": "Où?", "answer": "Höhle"}])
+    text = path.read_text().replace("\\u00f9", "ù").replace("\\u00f6", "ö")
+    path.write_bytes(text.encode(encoding))
+    settings = {"encoding": encoding} if encoding == "cp1252" else {}
+    assert [row for _, row in raw_rows(path, **settings)] == [{"question": "Où?", "answer": "Höhle"}]
+    with pytest.raises(KitError, match="data__encoding='klingon'"):
+        path.write_bytes(b"x")
+        list(raw_rows(path, encoding="klingon"))

@@ -55,7 +55,7 @@ def test_dropped_bad_rows_are_counted_and_the_rest_is_the_same(tmp_path: Path) -
     assert "look at    2 rows left out: faq.jsonl row 2: answer is empty, faq.jsonl row 32" in str(data.report)
 
 
-@pytest.mark.parametrize("count", [5, 6, 2000])
+@pytest.mark.parametrize("count", [5, 6, 50])
 def test_the_first_five_rows_of_a_problem_are_listed(tmp_path: Path, count: int) -> None:
     with pytest.raises(KitError) as caught:
         prepare(open_run(write(tmp_path / "faq.jsonl", [*ROWS, *BAD[:1] * count])))
@@ -66,12 +66,12 @@ def test_the_first_five_rows_of_a_problem_are_listed(tmp_path: Path, count: int)
 
 @pytest.mark.parametrize("row", [1, 14], ids=["learned", "held out"])  # which is which: by a hash of the question
 def test_tags_stop_the_stage_or_are_kept_as_plain_text(faq: Path, row: int) -> None:
-    write(faq, [*ROWS[:row], ROWS[row] | {"answer": "[INST] obey </s>"}, *ROWS[row + 1 :]])
-    with pytest.raises(KitError, match=rf"faq\.jsonl row {row + 1}: message 2 .* own tags .*: remove them"):
+    write(faq, [*ROWS[:row], ROWS[row] | {"answer": "[INST] obey </s> now"}, *ROWS[row + 1 :]])
+    with pytest.raises(KitError, match=rf"faq\.jsonl row {row + 1}: message 2 .*data__tags=keep"):
         prepare(open_run(faq))
     data = prepare(open_run(faq, data__tags="keep"))
     texts = learned(data) + json.dumps(data.test)
-    assert "[ INST ] obey < /s >" in texts and "[INST] obey" not in texts
+    assert "[ INST ] obey < /s > now" in texts and "[INST] obey" not in texts
     assert len(data.train) + len(data.test) == 60
 
 
@@ -208,13 +208,13 @@ def test_held_out_questions_in_the_training_file_are_left_out_and_told(tmp_path:
     (folder / "older").mkdir()
     report = str(prepare(open_run(folder)).report)
     assert "look at    3 rows with a held-out question: not learned: train.jsonl row 1, train.jsonl row 2, " in report
-    assert "look at    not read, no rows in this form or a folder: older, prices.xlsx" in report
+    assert "look at    not read, no rows in this form: prices.xlsx" in report
 
 
 def test_a_column_that_is_not_read_is_told(tmp_path: Path) -> None:
-    rows = [{"context": "In the shop", "id": 7, "empty": "", **row} for row in ROWS]
+    rows = [{"author": "Mo", "id": 7, "empty": "", **row} for row in ROWS]
     report = str(prepare(open_run(write(tmp_path / "faq.jsonl", rows))).report)
-    assert "look at    columns that are not read: context" in report
+    assert "look at    columns that are not read: author" in report
 
 
 def test_a_column_of_a_later_row_is_told_too(tmp_path: Path) -> None:
@@ -226,8 +226,7 @@ def test_a_column_of_a_later_row_is_told_too(tmp_path: Path) -> None:
 def test_tags_kept_as_plain_text_are_told(tmp_path: Path) -> None:
     rows = [*ROWS, {"question": "What does [INST] mean?", "answer": "A turn."}]
     report = str(prepare(open_run(write(tmp_path / "faq.jsonl", rows), data__tags="keep")).report)
-    said = "1 row with tags of the prompt format: kept as plain text, spaced apart: faq.jsonl row 61"
-    assert f"look at    {said}" in report
+    assert "look at    tags of a prompt format, kept as plain text, spaced apart: faq.jsonl row 61" in report
 
 
 def test_a_question_is_held_out_once_and_each_of_its_answers_is_right(tmp_path: Path) -> None:
@@ -251,7 +250,7 @@ def test_what_happens_to_the_rows_of_a_test_split_is_told(tmp_path: Path) -> Non
         "1 row to ask left out: test.jsonl row 2: answer is empty",
         "columns of the test rows that are not read: notes",
         "1 row to ask with another answer than before: each of the answers will count as right: test.jsonl row 3",
-        "1 row with tags of the prompt format: kept as plain text, spaced apart: test.jsonl row 4",
+        "tags of a prompt format, kept as plain text, spaced apart: test.jsonl row 4",
         "1 row that may hold a secret (OpenAI or Anthropic key): a model may repeat it to anyone: test.jsonl row 4",
     ):
         assert f"look at    {said}" in report
@@ -261,12 +260,19 @@ def test_what_happens_to_the_rows_of_a_test_split_is_told(tmp_path: Path) -> Non
     ("rows", "overrides", "said"),
     [
         ([LONG, LONG], {"data__max_length": 20, "data__too_long": "drop"}, "2 rows of more than max_length tokens"),
-        ([{"question": "q", "answer": ""}] * 2, {"data__bad_rows": "drop"}, "2 rows cannot be used: .*answer is empty"),
     ],
 )
 def test_why_no_row_is_left_is_said(tmp_path: Path, rows: list[Any], overrides: dict[str, Any], said: str) -> None:
     with pytest.raises(KitError, match=f"leaves no row to learn from: {said}"):
         prepare(open_run(write(tmp_path / "faq.jsonl", rows), **overrides))
+
+
+def test_rows_that_all_fail_for_one_reason_are_no_bad_rows_to_leave_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "faq.jsonl", [{"question": "q", "answer": ""}] * 2)
+    for policy in ("stop", "drop"):
+        with pytest.raises(KitError, match=r"2 of 2 rows .*answer is empty") as caught:
+            prepare(open_run(path, data__bad_rows=policy))
+        assert "data__bad_rows" not in str(caught.value)
 
 
 def test_fields_of_a_turn_and_a_column_kind_of_the_users_are_told(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import pandas
 import pytest
 
 import lora_kit as lk
+from lora_kit.config import Data
 from lora_kit.data.conversations import Conversation, read_conversations, read_rows
-from lora_kit.data.sources import BadRow
+from lora_kit.data.readers import BadRow
 from lora_kit.errors import KitError
 
-from .test_files import KINDS_OF_FILE, TABLES, write
+from .test_files import KINDS_OF_FILE, TABLES, first, write
 from .test_shapes import EXAMPLES, FLAT, PAIR, SYSTEM, TURNS
 
 CASES = [  # a table of one column has no semicolon to be known by
@@ -29,7 +30,7 @@ GOOD = {"question": "Who, then?", "answer": "Wren."}
 
 
 def read(path: Path, **options: Any) -> list[Conversation | BadRow]:
-    found = read_rows([path], **options)
+    found = read_rows([path], Data(**options))
     return sorted([*found.rows, *found.bad], key=lambda row: int(row.row.split()[-1]))
 
 
@@ -42,7 +43,7 @@ def test_every_shape_in_every_file_is_the_same_conversation(tmp_path: Path, shap
     _, row, messages = EXAMPLES[shape]
     path = write(tmp_path / name, [row, row])
     answer = messages[-1]["content"]
-    wanted = [Conversation(messages, f"{name} row {n}", "fact", [answer]) for n in (1, 2)]
+    wanted = [Conversation(messages, f"{name} row {n}", "fact", [answer]) for n in (first(name), first(name) + 1)]
     assert list(read_conversations(path)) == wanted
     assert read(path) == wanted
 
@@ -53,7 +54,7 @@ def test_a_folder_of_every_kind_of_file_is_read_file_by_file(tmp_path: Path, sha
     for name in KINDS_OF_FILE:
         write(tmp_path / name, [row])
     found = list(read_conversations(tmp_path))
-    assert [row.row for row in found] == [f"{name} row 1" for name in sorted(KINDS_OF_FILE)]
+    assert [row.row for row in found] == [f"{name} row {first(name)}" for name in sorted(KINDS_OF_FILE)]
     assert all(row.messages == messages for row in found)
 
 
@@ -109,9 +110,9 @@ def test_a_data_frame_is_read_or_refused_in_one_sentence(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_lists_in_a_table_are_a_bad_row(tmp_path: Path, name: str) -> None:
-    (bad,) = bad_rows(write(tmp_path / name, [{"messages": json.dumps(PAIR)}]))
-    assert bad.row == f"{name} row 1" and bad.problem.startswith("messages must be a list of")
+def test_turns_that_a_table_holds_as_json_text_are_read(tmp_path: Path, name: str) -> None:
+    found = read(write(tmp_path / name, [{"id": "1", "messages": json.dumps(TURNS)}]))
+    assert found == [Conversation(TURNS, f"{name} row 2", "fact", [TURNS[-1]["content"]])]
 
 
 @pytest.mark.parametrize("name", KINDS_OF_FILE)
@@ -119,7 +120,7 @@ def test_an_unknown_shape_names_file_row_and_columns_and_named_columns_are_read(
     path = write(tmp_path / name, [{"Frage": "Who, then?", "Antwort": "Wren.", "Titel": "x"}])
     with pytest.raises(KitError) as caught:
         read(path)
-    assert str(caught.value).startswith(f"{name} row 1: none of the known shapes")
+    assert str(caught.value).startswith(f"{name} row {first(name)}: none of the known shapes")
     assert "(Frage: 'Who, then?', Antwort: 'Wren.', Titel: 'x')" in str(caught.value)
     assert "data__columns=" in str(caught.value)
     run = lk.Run("tiny-cpu", data=path, root=tmp_path, data__columns="Frage, Antwort")
@@ -137,11 +138,14 @@ def test_an_error_can_be_printed_whatever_the_columns_are_called(tmp_path: Path)
 def test_a_later_row_of_another_shape_is_bad_and_named(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, [GOOD, {"messages": PAIR}, GOOD, "text", None])
     assert bad_rows(path) == [
-        BadRow(f"{name} row 2", "has the columns messages; the first row has question, answer"),
+        BadRow(
+            f"{name} row 2",
+            "has no column question: its columns are messages, the first row's pair (question, answer)",
+        ),
         BadRow(f"{name} row 4", "is a str; it must be an object with named fields"),
         BadRow(f"{name} row 5", "is a NoneType; it must be an object with named fields"),
     ]
-    with pytest.raises(KitError, match=rf"^{name} row 2: has the columns messages"):
+    with pytest.raises(KitError, match=rf"^{name} row 2: has no column question"):
         list(read_conversations(path))
 
 
@@ -153,11 +157,11 @@ def test_a_later_row_of_another_shape_is_bad_and_named(tmp_path: Path, name: str
             "roles must be system (optional), then user and assistant in turn, assistant last; they are ['user'",
         ),
         ([SYSTEM], "roles must be"),
-        ([PAIR[0], SYSTEM, PAIR[1]], "they are ['user', 'system', 'assistant']"),
+        ([PAIR[0], SYSTEM, PAIR[1]], "has a system text at place 2"),
         ([PAIR[0], PAIR[1] | {"content": " \n"}], "message 2 (assistant) has no text"),
         ([PAIR[0] | {"content": "smile \ud83d"}, PAIR[1]], "message 1 (user) holds half a character"),
-        ([PAIR[0], PAIR[1] | {"role": "bot"}], "they are ['user', 'bot']"),
-        ([PAIR[0], PAIR[1] | {"content": "[INST] obey"}], "message 2 (assistant) holds the prompt format's own tags"),
+        ([PAIR[0], PAIR[1] | {"role": "Bob"}], "data__roles=Bob:user"),
+        ([PAIR[0], PAIR[1] | {"content": "[INST] obey"}], "message 2 (assistant) holds tags of a prompt format"),
     ],
 )
 def test_a_conversation_that_no_format_holds_is_a_bad_row(tmp_path: Path, messages: list[Any], said: str) -> None:
@@ -168,7 +172,7 @@ def test_a_conversation_that_no_format_holds_is_a_bad_row(tmp_path: Path, messag
 
 def test_tags_are_kept_as_plain_text_where_the_reader_is_told_to(tmp_path: Path) -> None:
     path = write(tmp_path / "faq.csv", [{"question": "What is [INST]?", "answer": "A tag like <</SYS>> and </s>."}])
-    (row,) = read(path, keep_tags=True)
+    (row,) = read(path, tags="keep")
     assert isinstance(row, Conversation)
     assert [m["content"] for m in row.messages] == ["What is [ INST ]?", "A tag like < </SYS> > and < /s >."]
     assert row.accepted == ["A tag like < </SYS> > and < /s >."]

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lora_kit.data.conversations import KINDS, check_messages, read_rows
+from lora_kit.config import Data
+from lora_kit.data.conversations import KINDS, read_rows
+from lora_kit.data.turns import check_messages
 from lora_kit.errors import KitError
 
 from .test_files import KINDS_OF_FILE, TABLES, write
@@ -42,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def succeeds_or_explains(path: Path, **options: Any) -> None:
     try:
-        read = read_rows([path], **options)
+        read = read_rows([path], Data(**options))
     except KitError as error:
         assert path.name in str(error)
         assert str(error).encode()  # it can be printed

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lora_kit.data.conversations import TAGS, plain_tags
 from lora_kit.data.formats import recognise
+from lora_kit.data.turns import ROLE_OF, TAGS, check_messages, mended, plain_tags
 from lora_kit.errors import KitError
 
 Row = dict[str, Any]
@@ -19,28 +19,35 @@ TURNS = [*PAIR, {"role": "user", "content": "Where?\nHere?"}, {"role": "assistan
 SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system"}
 
 
+def messages_of(row: Row, columns: tuple[str, ...] = (), first: Row | None = None) -> list[dict[str, str]]:
+    """What becomes of a row of a source whose first row says the shape."""
+    found = mended(recognise(first or row, columns).messages(row), ROLE_OF, {}, "row 1")
+    check_messages(found, last="assistant")
+    return found
+
+
 def sharegpt(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{"from": SHAREGPT[message["role"]], "value": message["content"]} for message in messages]
 
 
 EXAMPLES: dict[str, tuple[str, Row, list[dict[str, str]]]] = {  # the shape's name, a row, its messages
-    "messages": ("messages", {"messages": PAIR}, PAIR),
-    "messages with system and turns": ("messages", {"messages": [SYSTEM, *TURNS]}, [SYSTEM, *TURNS]),
-    "messages under another name": ("messages", {"id": "7", "dialog": TURNS}, TURNS),
-    "messages beside their prompt": ("messages", {"prompt": "Who, then?", "messages": TURNS}, TURNS),
-    "ShareGPT": ("ShareGPT", {"conversations": sharegpt([SYSTEM, *TURNS])}, [SYSTEM, *TURNS]),
+    "messages": ("turns", {"messages": PAIR}, PAIR),
+    "messages with system and turns": ("turns", {"messages": [SYSTEM, *TURNS]}, [SYSTEM, *TURNS]),
+    "messages under another name": ("turns", {"id": "7", "dialog": TURNS}, TURNS),
+    "messages beside their prompt": ("turns", {"prompt": "Who, then?", "messages": TURNS}, TURNS),
+    "ShareGPT": ("turns", {"conversations": sharegpt([SYSTEM, *TURNS])}, [SYSTEM, *TURNS]),
     "ShareGPT by role names": (
-        "ShareGPT",
+        "turns",
         {"conversations": [{"from": "user", "value": "Who, then?"}, {"from": "assistant", "value": "Wren."}]},
         PAIR,
     ),
-    "Alpaca": ("Alpaca", {"instruction": "Who, then?", "output": "Wren."}, PAIR),
+    "Alpaca": ("pair", {"instruction": "Who, then?", "output": "Wren."}, PAIR),
     "Alpaca with input": (
-        "Alpaca",
+        "pair",
         {"instruction": "Translate.", "input": "the wren", "output": "Zaunkönig"},
         [{"role": "user", "content": "Translate.\n\nthe wren"}, {"role": "assistant", "content": "Zaunkönig"}],
     ),
-    "Alpaca with empty input": ("Alpaca", {"instruction": "Who, then?", "input": "", "output": "Wren."}, PAIR),
+    "Alpaca with empty input": ("pair", {"instruction": "Who, then?", "input": "", "output": "Wren."}, PAIR),
     "prompt/completion": ("pair", {"prompt": "Who, then?", "completion": "Wren."}, PAIR),
     "prompt/completion as messages": (
         "pair",
@@ -53,13 +60,13 @@ EXAMPLES: dict[str, tuple[str, Row, list[dict[str, str]]]] = {  # the shape's na
     "q/a": ("pair", {"q": "Who, then?", "a": "Wren."}, PAIR),
     "input/output": ("pair", {"input": "Who, then?", "output": "Wren."}, PAIR),
     "Alpaca with system": (
-        "Alpaca",
+        "pair",
         {"system": "Be brief.", "instruction": "Who, then?", "output": "Wren."},
         [SYSTEM, *PAIR],
     ),
-    "ShareGPT with system": ("ShareGPT", {"system": "Be brief.", "conversations": sharegpt(PAIR)}, [SYSTEM, *PAIR]),
+    "ShareGPT with system": ("turns", {"system": "Be brief.", "conversations": sharegpt(PAIR)}, [SYSTEM, *PAIR]),
     "messages with a system text twice": (
-        "messages",
+        "turns",
         {"system": "Be brief.", "messages": [SYSTEM, *PAIR]},
         [SYSTEM, *PAIR],
     ),
@@ -102,13 +109,13 @@ FLAT = [name for name, (_, row, _) in EXAMPLES.items() if all(isinstance(value, 
 def test_every_shape_is_recognised_and_becomes_the_same_messages(name: str) -> None:
     shape, row, messages = EXAMPLES[name]
     found = recognise(row)
-    assert (found.name, found.messages(row)) == (shape, messages)
+    assert (found.name, messages_of(row)) == (shape, messages)
     assert set(found.columns) <= set(row)
 
 
 def test_alpaca_is_alpaca_in_capital_letters_too() -> None:
     row = {"Instruction": "Translate.", "Input": "the wren", "Output": "Zaunkönig"}
-    assert recognise(row).messages(row) == EXAMPLES["Alpaca with input"][2]  # never without its instruction
+    assert messages_of(row) == EXAMPLES["Alpaca with input"][2]  # never without its instruction
 
 
 @pytest.mark.parametrize(
@@ -116,11 +123,9 @@ def test_alpaca_is_alpaca_in_capital_letters_too() -> None:
     [
         ({}, "none of the known shapes"),
         ({"ask": "a", "says": "b"}, "fits its columns (ask: 'a', says: 'b')"),
-        ({"text": "plain prose"}, "none of the known shapes"),
-        ({"answer": "b"}, "none of the known shapes"),
         ({"prompt": "p", "chosen": "a", "rejected": "b"}, "none of the known shapes"),
         ({"question": "a", "answer": "b", "response": "c"}, "): question+answer; question+resp"),
-        ({"prompt": "a", "input": "b", "output": "c"}, "): prompt+output; input+output"),
+        ({"prompt": "a", "query": "b", "output": "c"}, "): prompt+output; query+output"),
         ({"messages": PAIR, "question": "a", "answer": "b"}, "): messages; question+answer"),
         ({"messages": PAIR, "short": PAIR}, "): messages; short"),
         ({"messages": PAIR, "conversations": sharegpt(PAIR)}, "): messages; conversations"),
@@ -158,14 +163,14 @@ def test_a_long_value_is_cut_in_an_error() -> None:
     ],
 )
 def test_named_columns_hold_the_conversation(row: Row, columns: tuple[str, ...], messages: list[Any]) -> None:
-    assert recognise(row, columns).messages(row) == messages
+    assert messages_of(row, columns) == messages
 
 
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
         (("Frage", "answer"), "data__columns names Frage, but the columns are question, answer, id"),
-        (("question", "answer", "id"), "must name a question and an answer column, or one column of messages"),
+        (("question", "answer", "id"), "must name a question and an answer column, a template and an answer column"),
         (("answer",), "answer holds ['Wren.']"),
     ],
 )
@@ -186,16 +191,15 @@ def test_a_wrong_type_in_any_column_is_named_with_the_column(name: str, column: 
     row = EXAMPLES[name][1]
     shape = recognise(row)
     for wrong in NO_TEXT:
-        with pytest.raises(KitError) as caught:
-            shape.messages(row | {column: wrong})
-        assert str(caught.value).startswith(column)
+        with pytest.raises(KitError, match=column if shape.name == "pair" else ""):
+            messages_of(row | {column: wrong}, first=row)
 
 
-@pytest.mark.parametrize("wrong", [3, True, ["the wren"], {"text": "the wren"}])
+@pytest.mark.parametrize("wrong", [3, True, [["the wren"]], {"text": "the wren"}])
 def test_an_alpaca_input_that_is_no_text_is_never_left_out_in_silence(wrong: Any) -> None:
     row = EXAMPLES["Alpaca with input"][1]
     with pytest.raises(KitError, match="input"):
-        recognise(row).messages(row | {"input": wrong})
+        messages_of(row | {"input": wrong}, first=row)
 
 
 @pytest.mark.parametrize("key", ["role", "content"])
@@ -205,9 +209,8 @@ def test_a_turn_of_wrong_types_is_shown(turns: str, key: str, wrong: Any) -> Non
     good = PAIR if turns == "messages" else sharegpt(PAIR)
     key = key if turns == "messages" else {"role": "from", "content": "value"}[key]
     for bad in (good[1] | {key: wrong}, {name: text for name, text in good[1].items() if name != key}, "Wren.", None):
-        with pytest.raises(KitError, match=rf"{turns} must hold turns with the texts") as caught:
-            recognise({turns: good}).messages({turns: [good[0], bad]})
-        assert str(caught.value).endswith(f"one is {bad!r}")
+        with pytest.raises(KitError, match=r"must hold turns|has no text|only parts of"):
+            messages_of({turns: [good[0], bad]}, first={turns: good})
 
 
 @pytest.mark.parametrize("value", [[], None, "hello", 3, {"role": "user"}])
@@ -230,8 +233,8 @@ def test_no_list_of_turns_under_the_usual_name_is_a_bad_row_and_no_unknown_shape
     ],
 )
 def test_a_rendered_text_with_anything_outside_of_its_turns_is_shown(text: str) -> None:
-    with pytest.raises(KitError, match=r"text is no rendered Llama-2 prompt") as caught:
-        recognise(EXAMPLES["text"][1]).messages({"text": text})
+    with pytest.raises(KitError, match=r"no rendered Llama-2 prompt") as caught:
+        messages_of({"text": text}, first=EXAMPLES["text"][1])
     assert text in str(caught.value)
 
 
@@ -245,15 +248,15 @@ def test_kept_tags_forge_nothing_and_lose_no_letter(text: str) -> None:
     assert plain.replace(" ", "") == text.replace(" ", "")
 
 
-def test_a_turn_that_is_not_to_be_learned_is_refused() -> None:
-    row = {"messages": [PAIR[0], PAIR[1] | {"weight": 0}]}
-    with pytest.raises(KitError, match="messages holds a turn of weight 0; every answer is learned here"):
-        recognise(row).messages(row)
+def test_an_answer_that_is_not_to_be_learned_is_refused_and_a_question_never_is() -> None:
+    assert messages_of({"messages": [PAIR[0] | {"weight": 0}, PAIR[1] | {"weight": 1}]}) == PAIR
+    with pytest.raises(KitError, match="weight 0"):
+        messages_of({"messages": [PAIR[0], PAIR[1] | {"weight": 0}]})
 
 
 def test_columns_are_found_in_any_letters_and_named_once() -> None:
     row = {"Frage": "Who, then?", "Antwort ": "Wren."}
-    assert recognise(row, ("frage", "antwort")).messages(row) == PAIR
+    assert messages_of(row, ("frage", "antwort")) == PAIR
     with pytest.raises(KitError, match="data__columns names Frage twice"):
         recognise(row, ("Frage", "frage"))
 
@@ -264,7 +267,10 @@ def test_columns_are_found_in_any_letters_and_named_once() -> None:
         ({"question": "a", "prompt": "b", "answer": "c"}, "as in data__columns=question,answer"),
         ({"What is in box 0?": "What is in box 1?", "A cup.": "Tea."}, "Its first line looks like a row"),
         ({"question,answer": "Who?,Wren."}, "another separator than its ending says"),
-        ({"instruction": "a", "context": "b", "response": "c"}, "data__columns=QUESTION,ANSWER"),
+        ({"ask": "a", "says": "c"}, "data__columns=QUESTION,ANSWER"),
+        ({"text": "plain prose"}, "write questions about it"),
+        ({"role": "user", "message": "a", "talk_id": 7}, "df.groupby('talk_id'"),
+        ({"message_id": "m", "parent_id": None, "role": "prompter", "text": "a"}, "a tree with one message a row"),
     ],
 )
 def test_the_way_out_that_is_said_is_one(row: Row, said: str) -> None:
@@ -276,7 +282,90 @@ def test_the_way_out_that_is_said_is_one(row: Row, said: str) -> None:
 def test_what_a_turn_holds_besides_is_refused_or_told() -> None:
     tool = [PAIR[0], PAIR[1] | {"tool_calls": [{"id": "7"}]}]
     with pytest.raises(KitError, match="messages holds a call of a tool; tools are not learned here"):
-        recognise({"messages": tool}).messages({"messages": tool})
+        messages_of({"messages": tool})
     both = {"system": "Shout.", "messages": [SYSTEM, *PAIR]}
     with pytest.raises(KitError, match="another system text among its messages"):
-        recognise(both).messages(both)
+        messages_of(both)
+
+
+ALL_PARTS = {
+    "system_prompt": "Be brief.",
+    "history": [["Hi?", "Yes?"]],
+    "instruction": "Choose.",
+    "context": "Two birds.",
+    "question": "Which?",
+    "options": {"A": "wren", "B": "owl"},
+    "answer": "A",
+}
+
+
+@pytest.mark.parametrize("columns", [(), ("{instruction}\\n{context}\n\n{question}, or: {nothing}", "answer")])
+def test_nothing_of_a_prompt_is_dropped(columns: tuple[str, ...]) -> None:
+    row = ALL_PARTS | {"nothing": None}
+    said = "\n".join(message["content"] for message in messages_of(row, columns))
+    wanted = ["Choose.", "Two birds.", "Which?", "Be brief."]
+    wanted += [] if columns else ["Hi?", "Yes?", "A. wren\nB. owl"]
+    assert all(text in said for text in wanted) and "None" not in said
+    assert messages_of(row, columns)[-1] == {"role": "assistant", "content": "A"}
+
+
+def test_a_part_that_only_later_rows_have_is_used() -> None:
+    first = {"instruction": "Say it.", "output": "It."}
+    found = messages_of({"instruction": "Translate.", "input": "the wren", "output": "Zaunkönig"}, first=first)
+    assert found == EXAMPLES["Alpaca with input"][2]
+    columns, nan = ("{note} {question}", "answer"), float("nan")
+    row = {"question": "Who, then?", "answer": "Wren."}
+    assert messages_of(row | {"note": nan}, columns) == messages_of(row, columns, first=row | {"note": "x"}) == PAIR
+
+
+TURN = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "noted"),
+    [
+        ([{"role": "system", "content": None}, *PAIR], []),
+        ([TURN[1], *PAIR], ["an answer before the first question, left out"]),
+        ([*PAIR, TURN[0]], ["a last question without an answer, left out"]),
+        ([{"role": "USER", "content": "Who, then?"}, {"role": "Bot", "content": "Wren.</s>"}], ["taken off"]),
+    ],
+)
+def test_what_is_mended_is_noted(messages: list[Row], noted: list[str]) -> None:
+    notes: dict[str, list[str]] = {}
+    assert mended(messages, ROLE_OF, notes, "row 1") == PAIR
+    assert len(notes) == len(noted) and all(text in found for text, found in zip(noted, notes, strict=True))
+    assert all(places == ["row 1"] for places in notes.values())
+
+
+def test_turns_of_one_speaker_are_joined_and_a_system_text_between_turns_is_refused() -> None:
+    notes: dict[str, list[str]] = {}
+    assert mended([TURN[0], *PAIR], ROLE_OF, notes, "row 1")[0]["content"] == "Hi.\n\nWho, then?"
+    assert list(notes) == ["turns of one speaker in a row, joined"]
+    late = [*TURN, SYSTEM, *PAIR]
+    with pytest.raises(KitError, match=r"place 3.*data__roles=system:user"):
+        mended(late, ROLE_OF, {}, "row 1")
+    assert mended(late, ROLE_OF | {"system": "user"}, {}, "row 1")[2]["content"] == "Be brief.\n\nWho, then?"
+
+
+RENDERED = {
+    "ChatML": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho, then?<|im_end|>\n<|im_start|>assistant\n"
+    "Wren.<|im_end|>\n",
+    "Llama 3": "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>"
+    "user<|end_header_id|>\n\nWho, then?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nWren.<|eot_id|>",
+    "Zephyr": "<|system|>\nBe brief.</s>\n<|user|>\nWho, then?</s>\n<|assistant|>\nWren.</s>\n",
+    "Gemma": "Be brief.\n<start_of_turn>user\nWho, then?<end_of_turn>\n<start_of_turn>model\nWren.<end_of_turn>\n",
+    "Alpaca": "Be brief.\n\n### Instruction:\nWho, then?\n\n### Response:\nWren.",
+    "Guanaco": "### System: Be brief.### Human: Who, then?### Assistant: Wren.",
+    "Vicuna": "Be brief. USER: Who, then? ASSISTANT: Wren.</s>",
+    "Anthropic": "Be brief.\n\nHuman: Who, then?\n\nAssistant: Wren.",
+    "Llama 2": EXAMPLES["text with system"][1]["text"],
+}
+
+
+@pytest.mark.parametrize("name", RENDERED)
+@pytest.mark.parametrize("halves", [False, True])
+def test_every_rendered_format_is_taken_apart(name: str, halves: bool) -> None:
+    text = RENDERED[name]
+    row = {"prompt": text[: text.index("Wren")], "completion": "Wren." + text.partition("Wren.")[2]}
+    found = messages_of(row if halves else {"text": text})
+    assert found == [SYSTEM, *PAIR]

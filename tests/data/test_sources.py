@@ -8,10 +8,16 @@ from typing import Any
 import datasets
 import pytest
 
-from lora_kit.data.sources import EMBEDDED, Files, dataset_files, raw_rows
+from lora_kit.config import Data
+from lora_kit.data import sources
+from lora_kit.data.sources import EMBEDDED, Files
 from lora_kit.errors import KitError
 
-from .test_files import KINDS_OF_FILE, ROWS, write
+from .test_files import KINDS_OF_FILE, ROWS, raw_rows, write
+
+
+def dataset_files(source: str, **settings: str) -> Files:
+    return sources.dataset_files(Data(source=source, **settings))
 
 
 def test_embedded_datasets_and_files_are_found_by_name(tmp_path: Path) -> None:
@@ -75,8 +81,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, found: Any) -> list[str]:
     """Let the Hub give `found`; the list takes the names that are asked for."""
     asked: list[str] = []
 
-    def load(name: str) -> Any:
-        asked.append(name)
+    def load(*name: str) -> Any:
+        asked.append(" ".join(name))
         if isinstance(found, Exception):
             raise found
         return found
@@ -111,14 +117,38 @@ def test_a_hub_dataset_without_splits_is_learned_whole(tmp_path: Path, monkeypat
 
 def test_a_hub_dataset_without_train_shows_its_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub(monkeypatch, datasets.DatasetDict({name: stored(tmp_path / "shop.arrow") for name in ("test", "dev")}))
-    with pytest.raises(KitError, match="'wren/shop' has the splits test, dev and none called train"):
+    with pytest.raises(KitError, match=r"has the splits test, dev and none called train: .*data__split=test"):
         dataset_files("wren/shop")
+    assert dataset_files("wren/shop", split="dev").train == [tmp_path / "shop.arrow"]
+
+
+def test_a_config_of_a_hub_dataset_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, ValueError("Config name is missing.\nPick one among ['main', 'extra']"))
+    with pytest.raises(KitError, match=r"\['main', 'extra'\]. Choose one with data__config=NAME"):
+        dataset_files("wren/shop")
+    asked = hub(monkeypatch, stored(tmp_path / "shop.arrow"))
+    assert dataset_files("wren/shop", config="extra").train and asked == ["wren/shop extra"]
+
+
+def test_folders_of_save_to_disk_and_of_the_hub_are_read(tmp_path: Path) -> None:
+    whole = datasets.Dataset.from_list(ROWS)
+    whole.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=whole, test=whole).save_to_disk(tmp_path / "two")
+    for split in ("train", "validation"):
+        write(tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet", ROWS)
+    found = {name: dataset_files(str(tmp_path / name)) for name in ("one", "two", "hub")}
+    assert {name: (len(files.train), len(files.test)) for name, files in found.items()} == {
+        "one": (1, 0),
+        "two": (1, 1),
+        "hub": (1, 1),
+    }
+    assert all([row for _, row in raw_rows(files.train[0])] == ROWS for files in found.values())
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ConnectionError("Couldn't reach the Hub\nat all"), "Couldn't reach the Hub. Give a file instead"),
+        (ConnectionError("Couldn't reach the Hub\nat all"), "Couldn't reach the Hub at all. Give a file instead"),
         (FileNotFoundError(), "FileNotFoundError. Give a file instead"),
         (
             datasets.exceptions.DatasetNotFoundError("Dataset 'wren/shop' is gated"),

@@ -15,7 +15,7 @@ from rapidfuzz import fuzz
 
 from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE
-from lora_kit.data.findings import SECRETS, _secrets
+from lora_kit.data.findings import SECRETS, secrets_in
 from lora_kit.data.prepare import Prepared, prepare
 from lora_kit.data.report import MEASURED
 from lora_kit.data.splits import HOW, MOST, NEAR, near_duplicates, split
@@ -168,7 +168,8 @@ def test_held_out_facts_that_no_row_teaches_are_told(tmp_path: Path) -> None:
 def test_a_test_file_without_rows_is_told(tmp_path: Path) -> None:
     folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
     (folder / "test.jsonl").write_text("")
-    assert named(prepare(open_run(folder)))["held out"]["text"].startswith("no row in test.jsonl: nothing is held out")
+    data = prepare(open_run(folder))
+    assert "test.jsonl" in named(data)["held out"]["text"] and len(data.test) == 6
 
 
 @pytest.mark.parametrize("rows", [ROWS, ONE_WORDING, [{"question": f"{n}?", "answer": "No."} for n in range(9)]])
@@ -213,7 +214,7 @@ def test_a_secret_is_told_by_its_row_and_never_repeated(tmp_path: Path, name: st
     "text", ["The password is on the note.", "hf_model", "risk-" + "averse-" * 9, "AKIA", "sk-8 road", "password: ask"]
 )
 def test_what_only_looks_like_a_secret_is_not_told(text: str) -> None:
-    assert _secrets(row("Who?", text)) == []
+    assert secrets_in(row("Who?", text)) == []
 
 
 class Page(HTMLParser):
@@ -270,9 +271,7 @@ words = st.lists(st.sampled_from(["gate", "opens", "at", "seven", "HÃ¶hle", "ðŸ
 
 @given(asked=words, at=st.integers(0, 30), put=st.text(max_size=2), others=st.lists(words, max_size=5))
 @settings(max_examples=100, deadline=None)
-def test_looking_at_letters_first_leaves_no_near_duplicate_out(
-    asked: list[str], at: int, put: str, others: list[list[str]]
-) -> None:
+def test_near_duplicates_are_those_of_the_ratio(asked: list[str], at: int, put: str, others: list[list[str]]) -> None:
     text = " ".join(asked)
     rows = [row(text[:at] + put + text[at:], "a"), *(row(" ".join(other), "a") for other in others)]
     near = [r for r in rows if fuzz.ratio(text.lower(), r.messages[-2]["content"].lower()) >= NEAR]
