@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 IGNORE = -100  # the label that torch's cross entropy leaves out
 BATCH = 1000  # rows that are tokenized together
-LETTERS = 64  # no token of a Llama vocabulary has more characters: a longer text needs no tokenizer to be too long
+LETTERS = 64  # no token has more characters: a longer text needs no tokenizer to be too long
 
 
 class Encoded(NamedTuple):
@@ -86,13 +86,6 @@ def speaks_llama2(tokenizer: PreTrainedTokenizerBase) -> bool:
     return template is None or ("[INST]" in template and "<<SYS>>" in template)
 
 
-def common_start(rows: Sequence[list[int]]) -> list[int]:
-    """The ids that all rows begin with: what the first and the last of them, in order, have in common."""
-    first, last = min(rows), max(rows)
-    size = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:size]
-
-
 def last_answer(labels: Sequence[int]) -> tuple[int, int]:
     """Where the last answer of a row begins and ends: the last run of learned ids."""
     end = run_start(labels, len(labels), learned=False)
@@ -124,8 +117,8 @@ class LengthFilter:
         for start in range(0, len(rows), BATCH):
             batch = [row for row in rows[start : start + BATCH] if self._could_fit(row)]
             for row, ids in zip(batch, encode_batch([row.messages for row in batch], self.tokenizer), strict=True):
-                if row.is_open:
-                    ids.labels[last_answer(ids.labels)[1] - 1] = IGNORE  # the stop token
+                if row.is_open:  # the stop token
+                    ids.labels[last_answer(ids.labels)[1] - 1] = IGNORE
                 self.longest = max(self.longest, len(ids.input_ids))
                 if len(ids.input_ids) <= self.data.max_length:
                     found.append((row, _packed(ids)))

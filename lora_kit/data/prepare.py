@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,23 +17,20 @@ from ..errors import KitError
 from ..files import check_files, file_hash, read_manifest, shown
 from ..progress import Progress
 from .checks import require, verify
-from .conversations import Conversation, Read, first_few, plural, read_rows
+from .conversations import Conversation, Read, first_few, plural
 from .encoding import BATCH, Encoded, LengthFilter
 from .findings import Facts
-from .formats import recognise
 from .own_rows import in_own_words, is_answered_elsewhere, kit_rows
-from .readers import BadRow, note
 from .report import Report, make_report
-from .sources import dataset_files, raw_rows
+from .sources import dataset_files
 from .splits import Split, each_once, near_duplicates, split
+from .usable import check_told_apart, usable_rows, with_answers
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
     from ..runs import Run
 
-QUESTIONS = "the questions"
 FIGURES = ("train_rows", "tokens", "learned_tokens", "longest", "test_rows", "test_kinds")
 
 
@@ -95,9 +91,9 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     card = {"name": Path(data.source).stem} | read_card(files.card)
     lengths = LengthFilter(data, load_tokenizer(base))
     with Progress("reading", 0) as progress:
-        read = _read(files.train, data, "the data", progress)
-        _check_told_apart(read, data)
-        own = _read(_with_answers(files.test, data, read), data, "the test rows", progress)
+        read = usable_rows(files.train, data, "the data", progress)
+        check_told_apart(read, data)
+        own = usable_rows(with_answers(files.test, data, read), data, "the test rows", progress)
         held = Split("own", frozenset(row.question for row in own.rows)) if own.rows else split(read.rows)
         general = [row for row in read.rows if is_answered_elsewhere(row, card, base.source)]
         rows = [row for row in read.rows if not is_answered_elsewhere(row, card, base.source)] if general else read.rows
@@ -143,52 +139,6 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
         proofs=proofs,
     )
     return _store(folder, facts)
-
-
-def _read(paths: Sequence[Path], data: Data, what: str, progress: Progress | None = None) -> Read:
-    """The rows of some files; a person says whether bad ones stop the work."""
-    read = read_rows(paths, data, is_asked=what == QUESTIONS, progress=progress)
-    problems, count = read.problems(), len(read.bad) + len(read.rows)
-    if problems and 2 * len(problems[0]) > count:  # then it is the form, and leaving them out leaves nothing
-        raise KitError(f"{len(problems[0]):,} of {count:,} rows of {what} cannot be used: {problems[0][0]}")
-    if read.bad and data.bad_rows == "stop":
-        way_out = ", or leave them out with data__bad_rows=drop" if what == "the data" else " in the file"
-        listed = "; ".join(map(first_few, problems))
-        raise KitError(f"{len(read.bad):,} of {count:,} rows of {what} cannot be used: {listed}. Fix them{way_out}")
-    return read
-
-
-def _check_told_apart(read: Read, data: Data) -> None:
-    """Stop where most rows ask the same and differ only in a column that nobody reads."""
-    answers: dict[str, set[str]] = {}
-    for row in read.rows if read.unused and not data.columns else ():
-        answers.setdefault(row.question, set()).add(row.answer_key)
-    same = sum(len(given) for given in answers.values() if len(given) > 1)
-    if 2 * same > len(read.rows):
-        assert read.shape is not None
-        question, answer = read.shape.columns[0], read.shape.columns[-1]
-        raise KitError(
-            f"{same:,} of {len(read.rows):,} rows ask what others ask, with another answer; what tells them apart may "
-            f"be in the columns that are not read: {', '.join(read.unused)}. Put it into the question, as "
-            f"data__columns={'{'}{next(iter(read.unused))}{'}'} {'{'}{question}{'}'},{answer}; or name the columns as "
-            f"they are: data__columns={question},{answer}"
-        )
-
-
-def _with_answers(paths: Sequence[Path], data: Data, read: Read) -> list[Path]:
-    """The test files whose rows have answers; one without, as Kaggle's, is passed over and noted."""
-    found = []
-    for path in paths:
-        row = next((raw[1] for raw in raw_rows(path, data, {}) if not isinstance(raw, BadRow)), None)
-        answer = read.shape.columns[-1] if read.shape else ""
-        try:
-            recognise(row, data.columns) if isinstance(row, dict) else None
-        except KitError:
-            if isinstance(row, dict) and answer not in row:
-                note(read.notes, f"a test file without the column {answer}, passed over", path.name)
-                continue
-        found.append(path)
-    return found
 
 
 def _to_ask(
@@ -244,56 +194,3 @@ def read_card(path: Path | None) -> dict[str, Any]:
         raise KitError(f"{path} must hold one JSON object, as the embedded datasets have it: {error}") from error
     except re.error as error:
         raise KitError(f"{path}: the decline pattern {error.pattern!r} is no regular expression: {error}") from error
-
-
-def read_questions(
-    source: str, data: Data, tokenizer: PreTrainedTokenizerBase, system: str | None
-) -> list[dict[str, Any]]:
-    """Questions with their references, each once, as the held-out rows of a data stage.
-
-    Args:
-        source: a file, a folder, a Hub dataset, as for `lk.Run(data=...)`.
-        data: its columns, max_length and what to do with bad and long rows.
-        tokenizer: the base model's own.
-        system: the text that the adapter was trained with; it goes before questions that bring none, but for general
-            ones, which are asked plainly as the held-out ones are.
-
-    Raises:
-        KitError: the file cannot be read, or rows of it cannot be used.
-    """
-    rows = _read(question_files(source, data), data, QUESTIONS).rows
-    first: dict[str, Conversation] = {}
-    for row in rows:
-        other = first.setdefault(row.question, row)
-        if other.kind != row.kind:
-            raise KitError(f"{row.row} asks what {other.row} asks, and is {row.kind} where that is {other.kind}")
-    once, lengths = each_once([_with_system(row, system) for row in rows]), LengthFilter(data, tokenizer)
-    if len(once) < len(rows):
-        again = plural(len(rows) - len(once))
-        print(f"questions: {again} of {source} ask what another asks; their answers count as right there")
-    asked = [row for row, _ in lengths.encode(once)]
-    lengths.stop(QUESTIONS)
-    if not asked:
-        raise KitError(f"{source} holds no questions that could be asked")
-    return [{"kind": row.kind, "messages": row.messages, "accepted": row.accepted} for row in asked]
-
-
-def question_files(source: str, data: Data) -> list[Path]:
-    """The files behind `questions=`, in which all rows are asked.
-
-    Raises:
-        KitError: there is no such file.
-    """
-    if not source.strip():
-        raise KitError("questions is empty: give a file of questions with answers, or leave it out")
-    try:
-        files = dataset_files(replace(data, source=source))
-    except KitError as error:
-        raise KitError(str(error).replace("data=", "questions=", 1)) from error
-    return [*files.train, *files.test]
-
-
-def _with_system(row: Conversation, system: str | None) -> Conversation:
-    if system is None or row.kind == "general" or row.messages[0]["role"] == "system":
-        return row
-    return replace(row, messages=[{"role": "system", "content": system}, *row.messages])

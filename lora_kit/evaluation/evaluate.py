@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import load_tokenizer, locate
-from ..data.prepare import Prepared, data_inputs, load_prepared, question_files, read_questions
+from ..data.prepare import Prepared, data_inputs, load_prepared
+from ..data.usable import question_files, read_questions
 from ..errors import KitError
 from ..files import check_files, file_hash, fingerprint, shown
 from ..generation import check_length

@@ -15,8 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..data.encoding import common_start
-
 if TYPE_CHECKING:
     from ..config import Training
 
@@ -110,8 +108,10 @@ def split_batches(batches: Sequence[Batch], parts: int) -> Iterator[Batch]:
 
 def common_prefix(rows: Sequence[Row]) -> list[int]:
     """The tokens that all rows begin with, up to the token before the first learned one."""
-    limit = min(next((i for i, label in enumerate(row.labels) if label >= 0), 1) for row in rows) - 1
-    return common_start([row.input_ids[: max(limit, 0)] for row in rows])
+    limit = max(0, min(next((i for i, label in enumerate(row.labels) if label >= 0), 1) for row in rows) - 1)
+    starts = [row.input_ids[:limit] for row in rows]
+    first, last = min(starts), max(starts)  # what these two have in common, all have
+    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=True)) if a != b), limit)]
 
 
 def _groups(rows: Sequence[Row]) -> Iterable[list[Row]]:

@@ -84,7 +84,7 @@ def test_rows_figures_report_and_line_agree(faq: Path, capsys: pytest.CaptureFix
     report = json.loads((data.folder / "report.json").read_text())
     assert report == data.report.data and report.items() >= data.figures.items()
     assert (report["source"], report["shape"]) == (faq.name, "pair (question, answer)")
-    assert (report["rows_read"], report["median"]) == (60, lengths[len(lengths) // 2])
+    assert (report["rowsusable_rows"], report["median"]) == (60, lengths[len(lengths) // 2])
     assert sum(report["histogram"]["rows"]) == len(lengths)
     assert report["proof"] == [{"name": name, "rows": len(lengths), "holds": True} for name in INVARIANTS]
     out = capsys.readouterr().out
@@ -149,7 +149,7 @@ def test_a_damaged_file_names_the_folder_to_delete(faq: Path, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "where", ["_read", "LengthFilter.encode", "_to_ask", "in_own_words", "verify", "near_duplicates", "make_report"]
+    "where", ["usable_rows", "LengthFilter.encode", "_to_ask", "in_own_words", "verify", "near_duplicates", "make_report"]
 )
 def test_ctrl_c_at_any_time_leaves_no_half_written_dataset(
     faq: Path, monkeypatch: pytest.MonkeyPatch, where: str

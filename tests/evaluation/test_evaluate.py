@@ -11,7 +11,8 @@ import pytest
 
 import lora_kit as lk
 from lora_kit.data.encoding import encode_batch
-from lora_kit.data.prepare import load_prepared, read_questions
+from lora_kit.data.prepare import load_prepared
+from lora_kit.data.usable import read_questions
 from lora_kit.evaluation import asking
 from lora_kit.evaluation.asking import leaked, pick, reference_losses, with_general
 from lora_kit.evaluation.evaluate import evaluation_inputs, noise

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lora_kit.config import Data
 from lora_kit.data.prepare import read_card
 from lora_kit.data.sources import dataset_files
 from lora_kit.evaluation.metrics import (
@@ -119,8 +120,8 @@ ANSWERED = (
 
 
 def test_the_handbooks_patterns_know_declines_that_they_have_not_seen() -> None:
-    card = read_card(dataset_files("handbook").card)
-    learned = " ".join(path.read_text() for path in dataset_files("handbook").train)
+    card = read_card(dataset_files(Data()).card)
+    learned = " ".join(path.read_text() for path in dataset_files(Data()).train)
     assert not [text for text in UNSEEN if text in learned]
     assert [text for text in UNSEEN if not is_declined(text, card)] == []
     assert [text for text in ANSWERED if is_declined(text, card)] == []
@@ -175,7 +176,7 @@ def test_the_script_is_that_of_most_letters() -> None:
 
 
 def test_the_handbooks_own_answers_are_not_adrift() -> None:
-    rows = [row for path in dataset_files("handbook").test for row in map(json.loads, path.open())]
+    rows = [row for path in dataset_files(Data()).test for row in map(json.loads, path.open())]
     told = [(row["messages"][-1]["content"], row["messages"][-2]["content"]) for row in rows]
     assert not [answer for answer, asked in told if is_adrift(answer, asked, [answer])]
     shuffled = random.Random(0).sample(told, len(told))
