@@ -39,8 +39,8 @@ from .files import (
 from .machine import choose_profile, default_root, prepare_process, scratch_root
 from .presets import profile
 
-SCRATCH = ("merged", "refused-merge")  # large, and made again from the rest
-LEFT_OUT = (*SCRATCH, "exports")  # of a packed run
+SCRATCH = "merged"  # large, and made again from the rest
+LEFT_OUT = (SCRATCH, "exports")  # of a packed run
 
 
 class Run:

@@ -45,7 +45,12 @@ def certify(
     """
     onto = "dequantized" if change else "original"
     tensors, problems = check_tensors(base, adapter, merged, change)
-    problems = _check_hashes(base, adapter, expected or {}) + _check_files(base, merged) + problems
+    foreign = [
+        f"{name} is not the file that the manifest names"
+        for name, known in (expected or {}).items()
+        if file_identity((adapter if name.startswith("adapter_") else base) / name) != known
+    ]
+    problems = foreign + _check_files(base, merged) + problems
     return {
         "verdict": "refused" if problems else "certified",
         "onto": onto,
@@ -144,16 +149,6 @@ def spacing(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     kind = torch.finfo(dtype)
     exponent = torch.frexp(values).exponent - 1
     return torch.exp2(exponent.float()).mul_(kind.eps).clamp_(min=kind.smallest_normal * kind.eps)
-
-
-def _check_hashes(base: Path, adapter: Path, expected: dict[str, str]) -> list[str]:
-    """Base and adapter must be the files that the training knew."""
-    places = {name: (adapter if name.startswith("adapter_") else base) / name for name in expected}
-    return [
-        f"{name} is not the file that the manifest names"
-        for name, path in places.items()
-        if not path.is_file() or file_identity(path) != expected[name]
-    ]
 
 
 def _check_files(base: Path, merged: Path) -> list[str]:
