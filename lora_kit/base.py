@@ -100,8 +100,6 @@ def _local(base: Base) -> Path | None:
         return Path(base.source)
     if base.kaggle is None:
         return None
-    if base.kaggle.count("/") != 4:
-        raise KitError(f"base__kaggle={base.kaggle!r} must be owner/model/framework/variation/version")
     owner, model, framework, variation, version = base.kaggle.split("/")
     tail = Path(model, framework.lower(), variation, version)
     places = (KAGGLE_INPUT / "models" / owner / tail, KAGGLE_INPUT / tail)  # the new layout, and the old one
@@ -125,8 +123,6 @@ def _cached(base: Base) -> Path | None:
 def _download(base: Base) -> Path:
     if problem := access_problem(base):
         raise KitError(problem)
-    if is_offline():
-        raise KitError(f"{base.source} is not in the cache and HF_HUB_OFFLINE forbids the download")
     try:
         return _snapshot(base)
     except Exception as error:  # the network, the Hub, the disk: the library has many names for it
@@ -138,11 +134,13 @@ def access_problem(base: Base) -> str | None:
     """Why the base cannot be had here, with the way out; None when it can."""
     if is_here(base):
         return None
+    name, page = base.source, f"https://huggingface.co/{base.source}"
+    if is_offline():
+        return f"{name} is not here, and HF_HUB_OFFLINE is set: unset it, or put the model's folder into base__source"
     take_secret()
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    name, page = base.source, f"https://huggingface.co/{base.source}"
     try:
         HfApi().auth_check(name)
     except GatedRepoError as error:

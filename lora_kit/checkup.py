@@ -16,7 +16,7 @@ from threading import Thread
 from typing import Any
 
 from . import machine
-from .base import access_problem, has_token, is_here, is_offline
+from .base import access_problem, has_token, is_here
 from .config import Profile
 from .files import absolute, shown, version
 from .machine import LIBRARIES, choose_profile, default_root, scratch_root
@@ -181,9 +181,6 @@ def _base(chosen: Profile) -> list[Check]:
         there = has_token()
         found = [Check("token", there, f"{'found' if there else 'none'}; {base.title} is gated", fix)]
     otherwise = f", or use the profile {base.fallback}" if base.fallback else ""
-    if is_offline():
-        fix = f"unset HF_HUB_OFFLINE, or put the model's folder into base__source{otherwise}"
-        return [*found, Check("base", False, f"{base.title} is not here, and HF_HUB_OFFLINE is set", fix)]
     problem = _problem_in_time(chosen)
     evidence = f"{base.title} can{'not be had' if problem else ' be downloaded'}"
     return [*found, Check("base", problem is None, evidence, f"{problem}{otherwise}" if problem else "")]

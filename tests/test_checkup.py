@@ -116,7 +116,7 @@ def test_offline_is_a_finding_only_where_something_must_be_fetched(monkeypatch: 
     for name, yes in (("HF_HUB_OFFLINE", "1"), ("HF_HUB_OFFLINE", "true"), ("TRANSFORMERS_OFFLINE", "yes")):
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         monkeypatch.setenv(name, yes)
-        assert "HF_HUB_OFFLINE is set" in by_name(doctor("tinyllama-t4"))["base"].evidence
+        assert "HF_HUB_OFFLINE is set" in by_name(doctor("tinyllama-t4"))["base"].fix
     assert by_name(doctor("tiny-cpu"))["base"].ok
 
 
