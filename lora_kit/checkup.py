@@ -10,10 +10,9 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 from . import machine
 from .base import access_problem, has_token, is_here
@@ -59,10 +58,6 @@ class Checkup(list[Check]):
                 lines.append(f"{'':{width + 8}}-> {check.fix}")
         failed = len(self.failed)
         return "\n".join([*lines, f"{failed} of {len(self)} to fix" if failed else f"all {len(self)} in order"])
-
-    def as_data(self) -> list[dict[str, Any]]:
-        """The findings for a program: name, ok, evidence, fix."""
-        return [asdict(check) for check in self]
 
 
 def doctor(profile_name: str | None = None) -> Checkup:

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Base
 from .data.prepare import data_inputs, prepare
 from .errors import KitError
 from .evaluation.evaluate import evaluate, evaluation_inputs
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from .runs import Run
 
 STAGES = ("data", "training", "merged", "evaluation")
-EMBEDDED = Base().source
 
 
 def make(run: Run, until: str = "evaluation") -> None:
@@ -39,18 +37,12 @@ def make(run: Run, until: str = "evaluation") -> None:
     wanted = STAGES[: STAGES.index(until) + 1]
     missing = [stage for stage in wanted if not is_done(run, stage)]
     if missing:
-        print(f"to make: {', '.join(missing)}. On this machine that takes {_how_long(run)}")
+        print(f"to make: {', '.join(missing)}")
     for stage in missing:
         with main_process_first() if stage != "training" else nullcontext():  # all of them train
             _MAKERS[stage](run)
         if stage == "training" and not is_done(run, stage):
             raise KeyboardInterrupt  # somebody stopped it: what comes after cannot be made
-
-
-def _how_long(run: Run) -> str:
-    if run.profile.device == "cuda":
-        return "half an hour or more"
-    return "a few minutes" if run.profile.base.source == EMBEDDED else "hours; lk.plan says how many"
 
 
 def is_done(run: Run, stage: str) -> bool:
