@@ -111,7 +111,6 @@ class Profile:
 
     name: str
     device: Literal["cpu", "cuda"]
-    about: str
     base: Base = Base()
     quantization: Quantization = Quantization()
     lora: Lora = Lora()

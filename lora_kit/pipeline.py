@@ -19,8 +19,6 @@ from .training.train import train
 if TYPE_CHECKING:
     from .runs import Run
 
-STAGES = ("data", "training", "merged", "evaluation")
-
 
 def make(run: Run, until: str = "evaluation") -> None:
     """Make every stage that is missing, up to and with `until`; what is done is not done twice.
@@ -34,24 +32,19 @@ def make(run: Run, until: str = "evaluation") -> None:
     """
     if until not in STAGES:
         raise KitError(f"there is no stage {until!r}; the stages are {', '.join(STAGES)}")
-    wanted = STAGES[: STAGES.index(until) + 1]
-    missing = [stage for stage in wanted if not is_done(run, stage)]
+    wanted = [*STAGES][: [*STAGES].index(until) + 1]
+    missing = [stage for stage in wanted if stage_folder(run, stage) is None]
     if missing:
         print(f"to make: {', '.join(missing)}")
     for stage in missing:
         with main_process_first() if stage != "training" else nullcontext():  # all of them train
-            _MAKERS[stage](run)
-        if stage == "training" and not is_done(run, stage):
+            STAGES[stage](run)
+        if stage == "training" and stage_folder(run, stage) is None:
             raise KeyboardInterrupt  # somebody stopped it: what comes after cannot be made
 
 
-def is_done(run: Run, stage: str) -> bool:
-    """Whether a stage is finished for the run's settings, without loading any library."""
-    return stage_folder(run, stage) is not None
-
-
 def stage_folder(run: Run, stage: str) -> Path | None:
-    """The finished folder of a stage, or None; nothing is loaded or checked."""
+    """The folder of a stage that is finished for the run's settings, or None; nothing is loaded or checked."""
     if stage == "data":
         return run.find("data", data_inputs(run))
     adapter = run.find(adapter_stage(run), train_inputs(run))
@@ -66,7 +59,7 @@ def _train(run: Run) -> None:
     release(model)
 
 
-_MAKERS: dict[str, Callable[[Run], Any]] = {
+STAGES: dict[str, Callable[[Run], Any]] = {
     "data": prepare,
     "training": _train,
     "merged": merge,
