@@ -37,7 +37,16 @@ def locate(base: Base) -> Path:
     Raises:
         KitError: not a Llama, no safetensors, no access (the message says how to get it), no network, or it broke off.
     """
-    return check_llama(_local(base) or _cached(base) or _download(base))
+    folder = _local(base) or _cached(base)
+    if folder is None:
+        if problem := access_problem(base):
+            raise KitError(problem)
+        try:
+            folder = _snapshot(base)
+        except Exception as error:  # the network, the Hub, the disk: the library has many names for it
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise KitError(f"the download of {base.source} broke off ({reason}): call it again to go on") from error
+    return check_llama(folder)
 
 
 def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
@@ -118,16 +127,6 @@ def _cached(base: Base) -> Path | None:
         return _snapshot(base, local_files_only=True)
     except Exception:  # not in the cache: the library has several names for that
         return None
-
-
-def _download(base: Base) -> Path:
-    if problem := access_problem(base):
-        raise KitError(problem)
-    try:
-        return _snapshot(base)
-    except Exception as error:  # the network, the Hub, the disk: the library has many names for it
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise KitError(f"the download of {base.source} broke off ({reason}): call it again to go on") from error
 
 
 def access_problem(base: Base) -> str | None:
