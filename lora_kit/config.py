@@ -119,16 +119,6 @@ class Profile:
     evaluation: Evaluation = Evaluation()
     processes: PositiveInt = 1
 
-    def __post_init__(self) -> None:
-        wrong = []
-        for name, value in (settings(self) | {"device": self.device}).items():
-            try:
-                convert(name, value)
-            except KitError as error:
-                wrong.append(str(error))
-        if wrong:
-            raise KitError(f"profile {self.name!r} cannot run: " + "; ".join(wrong))
-
 
 def settings(chosen: Profile) -> dict[str, Any]:
     """Every setting by its override name, flat: what a manifest holds and `lk.Run(**overrides)` accepts."""
@@ -159,8 +149,8 @@ def convert(name: str, value: Any) -> Any:
 
 @cache
 def _hints() -> dict[str, Any]:
-    """The type of every setting by its override name, and of `device`."""
-    found = {"device": get_type_hints(Profile)["device"]}
+    """The type of every setting by its override name."""
+    found: dict[str, Any] = {}
     for section in (Base, Quantization, Lora, Data, Training, Evaluation):
         hints = get_type_hints(section, include_extras=True)
         found |= {f"{section.__name__.lower()}__{name}": hint for name, hint in hints.items()}

@@ -25,11 +25,18 @@ LLAMA2 = Base(
     kaggle="metaresearch/llama-2/pyTorch/7b-chat-hf/1",
     fallback="tinyllama-t4",
 )
-# the same weights and licence without the gate, when the user says so
-MIRROR_TITLE, MIRROR_REVISION = "Llama-2-7b-chat (NousResearch mirror)", "351844e75ed0bcbbe3f10671b3c808d2b83894ee"
-LLAMA2_MIRROR = Base("NousResearch/Llama-2-7b-chat-hf", MIRROR_TITLE, MIRROR_REVISION, "llama2")
-TINYLLAMA_REVISION = "fe8a4ea1ffedaf415f4da2f062534de366a451e6"
-TINYLLAMA = Base("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "TinyLlama-1.1B-Chat", TINYLLAMA_REVISION, "apache-2.0")
+LLAMA2_MIRROR = Base(  # the same weights and licence without the gate, when the user says so
+    source="NousResearch/Llama-2-7b-chat-hf",
+    title="Llama-2-7b-chat (NousResearch mirror)",
+    revision="351844e75ed0bcbbe3f10671b3c808d2b83894ee",
+    licence="llama2",
+)
+TINYLLAMA = Base(
+    source="TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    title="TinyLlama-1.1B-Chat",
+    revision="fe8a4ea1ffedaf415f4da2f062534de366a451e6",
+    licence="apache-2.0",
+)
 SMOLLM2 = Base(
     source="HuggingFaceTB/SmolLM2-135M-Instruct",
     title="SmolLM2-135M-Instruct",
@@ -80,19 +87,16 @@ def profile(name: str, **overrides: Any) -> Profile:
         raise KitError(f"there is no profile {name!r}; the profiles are {', '.join(PROFILES)}")
     chosen = PROFILES[name]
     if "base__source" in overrides:  # another model keeps nothing of the preset's: not its name, gate or licence
-        chosen = replace(chosen, base=_other_base(str(overrides["base__source"])))
+        source = str(overrides["base__source"])
+        known = {base.source: base for base in (Base(), SMOLLM2, LLAMA2, LLAMA2_MIRROR, TINYLLAMA)}
+        licence = "llama2" if "llama-2" in source.lower() else "see its page"
+        chosen = replace(chosen, base=known.get(source) or Base(source, source, licence=licence))
     for key, value in overrides.items():
         if key not in settings(chosen):
             raise _unknown(key, settings(chosen))
         section, _, field = key.partition("__")
         chosen = replace(chosen, **{section: replace(getattr(chosen, section), **{field: convert(key, value)})})
     return chosen
-
-
-def _other_base(source: str) -> Base:
-    known = {base.source: base for base in (Base(), SMOLLM2, LLAMA2, LLAMA2_MIRROR, TINYLLAMA)}
-    licence = "llama2" if "llama-2" in source.lower() else "see its page"
-    return known.get(source) or Base(source, source, licence=licence)
 
 
 def _unknown(key: str, right: Mapping[str, Any]) -> KitError:
