@@ -44,7 +44,7 @@ def certify(
         expected: SHA-256 by file name ("adapter_model.safetensors", and the base's files) as the manifests have them.
     """
     onto = "dequantized" if change else "original"
-    tensors, problems = check_tensors(base, adapter, merged, change)
+    tensors, problems = _check_tensors(base, adapter, merged, change)
     foreign = [
         f"{name} is not the file that the manifest names"
         for name, known in (expected or {}).items()
@@ -61,15 +61,10 @@ def certify(
     }
 
 
-def check_tensors(
-    base: Path, adapter: Path, merged: Path, change: Change | None = None
+def _check_tensors(
+    base: Path, adapter: Path, merged: Path, change: Change | None
 ) -> tuple[dict[str, float], list[str]]:
-    """Compare a merged folder with base + adapter, tensor by tensor; one of them is in memory at a time.
-
-    Returns:
-        how many tensors there are and how many are adapted, with the share of the update that rounding lost; and the
-        problems, one line each, none when all is right.
-    """
+    """Figures and problems of a merged folder against base + adapter, tensor by tensor, one of them in memory."""
     before, after, layers = Weights(base), Weights(merged), peft_layers(base, adapter)
     problems = [f"{name} is not in the base" for name in sorted({*after, *layers} - {*before})]
     lost: list[float] = []
