@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from .data.prepare import prepare
     from .errors import KitError
     from .evaluation.evaluate import evaluate, read_answers
-    from .exporting.formats import export
-    from .exporting.hub import push
+    from .exporting import export, push
     from .generation import answers
     from .machine import environment_report, keep_on_drive
     from .merging.merge import merge
@@ -40,8 +39,7 @@ _MODULES = {
     "data.prepare": ("prepare",),
     "errors": ("KitError",),
     "evaluation.evaluate": ("evaluate", "read_answers"),
-    "exporting.formats": ("export",),
-    "exporting.hub": ("push",),
+    "exporting": ("export", "push"),
     "generation": ("answers",),
     "machine": ("environment_report", "keep_on_drive"),
     "merging.merge": ("merge",),

@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
+from dataclasses import asdict
 
 import lora_kit as lk
 
@@ -19,18 +19,6 @@ from .files import absolute, check_files, shown
 from .machine import default_root, scratch_root
 from .pipeline import stage_folder
 from .presets import PROFILES
-
-COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {}  # name -> what runs, what it does
-
-
-def command(help: str) -> Callable[[Callable[[argparse.Namespace], int]], Callable[[argparse.Namespace], int]]:
-    """Make a function a command of its name."""
-
-    def add(function: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-        COMMANDS[function.__name__] = function, help
-        return function
-
-    return add
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one speaks
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
-        return COMMANDS[options.command][0](options)
+        return COMMANDS[options.command](options) or 0
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,11 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command line; what a command's function says of itself is its help."""
     top = argparse.ArgumentParser(prog="lora_kit", description="Fine-tune a chat model with LoRA on one small GPU.")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     parsers = {}
-    for name, (_, text) in COMMANDS.items():
+    for name, function in COMMANDS.items():
+        text = str(function.__doc__)
         added = parsers[name] = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.add_argument("--profile", help=f"one of {', '.join(PROFILES)}; by default what the machine can do")
         added.add_argument("--root", help="where run folders live; by default LORA_KIT_RUNS or ./runs")
@@ -70,8 +59,8 @@ def parser() -> argparse.ArgumentParser:
     parsers["runs"].add_argument("--delete", metavar="NAME", help="delete this run and all that is in it")
     parsers["export"].add_argument("--to", default="adapter-zip", help="adapter-zip, gguf, gguf-q8_0 or ollama")
     parsers["merge"].add_argument("--onto", default="original", choices=("original", "dequantized"), help="which base")
-    evaluate, own = parsers["evaluate"], "your own questions with answers, as data is read"
-    evaluate.add_argument("--questions", metavar="FILE", help=own)
+    own = "your own questions with answers, as data is read"
+    parsers["evaluate"].add_argument("--questions", metavar="FILE", help=own)
     chat = parsers["chat"]
     chat.add_argument("--adapter", help="which of the run's adapters answers, as handbook or triage")
     chat.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; 2 at most")
@@ -87,103 +76,92 @@ def open_run(options: argparse.Namespace) -> lk.Run:
     return lk.Run(options.profile, data=options.data, name=options.name, root=options.root, **overrides)
 
 
-@command("check this machine and say what to fix")
 def doctor(options: argparse.Namespace) -> int:
+    """check this machine and say what to fix"""
     if options.root:
         os.environ["LORA_KIT_RUNS"] = options.root
     with redirect_stdout(sys.stderr if options.json else sys.stdout):  # of a program's JSON nothing else is a part
         checkup = lk.doctor(options.profile)
-    print(json.dumps(checkup.as_data(), indent=1) if options.json else checkup)
+    print(json.dumps([asdict(check) for check in checkup], indent=1) if options.json else checkup)
     return 1 if checkup.failed else 0
 
 
-@command("the whole way on the embedded model: prepare, train, merge, evaluate")
-def demo(options: argparse.Namespace) -> int:
-    options.profile = options.profile or "tiny-cpu"  # a demo downloads nothing, also where a GPU is
-    run = open_run(options)
-    lk.make(run, "merged")
-    lk.evaluate(run)
-    return 0
+def demo(options: argparse.Namespace) -> None:
+    """the whole way on the embedded model: prepare, train, merge, evaluate"""
+    options.profile, options.questions = options.profile or "tiny-cpu", None  # downloads nothing, also where a GPU is
+    evaluate(options)
 
 
-@command("encode the dataset and report what is in it")
-def prepare(options: argparse.Namespace) -> int:
-    return _make(options, "data")
+def prepare(options: argparse.Namespace) -> None:
+    """encode the dataset and report what is in it"""
+    _make(options, "data")
 
 
-@command("say what training will take, before it starts")
-def plan(options: argparse.Namespace) -> int:
+def plan(options: argparse.Namespace) -> None:
+    """say what training will take, before it starts"""
     run = open_run(options)
     lk.plan(lk.attach_lora(lk.load_base(run), run), lk.prepare(run), run)
-    return 0
 
 
-@command("train the adapter")
-def train(options: argparse.Namespace) -> int:
-    return _make(options, "training")
+def train(options: argparse.Namespace) -> None:
+    """train the adapter"""
+    _make(options, "training")
 
 
-def _make(options: argparse.Namespace, stage: str) -> int:
+def _make(options: argparse.Namespace, stage: str) -> None:
     run = open_run(options)
     if done := stage_folder(run, stage):
         check_files(done)
     lk.make(run, stage)
     if done:
         print(f"{options.command}: done before with these settings, in {shown(run.path)}")
-    return 0
 
 
-@command("merge the adapter into the base")
-def merge(options: argparse.Namespace) -> int:
+def merge(options: argparse.Namespace) -> None:
+    """merge the adapter into the base"""
     run = open_run(options)
     lk.make(run, "training")
     lk.merge(run, onto=options.onto)
-    return 0
 
 
-@command("make what is missing, then ask base, adapter and merged model the held-out questions")
-def evaluate(options: argparse.Namespace) -> int:
+def evaluate(options: argparse.Namespace) -> None:
+    """make what is missing, then ask base, adapter and merged model the held-out questions"""
     run = open_run(options)
     lk.make(run, "merged")
     lk.evaluate(run, questions=options.questions)
-    return 0
 
 
-@command("talk to base and tuned model side by side")
-def chat(options: argparse.Namespace) -> int:
+def chat(options: argparse.Namespace) -> None:
+    """talk to base and tuned model side by side"""
     lk.chat(open_run(options), options.question, adapter=options.adapter, temperature=options.temperature)
-    return 0
 
 
-@command("write the adapter as a zip, or the merged model as GGUF or for Ollama")
-def export(options: argparse.Namespace) -> int:
+def export(options: argparse.Namespace) -> None:
+    """write the adapter as a zip, or the merged model as GGUF or for Ollama"""
     lk.export(open_run(options), options.to)
-    return 0
 
 
-@command("list the run folders with their sizes, or delete one")
-def runs(options: argparse.Namespace) -> int:
+def runs(options: argparse.Namespace) -> None:
+    """list the run folders with their sizes, or delete one"""
     root = absolute(options.root or default_root())
     folders = {path.name: path for path in sorted(root.glob("*")) if any(path.rglob("manifest.json"))}
-    if options.delete is not None:
-        return _delete(options.delete, folders)
-    for folder in folders.values():
-        files = {file for part in (folder, scratch_root(root) / folder.name) for file in part.rglob("*")}
-        size = sum(file.stat().st_size for file in files if file.is_file())
-        print(f"{size / 2**20:10,.1f} MiB  {shown(folder)}")
-    if not folders:
-        print(f"no runs in {shown(root)}")
-    return 0
+    if options.delete is None:
+        for name, folder in folders.items():
+            files = {file for part in (folder, scratch_root(root) / name) for file in part.rglob("*")}
+            size = sum(file.stat().st_size for file in files if file.is_file())
+            print(f"{size / 2**20:10,.1f} MiB  {shown(folder)}")
+        if not folders:
+            print(f"no runs in {shown(root)}")
+        return
+    if options.delete not in folders:
+        raise KitError(f"there is no run {options.delete!r}; there are {', '.join(folders) or 'none'}")
+    shutil.rmtree(root / options.delete)
+    shutil.rmtree(scratch_root(root) / options.delete, ignore_errors=True)
+    print(f"deleted {shown(root / options.delete)}")
 
 
-def _delete(name: str, folders: dict[str, Path]) -> int:
-    if name not in folders:
-        raise KitError(f"there is no run {name!r}; there are {', '.join(folders) or 'none'}")
-    shutil.rmtree(folders[name])
-    shutil.rmtree(scratch_root(folders[name].parent) / name, ignore_errors=True)
-    print(f"deleted {shown(folders[name])}")
-    return 0
-
+FUNCTIONS = (doctor, demo, prepare, plan, train, merge, evaluate, chat, export, runs)
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {each.__name__: each for each in FUNCTIONS}
 
 if __name__ == "__main__":
     sys.exit(main())

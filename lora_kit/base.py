@@ -37,7 +37,16 @@ def locate(base: Base) -> Path:
     Raises:
         KitError: not a Llama, no safetensors, no access (the message says how to get it), no network, or it broke off.
     """
-    return check_llama(_local(base) or _cached(base) or _download(base))
+    folder = _local(base) or _cached(base)
+    if folder is None:
+        if problem := access_problem(base):
+            raise KitError(problem)
+        try:
+            folder = _snapshot(base)
+        except Exception as error:  # the network, the Hub, the disk: the library has many names for it
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise KitError(f"the download of {base.source} broke off ({reason}): call it again to go on") from error
+    return check_llama(folder)
 
 
 def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
@@ -100,8 +109,6 @@ def _local(base: Base) -> Path | None:
         return Path(base.source)
     if base.kaggle is None:
         return None
-    if base.kaggle.count("/") != 4:
-        raise KitError(f"base__kaggle={base.kaggle!r} must be owner/model/framework/variation/version")
     owner, model, framework, variation, version = base.kaggle.split("/")
     tail = Path(model, framework.lower(), variation, version)
     places = (KAGGLE_INPUT / "models" / owner / tail, KAGGLE_INPUT / tail)  # the new layout, and the old one
@@ -122,27 +129,17 @@ def _cached(base: Base) -> Path | None:
         return None
 
 
-def _download(base: Base) -> Path:
-    if problem := access_problem(base):
-        raise KitError(problem)
-    if is_offline():
-        raise KitError(f"{base.source} is not in the cache and HF_HUB_OFFLINE forbids the download")
-    try:
-        return _snapshot(base)
-    except Exception as error:  # the network, the Hub, the disk: the library has many names for it
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise KitError(f"the download of {base.source} broke off ({reason}): call it again to go on") from error
-
-
 def access_problem(base: Base) -> str | None:
     """Why the base cannot be had here, with the way out; None when it can."""
     if is_here(base):
         return None
+    name, page = base.source, f"https://huggingface.co/{base.source}"
+    if is_offline():
+        return f"{name} is not here, and HF_HUB_OFFLINE is set: unset it, or put the model's folder into base__source"
     take_secret()
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    name, page = base.source, f"https://huggingface.co/{base.source}"
     try:
         HfApi().auth_check(name)
     except GatedRepoError as error:

@@ -61,7 +61,6 @@ class Talk:
     def __init__(self, run: Run, adapter: str | None = None) -> None:
         own = trained_adapter(run).parent.name
         self.run, self.folders = run, trained_adapters(run)  # name -> folder
-        self._systems: dict[str, str | None] = {}  # by adapter, once it was asked
         self.switch(adapter or own)
         self.model, self.tokenizer = load_base(run), load_tokenizer(run.profile.base)
         for name, folder in list(self.folders.items()):
@@ -74,32 +73,24 @@ class Talk:
                 del self.folders[name]
 
     def switch(self, adapter: str) -> None:
-        """Let another adapter answer; nothing is loaded."""
+        """Let another adapter answer, with the system text that it was trained with; no weights are loaded."""
         if adapter not in self.folders:
             raise KitError(f"there is no adapter {adapter!r} in this run; trained are {', '.join(self.folders)}")
-        self.adapter = adapter
+        inputs = read_manifest(self.folders[adapter].parent)["inputs"]["data"]
+        data = self.run.find("data", inputs)
+        if data is None:
+            raise KitError(f"the prepared data of adapter {adapter!r} are gone: make them with lk.prepare(run)")
+        self.adapter, self.system = adapter, load_prepared(data).card.get("system")
 
     def answer(self, model: str, question: str, temperature: float) -> Iterator[str]:
         """The answer of "base" or "tuned" as it grows: the whole text so far, after every token."""
         if not question.strip():
             raise KitError("the question is empty")
-        system = self._system()
-        messages = [{"role": "system", "content": system}] if system else []
+        messages = [{"role": "system", "content": self.system}] if self.system else []
         messages += [{"role": "user", "content": question}]
         set_adapter(self.model, self.adapter if model == "tuned" else None)
         limit = self.run.profile.evaluation.max_new_tokens
         yield from stream(self.model, self.tokenizer, messages, max_new_tokens=limit, temperature=temperature)
-
-    def _system(self) -> str | None:
-        """The system text that the adapter was trained with."""
-        if self.adapter not in self._systems:
-            inputs = read_manifest(self.folders[self.adapter].parent)["inputs"]["data"]
-            data = self.run.find("data", inputs)
-            if data is None:
-                gone = f"the prepared data of adapter {self.adapter!r} are gone"
-                raise KitError(f"{gone}: make them with lk.prepare(run)")
-            self._systems[self.adapter] = load_prepared(data).card.get("system")
-        return self._systems[self.adapter]
 
 
 def print_answers(talk: Talk, question: str, temperature: float) -> None:
@@ -144,7 +135,8 @@ def chat_box(talk: Talk, temperature: float = 0.0) -> Any:
     def ask(_: Any) -> None:
         button.disabled = True
         try:
-            talk.switch(menu.value)
+            if menu.value != talk.adapter:
+                talk.switch(menu.value)
             for model, answer in zip(MODELS, answers, strict=True):
                 for text in talk.answer(model, question.value.strip(), slider.value):
                     answer.value = _framed(model, text)

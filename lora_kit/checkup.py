@@ -9,14 +9,12 @@ import importlib.util
 import os
 import shutil
 import sys
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 from . import machine
-from .base import access_problem, has_token, is_here, is_offline
+from .base import access_problem, has_token, is_here
 from .config import Profile
 from .files import absolute, shown, version
 from .machine import LIBRARIES, choose_profile, default_root, scratch_root
@@ -60,10 +58,6 @@ class Checkup(list[Check]):
         failed = len(self.failed)
         return "\n".join([*lines, f"{failed} of {len(self)} to fix" if failed else f"all {len(self)} in order"])
 
-    def as_data(self) -> list[dict[str, Any]]:
-        """The findings for a program: name, ok, evidence, fix."""
-        return [asdict(check) for check in self]
-
 
 def doctor(profile_name: str | None = None) -> Checkup:
     """Look at everything that a run needs: seconds, no download; extra GPUs are hidden as a run would hide them.
@@ -76,14 +70,18 @@ def doctor(profile_name: str | None = None) -> Checkup:
     """
     chosen = profile(choose_profile(profile_name)[0])
     count = machine.set_visible_gpus(chosen)
-    libraries = [_library(name, wanted) for name, wanted in LIBRARIES.items()]
-    hardware = [*_gpu(chosen, count), _build(chosen), _ram(chosen)]
-    return Checkup([_python(), *libraries, *hardware, *_places(chosen), *_base(chosen), _ipywidgets()])
-
-
-def _python() -> Check:
-    found = sys.version.split()[0]
-    return Check("python", sys.version_info >= (3, 11), f"{found}, wanted >=3.11", "install Python 3.11 or newer")
+    found, has_widgets = sys.version.split()[0], importlib.util.find_spec("ipywidgets") is not None
+    return Checkup(
+        [
+            Check("python", sys.version_info >= (3, 11), f"{found}, wanted >=3.11", "install Python 3.11 or newer"),
+            *(_library(name, wanted) for name, wanted in LIBRARIES.items()),
+            *_gpu(chosen, count),
+            _build(chosen),
+            *_room(chosen),
+            *_base(chosen),
+            Check("ipywidgets", has_widgets, "installed" if has_widgets else "missing", "pip install ipywidgets"),
+        ]
+    )
 
 
 def _library(name: str, wanted: str) -> Check:
@@ -140,27 +138,20 @@ def _build(chosen: Profile) -> Check:
     return Check("bitsandbytes build", wanted in builds, evidence, fix)
 
 
-def _ram(chosen: Profile) -> Check:
-    (free, total), need = machine.memory(), NEEDS.get(chosen.name, NEEDS_7B)[1]
-    fix = "close other programs and notebooks, or use a smaller profile"
-    return Check("ram", free >= need, f"{free:.1f} of {total:.1f} GiB free, wanted {need:g}", fix)
-
-
-def _places(chosen: Profile) -> list[Check]:
-    """Room for the merged model, which is most of it, and a root that can be written."""
-    root, need = default_root(), NEEDS.get(chosen.name, NEEDS_7B)[0]
-    free = shutil.disk_usage(_existing(scratch_root(root))).free / 2**30
-    room = f"{free:.1f} GiB free at {shown(scratch_root(root))}, wanted {need:g}"
-    fix = "free some space, or set LORA_KIT_RUNS to a folder on a larger disk"
-    problem = ""
-    try:
-        with tempfile.TemporaryFile(dir=_existing(root)):
-            pass
-    except OSError as error:
-        problem = f": {error.strerror}"
+def _room(chosen: Profile) -> list[Check]:
+    """Free memory, a disk that takes the merged model, which is most of a run, and a root that can be written."""
+    need_disk, need_ram, _ = NEEDS.get(chosen.name, NEEDS_7B)
+    (free, total), root = machine.memory(), default_root()
+    place, scratch = _existing(root), scratch_root(root)
+    free_disk = shutil.disk_usage(_existing(scratch)).free / 2**30
+    room = f"{free_disk:.1f} GiB free at {shown(scratch)}, wanted {need_disk:g}"
+    larger = "free some space, or set LORA_KIT_RUNS to a folder on a larger disk"
+    fewer = "close other programs and notebooks, or use a smaller profile"
+    is_writable = place.is_dir() and os.access(place, os.W_OK)
     return [
-        Check("disk", free >= need, room, fix),
-        Check("write access", not problem, f"{shown(root)}{problem}", "set LORA_KIT_RUNS to another folder"),
+        Check("ram", free >= need_ram, f"{free:.1f} of {total:.1f} GiB free, wanted {need_ram:g}", fewer),
+        Check("disk", free_disk >= need_disk, room, larger),
+        Check("write access", is_writable, shown(root), "set LORA_KIT_RUNS to another folder"),
     ]
 
 
@@ -181,9 +172,6 @@ def _base(chosen: Profile) -> list[Check]:
         there = has_token()
         found = [Check("token", there, f"{'found' if there else 'none'}; {base.title} is gated", fix)]
     otherwise = f", or use the profile {base.fallback}" if base.fallback else ""
-    if is_offline():
-        fix = f"unset HF_HUB_OFFLINE, or put the model's folder into base__source{otherwise}"
-        return [*found, Check("base", False, f"{base.title} is not here, and HF_HUB_OFFLINE is set", fix)]
     problem = _problem_in_time(chosen)
     evidence = f"{base.title} can{'not be had' if problem else ' be downloaded'}"
     return [*found, Check("base", problem is None, evidence, f"{problem}{otherwise}" if problem else "")]
@@ -198,8 +186,3 @@ def _problem_in_time(chosen: Profile) -> str | None:
     if not answers:
         return f"the Hub does not answer within {PATIENCE:g} s: check the network, or give a local folder"
     return answers[0]
-
-
-def _ipywidgets() -> Check:
-    there = importlib.util.find_spec("ipywidgets") is not None
-    return Check("ipywidgets", there, "installed" if there else "missing", "pip install ipywidgets (for boxes)")

@@ -20,6 +20,7 @@ Decay = Annotated[float, "0 or above", lambda value: 0 <= value < inf]
 Share = Annotated[float, "from 0 to below 1", lambda value: 0 <= value < 1]
 Seed = Annotated[int, "from 0 to below 2**32", lambda value: 0 <= value < 2**32]
 Names = Annotated[tuple[str, ...], "one name at least, as q_proj,v_proj", bool]
+KaggleModel = Annotated[str, "owner/model/framework/variation/version", lambda value: value.count("/") == 4]
 Auto = Literal["auto"]  # decided when the rows are known, and printed with its reason
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -34,7 +35,7 @@ class Base:
     revision: str | None = None  # pinned on the Hub, so that a run can be repeated
     licence: str = "mit"
     gated: bool = False  # needs an accepted licence and a token
-    kaggle: str | None = None  # the same model as a Kaggle mount: owner/model/framework/variation/version
+    kaggle: KaggleModel | None = None  # the same model as a Kaggle mount
     fallback: str | None = None  # the profile to go on with when access is missing
 
 
@@ -115,7 +116,6 @@ class Profile:
 
     name: str
     device: Literal["cpu", "cuda"]
-    about: str
     base: Base = Base()
     quantization: Quantization = Quantization()
     lora: Lora = Lora()
@@ -123,16 +123,6 @@ class Profile:
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     processes: PositiveInt = 1
-
-    def __post_init__(self) -> None:
-        wrong = []
-        for name, value in (settings(self) | {"device": self.device}).items():
-            try:
-                convert(name, value)
-            except KitError as error:
-                wrong.append(str(error))
-        if wrong:
-            raise KitError(f"profile {self.name!r} cannot run: " + "; ".join(wrong))
 
 
 def settings(chosen: Profile) -> dict[str, Any]:
@@ -164,8 +154,8 @@ def convert(name: str, value: Any) -> Any:
 
 @cache
 def _hints() -> dict[str, Any]:
-    """The type of every setting by its override name, and of `device`."""
-    found = {"device": get_type_hints(Profile)["device"]}
+    """The type of every setting by its override name."""
+    found: dict[str, Any] = {}
     for section in (Base, Quantization, Lora, Data, Training, Evaluation):
         hints = get_type_hints(section, include_extras=True)
         found |= {f"{section.__name__.lower()}__{name}": hint for name, hint in hints.items()}

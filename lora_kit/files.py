@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,6 +111,14 @@ def absolute(folder: str | os.PathLike[str]) -> Path:
         raise KitError(f"{os.fspath(folder)!r} names no folder: {error}") from error
 
 
+def _cannot_write(place: Path, code: int | None) -> KitError:
+    way_out = "Free some space, or choose" if code in FULL else "Choose"
+    return KitError(
+        f"cannot write {shown(place)}: {os.strerror(code or 0)}. {way_out} another place with "
+        "lk.Run(root=...) or the variable LORA_KIT_RUNS; what was finished before is untouched"
+    )
+
+
 @contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
     """Turn "disk full", "read-only" and their like into one sentence with a way out."""
@@ -121,11 +130,7 @@ def disk_errors(place: Path) -> Iterator[None]:
             code = int(named[1])
         if code not in DISK:
             raise
-        way_out = "Free some space, or choose" if code in FULL else "Choose"
-        raise KitError(
-            f"cannot write {shown(place)}: {os.strerror(code)}. {way_out} another place with "
-            "lk.Run(root=...) or the variable LORA_KIT_RUNS; what was finished before is untouched"
-        ) from error
+        raise _cannot_write(place, code) from error
 
 
 @contextmanager
@@ -133,6 +138,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     """A hidden file to write, which takes its name when the block ends well; nobody sees half a file."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
             partial.replace(target)
@@ -141,18 +147,10 @@ def whole_file(target: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder and write into it once.
-
-    Raises:
-        KitError: it cannot be written.
-    """
-    probe = folder / f".write-test-{os.getpid()}"
+    """Make the folder, and raise KitError where nothing can be written into it."""
     try:
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"x")
-            probe.unlink()
-    except OSError as error:  # where no folder can be made, as below /proc
-        raise KitError(
-            f"cannot write {shown(folder)}: {error.strerror}. Choose another place with lk.Run(root=...)"
-        ) from error
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _cannot_write(folder, error.errno) from error

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Base
 from .data.prepare import data_inputs, prepare
 from .errors import KitError
 from .evaluation.evaluate import evaluate, evaluation_inputs
@@ -19,9 +18,6 @@ from .training.train import train
 
 if TYPE_CHECKING:
     from .runs import Run
-
-STAGES = ("data", "training", "merged", "evaluation")
-EMBEDDED = Base().source
 
 
 def make(run: Run, until: str = "evaluation") -> None:
@@ -36,30 +32,19 @@ def make(run: Run, until: str = "evaluation") -> None:
     """
     if until not in STAGES:
         raise KitError(f"there is no stage {until!r}; the stages are {', '.join(STAGES)}")
-    wanted = STAGES[: STAGES.index(until) + 1]
-    missing = [stage for stage in wanted if not is_done(run, stage)]
+    wanted = [*STAGES][: [*STAGES].index(until) + 1]
+    missing = [stage for stage in wanted if stage_folder(run, stage) is None]
     if missing:
-        print(f"to make: {', '.join(missing)}. On this machine that takes {_how_long(run)}")
+        print(f"to make: {', '.join(missing)}")
     for stage in missing:
         with main_process_first() if stage != "training" else nullcontext():  # all of them train
-            _MAKERS[stage](run)
-        if stage == "training" and not is_done(run, stage):
+            STAGES[stage](run)
+        if stage == "training" and stage_folder(run, stage) is None:
             raise KeyboardInterrupt  # somebody stopped it: what comes after cannot be made
 
 
-def _how_long(run: Run) -> str:
-    if run.profile.device == "cuda":
-        return "half an hour or more"
-    return "a few minutes" if run.profile.base.source == EMBEDDED else "hours; lk.plan says how many"
-
-
-def is_done(run: Run, stage: str) -> bool:
-    """Whether a stage is finished for the run's settings, without loading any library."""
-    return stage_folder(run, stage) is not None
-
-
 def stage_folder(run: Run, stage: str) -> Path | None:
-    """The finished folder of a stage, or None; nothing is loaded or checked."""
+    """The folder of a stage that is finished for the run's settings, or None; nothing is loaded or checked."""
     if stage == "data":
         return run.find("data", data_inputs(run))
     adapter = run.find(adapter_stage(run), train_inputs(run))
@@ -74,7 +59,7 @@ def _train(run: Run) -> None:
     release(model)
 
 
-_MAKERS: dict[str, Callable[[Run], Any]] = {
+STAGES: dict[str, Callable[[Run], Any]] = {
     "data": prepare,
     "training": _train,
     "merged": merge,

@@ -90,23 +90,21 @@ class Progress:
         return min(max(self.done / self.total, 0.0), 1.0) if self.total else None
 
     def _show(self, line: str, last: bool = False) -> None:
-        if self.mode == "notebook":
-            self._show_in_notebook(line, last)
-        elif self.mode == "log":
+        if self.mode == "log":
             print(line, flush=True)
-        else:  # a line that wraps could not be rewritten; a shorter one must cover the longer one before it
+        elif self.mode == "terminal":  # a line that wraps could not be rewritten; a shorter one must cover a longer one
             line = line if last else line[: shutil.get_terminal_size().columns - 1]
             print(f"\r{line:<{self._width}}", end="\n" if last else "", flush=True)
             self._width = len(line)
-
-    def _show_in_notebook(self, line: str, last: bool) -> None:
-        from IPython.display import display
-
-        data = {"text/plain": line, "text/html": panel(line, self._share(), self._values, "" if last else self.hint)}
-        if self._handle is None:
-            self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
-            self._handle.update(data, raw=True)
+            from IPython.display import display
+
+            page = panel(line, self._share(), self._values, "" if last else self.hint)
+            data = {"text/plain": line, "text/html": page}
+            if self._handle is None:
+                self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            else:
+                self._handle.update(data, raw=True)
 
 
 def duration(seconds: float) -> str:

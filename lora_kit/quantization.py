@@ -79,14 +79,12 @@ def quiet_libraries() -> Iterator[None]:
     """No bars of transformers in the block, and no report of bitsandbytes that an optional CPU kernel is missing."""
     from transformers.utils import logging as bars
 
-    logger, shown = logging.getLogger("bitsandbytes.backends.cpu.ops"), bars.is_progress_bar_enabled()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it reports nothing else
+    shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
     try:
         yield
     finally:
-        logger.setLevel(level)
         if shown:
             bars.enable_progress_bar()
 

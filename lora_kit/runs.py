@@ -39,8 +39,8 @@ from .files import (
 from .machine import choose_profile, default_root, prepare_process, scratch_root
 from .presets import profile
 
-SCRATCH = ("merged", "refused-merge")  # large, and made again from the rest
-LEFT_OUT = (*SCRATCH, "exports")  # of a packed run
+SCRATCH = "merged"  # large, and made again from the rest
+LEFT_OUT = (SCRATCH, "exports")  # of a packed run
 
 
 class Run:
@@ -141,13 +141,12 @@ class Run:
         name = f"{self.path.name}.zip"
         path = absolute(target or self.path.with_name(name))
         path = path / name if path.is_dir() else path
-        found = [p for p in sorted(self.path.rglob("*")) if p.is_file() and p != path]
-        files = [p for p in found if not _left_out(p.relative_to(self.path))]
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with disk_errors(path), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in files:
-                archive.write(file, file.relative_to(self.path))
+        with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(self.path.rglob("*")):
+                inside = file.relative_to(self.path)
+                is_hidden = any(part.startswith(".") for part in inside.parts)  # half written
+                if file.is_file() and file != path and not is_hidden and not inside.parts[0].startswith(LEFT_OUT):
+                    archive.write(file, inside)
         return path
 
     def _target(self, stage: str, inputs: dict[str, Any]) -> Path:
@@ -200,10 +199,8 @@ def _as_source(data: Any, root: Path) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise KitError(f"the rows given as data cannot be written as JSON: {error}") from error
     path = root / "inputs" / f"rows-{fingerprint(rows)[:12]}.jsonl"
-    with disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial:
-            partial.write_text(rows, encoding="utf-8")
+    with whole_file(path) as partial:
+        partial.write_text(rows, encoding="utf-8")
     return str(path)
 
 
@@ -213,18 +210,9 @@ def _folder_name(chosen: Profile) -> str:
     return f"{chosen.name}-{fingerprint(changed)[:6]}" if changed else chosen.name
 
 
-def _left_out(path: Path) -> bool:
-    return path.parts[0].startswith(LEFT_OUT) or any(p.startswith(".") for p in path.parts)  # no manifest without files
-
-
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpack a packed run; nothing that is there already is overwritten, nothing lands outside `folder`."""
     if not zipfile.is_zipfile(archive):
         raise KitError(f"source={str(archive)!r} is not a packed run: give the zip that run.pack() wrote")
     with disk_errors(folder), zipfile.ZipFile(archive) as packed:
-        for member in packed.infolist():
-            target = (folder / member.filename).resolve()
-            if not target.is_relative_to(folder):
-                raise KitError(f"{archive.name} is no packed run: {member.filename!r} lies outside the run folder")
-            if not target.exists():
-                packed.extract(member, folder)
+        packed.extractall(folder, [name for name in packed.namelist() if not (folder / name).exists()])

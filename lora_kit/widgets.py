@@ -8,8 +8,8 @@ from __future__ import annotations
 import html
 import importlib.util
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .adapters import adapter_names, lora_layers, set_adapter
@@ -27,16 +27,14 @@ if TYPE_CHECKING:
 
     from .data.prepare import Prepared
 
-BASES = MappingProxyType(
-    {  # as people call them -> what lk.Run takes
-        "auto": {},  # what this machine can do: Llama 2 on a GPU, the embedded model without one
-        "llama-2": {"profile": "llama2-7b-t4"},
-        "llama-2-mirror": {"profile": "llama2-7b-t4", "base__source": LLAMA2_MIRROR.source},
-        "tinyllama": {"profile": "tinyllama-t4"},
-        "smollm2": {"profile": "smollm2-cpu"},  # or -t4, where a GPU is
-        "tiny": {"profile": "tiny-cpu"},
-    }
-)
+BASES: Mapping[str, dict[str, str]] = {  # as people call them -> what lk.Run takes
+    "auto": {},  # what this machine can do: Llama 2 on a GPU, the embedded model without one
+    "llama-2": {"profile": "llama2-7b-t4"},
+    "llama-2-mirror": {"profile": "llama2-7b-t4", "base__source": LLAMA2_MIRROR.source},
+    "tinyllama": {"profile": "tinyllama-t4"},
+    "smollm2": {"profile": "smollm2-cpu"},  # or -t4, where a GPU is
+    "tiny": {"profile": "tiny-cpu"},
+}
 
 
 def widgets_shown() -> bool:
@@ -69,7 +67,7 @@ class Settings:
             raise KitError(f"BASE={self.base!r} is not known; there are {', '.join(BASES)}")
         if self.data is None or (isinstance(self.data, str) and not self.data.strip()):
             raise KitError("DATA is empty: name a dataset ('handbook'), a file, or give rows")
-        arguments = dict(BASES[self.base])
+        arguments: dict[str, Any] = dict(BASES[self.base])
         if self.base == "smollm2" and gpu_count():
             arguments["profile"] = "smollm2-t4"
         for change in self.changes.split():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ from lora_kit import base as base_module
 from lora_kit.base import ASSETS, access_problem, check_llama, identity, load_tokenizer, locate
 from lora_kit.config import Base
 from lora_kit.errors import KitError
-from lora_kit.presets import LLAMA2
+from lora_kit.presets import LLAMA2, profile
 
 PAGE = f"https://huggingface.co/{LLAMA2.source}"
 
@@ -122,7 +121,7 @@ def test_a_model_attached_in_kaggle_is_found_without_the_hub(
 @pytest.mark.parametrize("handle", ["llama", "a/b/c/d", "a/b/c/d/e/f"])
 def test_a_wrong_kaggle_handle_is_refused(handle: str) -> None:
     with pytest.raises(KitError, match=f"base__kaggle='{handle}' must be owner/model/framework/variation/version"):
-        access_problem(replace(LLAMA2, kaggle=handle))
+        profile("llama2-7b-t4", base__kaggle=handle)
 
 
 def test_another_architecture_and_weights_that_can_run_code_are_refused(tmp_path: Path) -> None:

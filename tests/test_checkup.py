@@ -116,7 +116,7 @@ def test_offline_is_a_finding_only_where_something_must_be_fetched(monkeypatch: 
     for name, yes in (("HF_HUB_OFFLINE", "1"), ("HF_HUB_OFFLINE", "true"), ("TRANSFORMERS_OFFLINE", "yes")):
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         monkeypatch.setenv(name, yes)
-        assert "HF_HUB_OFFLINE is set" in by_name(doctor("tinyllama-t4"))["base"].evidence
+        assert "HF_HUB_OFFLINE is set" in by_name(doctor("tinyllama-t4"))["base"].fix
     assert by_name(doctor("tiny-cpu"))["base"].ok
 
 
@@ -140,7 +140,7 @@ def test_the_token_is_asked_for_only_when_the_base_is_gated_and_is_never_shown(m
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     checks = doctor("llama2-7b-t4")
     assert by_name(checks)["token"].ok
-    assert "hf_secret" not in str(checks) + str(checks.as_data())
+    assert "hf_secret" not in str(checks) + repr(checks)
 
 
 def test_bitsandbytes_must_have_a_file_for_torch_s_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_a_stop_by_hand_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: p
     def stop(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "runs", (stop, ""))
+    monkeypatch.setitem(COMMANDS, "runs", stop)
     assert main(["runs"]) == 130
     assert "finished stages are kept" in capsys.readouterr().err
 
@@ -83,7 +83,7 @@ def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert left.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert len(COMMANDS) == 10 and all(f"{name} {text}" in shown for name, (_, text) in COMMANDS.items())
+    assert len(COMMANDS) == 10 and all(f"{name} {function.__doc__}" in shown for name, function in COMMANDS.items())
 
 
 def test_runs_lists_folders_with_a_finished_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,10 +16,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOUNDATION = {"errors", "config", "presets", "files", "machine", "base", "runs", "checkup"}
 LAYERS = (
-    FOUNDATION | {"progress", "plots", "templates"},
+    FOUNDATION | {"progress", "plots"},
     {"data", "quantization", "adapters", "generation"},
     {"training", "merging", "evaluation"},
-    {"pipeline", "widgets", "chatting", "exporting", "course", "__main__", "__init__"},
+    {"pipeline", "widgets", "chatting", "gguf", "exporting", "course", "__main__", "__init__"},
 )
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib", "accelerate", "pandas", "numpy"}
 ONLY_IN = {"bitsandbytes": ("quantization", "training.optim"), "peft": ("adapters", "merging")}

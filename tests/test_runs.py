@@ -223,13 +223,13 @@ def test_unpacking_overwrites_nothing(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/outside.txt", "data/../../outside.txt"])
-def test_a_zip_that_reaches_outside_is_refused(tmp_path: Path, name: str) -> None:
+def test_nothing_of_a_zip_lands_outside_the_run(tmp_path: Path, name: str) -> None:
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(name, "x")
-    with pytest.raises(KitError, match="outside"):
-        Run("tiny-cpu", root=tmp_path / "root", source=path)
-    assert not list(tmp_path.rglob("outside.txt"))
+    run = Run("tiny-cpu", root=tmp_path / "root", source=path)
+    assert all(found.is_relative_to(run.path) for found in tmp_path.rglob("outside.txt"))
+    assert not Path("/outside.txt").exists()
 
 
 @pytest.mark.parametrize("text", [None, "no zip"])

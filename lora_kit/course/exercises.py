@@ -34,8 +34,7 @@ EXERCISES: dict[str, Exercise] = {}
 def check(solution: Solution) -> None:
     """Try a solution, found by its function's name, and print "ok" or the first thing that is off."""
     name = str(getattr(solution, "__name__", solution))
-    if name not in EXERCISES:
-        print(f"there is no exercise {name!r}; there are {', '.join(EXERCISES)}: keep the function's name")
+    if not _is_known(name):
         return
     try:
         off = _first_mistake(name, solution)
@@ -46,7 +45,9 @@ def check(solution: Solution) -> None:
 
 def hint(name: str, step: int = 1) -> None:
     """Print help; a larger `step` prints more."""
-    hints = EXERCISES[name].hints if name in EXERCISES else [f"there is no exercise {name!r}: {', '.join(EXERCISES)}"]
+    if not _is_known(name):
+        return
+    hints = EXERCISES[name].hints
     print("\n".join(hints[: max(1, step)]))
     if step < len(hints):
         print(f"(more: exercises.hint({name!r}, {step + 1}))")
@@ -54,12 +55,17 @@ def hint(name: str, step: int = 1) -> None:
 
 def solution(name: str) -> Solution | None:
     """Print one way to do it, and return this function."""
-    if name not in EXERCISES:
-        print(f"there is no exercise {name!r}; there are {', '.join(EXERCISES)}")
+    if not _is_known(name):
         return None
     source = inspect.getsource(EXERCISES[name].solution)
     print(source[source.index("\ndef ") + 1 :].rstrip())  # without the decorator
     return EXERCISES[name].solution
+
+
+def _is_known(name: str) -> bool:
+    if name not in EXERCISES:
+        print(f"there is no exercise {name!r}; there are {', '.join(EXERCISES)}: keep the function's name")
+    return name in EXERCISES
 
 
 def _first_mistake(name: str, solution: Solution) -> str | None:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..merging.cards import one_line, render
 from ..plots import before_after, loss_curve, png
 from ..progress import duration
-from ..templates import one_line, render
 from ..training.stage import loss_ends
 from .card import MODELS, headline
 

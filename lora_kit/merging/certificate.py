@@ -44,8 +44,13 @@ def certify(
         expected: SHA-256 by file name ("adapter_model.safetensors", and the base's files) as the manifests have them.
     """
     onto = "dequantized" if change else "original"
-    tensors, problems = check_tensors(base, adapter, merged, change)
-    problems = _check_hashes(base, adapter, expected or {}) + _check_files(base, merged) + problems
+    tensors, problems = _check_tensors(base, adapter, merged, change)
+    foreign = [
+        f"{name} is not the file that the manifest names"
+        for name, known in (expected or {}).items()
+        if file_identity((adapter if name.startswith("adapter_") else base) / name) != known
+    ]
+    problems = foreign + _check_files(base, merged) + problems
     return {
         "verdict": "refused" if problems else "certified",
         "onto": onto,
@@ -56,15 +61,10 @@ def certify(
     }
 
 
-def check_tensors(
-    base: Path, adapter: Path, merged: Path, change: Change | None = None
+def _check_tensors(
+    base: Path, adapter: Path, merged: Path, change: Change | None
 ) -> tuple[dict[str, float], list[str]]:
-    """Compare a merged folder with base + adapter, tensor by tensor; one of them is in memory at a time.
-
-    Returns:
-        how many tensors there are and how many are adapted, with the share of the update that rounding lost; and the
-        problems, one line each, none when all is right.
-    """
+    """Figures and problems of a merged folder against base + adapter, tensor by tensor, one of them in memory."""
     before, after, layers = Weights(base), Weights(merged), peft_layers(base, adapter)
     problems = [f"{name} is not in the base" for name in sorted({*after, *layers} - {*before})]
     lost: list[float] = []
@@ -144,16 +144,6 @@ def spacing(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     kind = torch.finfo(dtype)
     exponent = torch.frexp(values).exponent - 1
     return torch.exp2(exponent.float()).mul_(kind.eps).clamp_(min=kind.smallest_normal * kind.eps)
-
-
-def _check_hashes(base: Path, adapter: Path, expected: dict[str, str]) -> list[str]:
-    """Base and adapter must be the files that the training knew."""
-    places = {name: (adapter if name.startswith("adapter_") else base) / name for name in expected}
-    return [
-        f"{name} is not the file that the manifest names"
-        for name, path in places.items()
-        if not path.is_file() or file_identity(path) != expected[name]
-    ]
 
 
 def _check_files(base: Path, merged: Path) -> list[str]:

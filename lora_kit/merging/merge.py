@@ -25,24 +25,15 @@ from .certificate import ONTO, Certificate, Change, certify, table
 if TYPE_CHECKING:
     import torch
 
-    from ..runs import Run, Stage
+    from ..runs import Run
 
 SHARD = 10**9  # bytes of one file of the new model; memory grows with it
-PLAIN = ("float32", "float16", "bfloat16")  # the dtypes of weights that can be added to
-REFUSED = "refused-merge"  # the folder of a merge that failed its certificate
 KAGGLE_WORKING = Path("/kaggle/working")
 KAGGLE_KEEPS = 20 * 10**9  # bytes of that folder; beyond them a session's output is lost
-NOT_MERGED = {  # settings of a PEFT LoRA whose update is not scale * B A, or that change more than linear layers
-    "use_dora": "DoRA",
-    "use_qalora": "QA-LoRA",
-    "lora_bias": "a LoRA with bias",
-    "modules_to_save": "an adapter with whole modules",
-    "trainable_token_indices": "an adapter with trained tokens",
-    "target_parameters": "an adapter of bare parameters",
-    "layer_replication": "an adapter with repeated layers",
-    "alora_invocation_tokens": "an activated LoRA",
-    "fan_in_fan_out": "an adapter of transposed layers",
-}
+NOT_MERGED = (  # settings of a PEFT LoRA whose update is not scale * B A, or that change more than linear layers
+    "bias use_dora use_qalora lora_bias modules_to_save trainable_token_indices target_parameters layer_replication "
+    "alora_invocation_tokens fan_in_fan_out"
+).split()
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # initial values that subtract from W: W + BA is another model
 
 
@@ -75,7 +66,8 @@ def merge(run: Run, *, onto: str = "original") -> Path:
         check_room(run.scratch, size(base))
         with run.writing(name, inputs) as stage, card_released():
             stage.figures |= merge_folder(base, adapter, stage.folder, change)
-            certificate = _certified(run, base, adapter, stage, change)
+            certificate = _certified(base, adapter, stage.folder, change)
+            (stage.folder / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n")
             for file, text in card_texts(run, "merged", certificate).items():
                 (stage.folder / file).write_text(text)
             folder = stage.target
@@ -131,16 +123,12 @@ def merged_tensor(name: str, weight: torch.Tensor, delta: Delta | None, change: 
     """A tensor of the merged model on the CPU, in the dtype of the base's `weight`."""
     import torch
 
-    if delta is None and change is None:
-        return weight
-    if str(weight.dtype).removeprefix("torch.") not in PLAIN:
-        raise KitError(f"{name} is stored as {weight.dtype}, which is not merged; {', '.join(PLAIN)} are")
-    before = change(name, weight) if change else weight
-    if delta is None:
-        return before.to(weight.dtype).cpu()
     with torch.inference_mode():
-        merged = delta.add_to(before).to(weight.dtype).cpu()
-    if not merged.isfinite().all():
+        merged = change(name, weight) if change else weight
+        if delta is not None:
+            merged = delta.add_to(merged)
+        merged = merged.to(weight.dtype).cpu()
+    if delta is not None and not merged.isfinite().all():
         raise KitError(f"{name} is not finite after the merge: the adapter is broken, train it again")
     return merged
 
@@ -163,47 +151,44 @@ def adapter_deltas(adapter: Path) -> dict[str, Delta]:
     Raises:
         KitError: damaged, or an adapter that is not plain LoRA on linear layers.
     """
-    tensors = read_adapter(adapter)
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
-    other = {f"{module}.lora_{half}.weight" for module in modules for half in "AB"} ^ set(tensors)
-    problem = _not_plain(config) or (other and f"an adapter with tensors of another kind, as {min(other)}")
-    if problem:
-        raise KitError(f"{shown(adapter)} is {problem}; plain LoRA and rsLoRA on linear layers are merged")
-    return {f"{module.removeprefix(PREFIX)}.weight": _delta(module, tensors, config) for module in modules}
-
-
-def _not_plain(config: dict[str, Any]) -> str | None:
-    """What kind of adapter it is, when it is none that can be merged."""
-    if config.get("peft_type") != "LORA":
-        return f"a {config.get('peft_type')} adapter"
-    if config.get("bias", "none") != "none":
-        return "an adapter that trains biases"
-    initial = str(config.get("init_lora_weights")).lower()
-    if initial.startswith(CHANGES_BASE):
-        return f"an adapter that began as {initial}, which changes the base's weights"
-    return next((name for key, name in NOT_MERGED.items() if config.get(key)), None)
-
-
-def _delta(module: str, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> Delta:
     from peft.utils.other import get_pattern_key
 
-    b, a = tensors[f"{module}.lora_B.weight"].float(), tensors[f"{module}.lora_A.weight"].float()
-    if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0]:
-        raise KitError(f"the adapter's {module} has A {tuple(a.shape)} and B {tuple(b.shape)}, which do not multiply")
-    alphas = config.get("alpha_pattern") or {}  # a pattern that names the module wins
-    alpha = float(alphas.get(get_pattern_key(list(alphas), module.removeprefix(PREFIX)), config["lora_alpha"]))
-    return Delta(b, a, alpha / (len(a) ** 0.5 if config.get("use_rslora") else len(a)))
+    tensors, config = read_adapter(adapter), json.loads((adapter / "adapter_config.json").read_text())
+    modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
+    halves = {f"{module}.lora_{half}.weight" for module in modules for half in "AB"}
+    _check_plain(adapter, config, halves ^ set(tensors))
+    alphas, deltas = config.get("alpha_pattern") or {}, {}
+    for module in modules:
+        b, a = tensors[f"{module}.lora_B.weight"].float(), tensors[f"{module}.lora_A.weight"].float()
+        if b.ndim != 2 or a.ndim != 2 or b.shape[1] != len(a):
+            raise KitError(f"the adapter's {module} has A {(*a.shape,)} and B {(*b.shape,)}, which do not multiply")
+        name = module.removeprefix(PREFIX)  # a pattern that matches it wins
+        alpha = float(alphas.get(get_pattern_key(list(alphas), name), config["lora_alpha"]))
+        deltas[f"{name}.weight"] = Delta(b, a, alpha / (len(a) ** 0.5 if config.get("use_rslora") else len(a)))
+    return deltas
+
+
+def _check_plain(adapter: Path, config: dict[str, Any], other: set[str]) -> None:
+    """Raise KitError where an adapter's update is not scale * B A, by a setting of PEFT or a tensor of `other`."""
+    problems = [f"{name}={config[name]!r}" for name in NOT_MERGED if (config.get(name) or "none") != "none"]
+    if config.get("peft_type") != "LORA":
+        problems.append(f"peft_type={config.get('peft_type')!r}")
+    if str(config.get("init_lora_weights")).lower().startswith(CHANGES_BASE):
+        problems.append(f"init_lora_weights={config['init_lora_weights']!r}, which changes the base's weights")
+    problems += [f"the tensor {name}" for name in sorted(other)]
+    if problems:
+        raise KitError(f"{shown(adapter)} has {problems[0]}; plain LoRA and rsLoRA on linear layers are merged")
 
 
 def check_fits(deltas: dict[str, Delta], weights: Weights, adapter: Path) -> None:
-    """Raise KitError unless the base has every tensor that the adapter changes, in its shape."""
+    """Raise KitError unless the base has every tensor that the adapter changes, in its shape, as numbers to add to."""
     if missing := sorted(set(deltas) - set(weights)):
         raise KitError(f"{shown(adapter)} changes {len(missing)} tensors that the base does not have, as {missing[0]}")
     for name, delta in deltas.items():
-        shape = (len(delta.b), delta.a.shape[1])
-        if shape != weights[name].shape:
-            raise KitError(f"the adapter does not fit {name}: {shape} against {tuple(weights[name].shape)}")
+        shape, weight = (len(delta.b), delta.a.shape[1]), weights[name]
+        if shape != weight.shape or not weight.is_floating_point():
+            held = f"{tuple(weight.shape)} in {weight.dtype}"
+            raise KitError(f"the adapter does not fit {name}: {shape} against {held}")
 
 
 def merge_inputs(run: Run, onto: str = "original") -> dict[str, Any]:
@@ -212,18 +197,14 @@ def merge_inputs(run: Run, onto: str = "original") -> dict[str, Any]:
     return {"training": train_inputs(run), "adapter": adapter, "onto": onto}
 
 
-def _certified(run: Run, base: Path, adapter: Path, stage: Stage, change: Change | None) -> Certificate:
-    """The certificate of what was just written; a merge that fails is set apart."""
+def _certified(base: Path, adapter: Path, merged: Path, change: Change | None) -> Certificate:
+    """The certificate of what was just written; KitError where the merge is refused."""
     trained = read_manifest(adapter.parent)
     expected = dict(trained["inputs"]["data"]["base"]["files"])
     expected["adapter_model.safetensors"] = trained["files"]["adapter/adapter_model.safetensors"]["sha256"]
-    certificate = certify(base, adapter, stage.folder, change=change, expected=expected)
-    (stage.folder / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n")
+    certificate = certify(base, adapter, merged, change=change, expected=expected)
     if certificate["problems"]:
-        apart = run.scratch / REFUSED
-        shutil.rmtree(apart, ignore_errors=True)
-        stage.folder.rename(apart)
-        raise KitError(f"{table(certificate)}\nthe merge is refused and lies in {shown(apart)}: delete it, merge again")
+        raise KitError(f"{table(certificate)}\nthe merge is refused and was deleted: call lk.merge(run) again")
     return certificate
 
 

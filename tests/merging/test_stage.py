@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def test_what_cannot_be_merged_names_the_way_out(
         lk.merge(trained, onto="dequantized")
 
 
-def test_a_merge_that_fails_is_set_apart(trained: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_that_fails_is_refused_and_leaves_nothing(trained: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real = stage.merge_folder
 
     def wrong(base: Path, adapter: Path, target: Path, change: Any) -> dict[str, Any]:
@@ -74,12 +73,10 @@ def test_a_merge_that_fails_is_set_apart(trained: lk.Run, monkeypatch: pytest.Mo
         path.write_bytes(data)
         return figures
 
-    with monkeypatch.context() as patch, pytest.raises(KitError, match=r"WRONG(.|\n)*refused-merge"):
+    with monkeypatch.context() as patch, pytest.raises(KitError, match=r"WRONG(.|\n)*lk\.merge\(run\) again"):
         patch.setattr(stage, "merge_folder", wrong)
         lk.merge(trained)
-    refused = trained.path / "refused-merge"
-    assert json.loads((refused / "certificate.json").read_text())["verdict"] == "refused"
-    assert not (refused / "manifest.json").exists()
+    assert nothing_like_a_model(trained)
     assert {path.name for path in trained.path.glob(".merged*")} <= {".merged.lock"}
     assert not (trained.path / "merged").exists() and lk.merge(trained).name == "merged"
 
@@ -128,19 +125,13 @@ def test_a_disk_that_fills_up_leaves_nothing_and_says_so(trained: lk.Run, monkey
     assert nothing_like_a_model(trained)
 
 
-def test_on_kaggle_the_merge_and_a_refused_one_lie_on_the_scratch_disk(
-    trained: lk.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_on_kaggle_the_merge_lies_on_the_scratch_disk(
+    trained: lk.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained.scratch = tmp_path / "temp" / "short"
     folder = lk.merge(trained)
     assert folder == trained.scratch / "merged"
     assert "a scratch disk, empty when the session ends" in capsys.readouterr().out
-    shutil.rmtree(folder)
-    monkeypatch.setattr(stage, "certify", lambda *_, **__: {"problems": ["planted"]})
-    monkeypatch.setattr(stage, "table", lambda certificate: "")
-    with pytest.raises(KitError, match="refused"):
-        lk.merge(trained)
-    assert (trained.scratch / "refused-merge" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "certificate.json"])

@@ -20,9 +20,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 import lora_kit as lk
+from lora_kit import exporting
 from lora_kit.config import Base
 from lora_kit.errors import KitError
-from lora_kit.exporting import hub as hub_room
 from lora_kit.merging.cards import NOTICE, front_matter
 from lora_kit.presets import LLAMA2, PROFILES, SMOLLM2, profile
 
@@ -238,7 +238,7 @@ def test_a_base_without_a_known_licence_is_pushed(done: lk.Run, hub: Hub, monkey
 def test_a_card_or_name_that_the_hub_refuses_is_shown_with_its_reason(
     done: lk.Run, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_room, "adapter_files", lambda *_: ([], {"README.md": "---\nlicense: mine\n---\n"}))
+    monkeypatch.setattr(exporting, "adapter_files", lambda run: {"README.md": b"---\nlicense: mine\n---\n"})
     with pytest.raises(KitError, match='"license" must be one of') as error:
         lk.push(done, "me/faq")
     assert "network" not in str(error.value) and not hub.files

@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import lora_kit as lk
 from lora_kit.base import ASSETS, load_tokenizer
 from lora_kit.errors import KitError
-from lora_kit.exporting.gguf import write_gguf
+from lora_kit.gguf import write_gguf
 
-from ..models import llama, save_small_llama
+from .models import llama, save_small_llama
 
 IDS = torch.tensor([[1, 5, 6, 7, 8, 9, 40, 77]])
 TOKENIZER = AutoTokenizer.from_pretrained(ASSETS / "tiny-chat")

@@ -15,13 +15,13 @@ import pytest
 from jinja2 import Template
 
 import lora_kit as lk
+from lora_kit import exporting
 from lora_kit.base import ASSETS, load_tokenizer
 from lora_kit.data.encoding import encode_batch
 from lora_kit.errors import KitError
-from lora_kit.exporting import formats
-from lora_kit.exporting.formats import modelfile
+from lora_kit.exporting import modelfile
 
-from ..models import SHORT
+from .models import SHORT
 
 
 def test_an_exported_adapter_loads_in_plain_peft(done: lk.Run, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_full_disk_leaves_no_half_gguf(done: lk.Run, monkeypatch: pytest.Monke
         Path(args[2]).write_bytes(b"half")  # type: ignore[arg-type]
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(formats, "write_gguf", full)
+    monkeypatch.setattr(exporting, "write_gguf", full)
     before = set((done.path / "exports").rglob("*"))
     with pytest.raises(KitError, match="No space left on device"):
         lk.export(done, "gguf-q8_0")

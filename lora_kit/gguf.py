@@ -13,9 +13,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import Weights
-from ..errors import KitError
-from ..progress import Progress
+from .base import Weights
+from .errors import KitError
+from .progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np

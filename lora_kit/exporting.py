@@ -1,0 +1,195 @@
+"""Taking it home: an adapter zip that plain PEFT loads, a GGUF file, a folder for Ollama, a page on the Hub."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING
+
+from .base import load_tokenizer, locate
+from .data.encoding import speaks_llama2
+from .data.prepare import data_inputs, load_prepared
+from .errors import KitError
+from .evaluation.evaluate import evaluation_inputs
+from .evaluation.report import markdown_card
+from .files import check_files, check_writable, disk_errors, read_manifest, shown, whole_file
+from .gguf import write_gguf
+from .merging.cards import card_texts
+from .merging.merge import check_room, merge_inputs, size
+from .training.stage import trained_adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from .runs import Run
+
+FORMATS = ("adapter-zip", "gguf", "gguf-q8_0", "ollama")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
+LLAMA2 = """{{- range $i, $_ := .Messages }}
+{{- if eq .Role "user" }}{{ if gt $i 1 }}<s>{{ end }}[INST] {{ if and (le $i 1) $.System }}<<SYS>>
+{{ $.System }}
+<</SYS>>
+
+{{ end }}{{ .Content }} [/INST]{{ else if eq .Role "assistant" }} {{ .Content }} </s>{{ end }}
+{{- end }}"""
+ZEPHYR = """{{- range .Messages }}<|{{ .Role }}|>
+{{ .Content }}</s>
+{{ end }}<|assistant|>
+"""
+
+
+def export(run: Run, kind: str = "adapter-zip") -> Path:
+    """Write the result in a form that other programs load, and return its path.
+
+    Args:
+        run: its adapter is trained; all formats but "adapter-zip" need the merged model too.
+        kind: "adapter-zip", the adapter with tokenizer and card for PEFT and vLLM, a few MiB; "gguf", the merged model
+            as one F16 file for llama.cpp; "gguf-q8_0", the same in 8 bits, half the size; or "ollama", a folder with
+            GGUF and Modelfile for `ollama create`.
+
+    Raises:
+        KitError: an unknown format, a stage that is missing, a base that it does not cover, no room on the disk.
+    """
+    if kind not in FORMATS:
+        raise KitError(f"there is no export {kind!r}; lora_kit exports {', '.join(FORMATS)}")
+    adapter, place = trained_adapter(run), run.path / "exports"
+    name, hint = f"{run.path.name}-{adapter.parent.name}", ""
+    check_writable(place)
+    if kind == "adapter-zip":
+        target = place / f"{adapter.parent.name}-adapter.zip"
+        with whole_file(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file, content in adapter_files(run).items():
+                archive.writestr(file, content)
+    elif kind == "ollama":
+        target = place / f"{name}-ollama"
+        _write_ollama(run, target, name)
+        hint = f"\n  ollama create {quote(name)} -f {quote(shown(target / 'Modelfile'))}\n  ollama run {quote(name)}"
+    else:
+        bits = "Q8_0" if kind == "gguf-q8_0" else "F16"
+        target = place / f"{name}-{bits}.gguf"
+        _write_gguf(run, target, bits, name)
+        hint = f"\n  llama-cli -m {quote(shown(target))} -cnv"
+    mib = sum(file.stat().st_size for file in [target, *target.glob("*")]) / 2**20
+    print(f"{kind}: {mib:,.1f} MiB in {shown(target)}{hint}")
+    return target
+
+
+def push(run: Run, repository: str, *, what: str = "adapter", private: bool = True) -> str:
+    """Push to the Hub and return the page's address; needs a token that may write, and never shows it.
+
+    Args:
+        run: its adapter is trained.
+        repository: "owner/name".
+        what: "adapter", a few MiB; or "merged", the whole model with its certificate.
+        private: a new repository is seen by its owner alone.
+
+    Raises:
+        KitError: a wrong name, a stage that is missing, or the Hub refuses.
+    """
+    if not isinstance(repository, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise KitError(f"{repository!r} is no name of a repository: give owner/name")
+    if what not in ("adapter", "merged"):
+        raise KitError(f"what={what!r} cannot be pushed; there are adapter, merged")
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    contents = adapter_files(run) if what == "adapter" else merged_files(run)
+    operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    try:
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        page = str(api.create_commit(repository, operations, commit_message="lora_kit").commit_url)
+    except Exception as error:  # the errors of the library and of the HTTP client under it are many
+        # not "from error": the library's own error may quote the request
+        raise KitError(f"the Hub did not take {repository!r} ({_reason(error)}") from None
+    print(f"pushed: {page}")
+    return page
+
+
+def _reason(error: Exception) -> str:
+    """Name and status of an error of the Hub, and what helps: its own words where a name or the card breaks a rule."""
+    from huggingface_hub.errors import BadRequestError, HFValidationError
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if type(error) is ValueError or isinstance(error, BadRequestError | HFValidationError):
+        way_out = " ".join(str(getattr(error, "server_message", None) or error).split())
+    elif status in (401, 403, 404):
+        way_out = "set HF_TOKEN to a token that may write there"
+    else:
+        way_out = "try again later" if status else "check the network, HF_HUB_OFFLINE and HF_TOKEN"
+    return f"{type(error).__name__}{f', {status}' if status else ''}): {way_out}"
+
+
+def adapter_files(run: Run) -> dict[str, bytes]:
+    """What goes with an adapter, by file name: its own files and no others, the tokenizer, card and notice."""
+    adapter, base = trained_adapter(run), locate(run.profile.base)
+    files = [*(adapter / name for name in ADAPTER), *(base / name for name in TOKENIZER if (base / name).is_file())]
+    texts = card_texts(run, "adapter", report=_report_of(run))
+    return {file.name: file.read_bytes() for file in files} | {name: text.encode() for name, text in texts.items()}
+
+
+def merged_files(run: Run) -> dict[str, Path | bytes]:
+    """The merged model by file name: what was certified and nothing beside, its card with the report card, notice."""
+    merged = _merged(run)
+    texts = _merged_texts(run, merged)
+    files = {name: merged / name for name in read_manifest(merged)["files"]}
+    return files | {name: text.encode() for name, text in texts.items()}
+
+
+def _merged(run: Run) -> Path:
+    return run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
+
+
+def _merged_texts(run: Run, merged: Path) -> dict[str, str]:
+    return card_texts(run, "merged", json.loads((merged / "certificate.json").read_text()), _report_of(run))
+
+
+def _report_of(run: Run) -> str | None:
+    """The report card of this adapter with these settings in Markdown, once it is made."""
+    try:
+        folder = run.find("evaluation", evaluation_inputs(run))
+    except KitError:  # the merge or the data are not at hand: no card of theirs either
+        return None
+    return markdown_card(json.loads((check_files(folder) / "report_card.json").read_text())) if folder else None
+
+
+def _write_gguf(run: Run, target: Path, bits: str, name: str) -> None:
+    merged = _merged(run)
+    check_room(target.parent, size(merged) if bits == "F16" else size(merged) * 17 // 32)
+    with whole_file(target) as partial:  # a file that broke off is no model
+        write_gguf(merged, load_tokenizer(run.profile.base), partial, kind=bits, name=name)
+
+
+def _write_ollama(run: Run, target: Path, name: str) -> None:
+    merged = _merged(run)
+    data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
+    context = json.loads((merged / "config.json").read_text())["max_position_embeddings"]
+    text = modelfile("model.gguf", load_tokenizer(run.profile.base), data.card.get("system"), context)
+    with disk_errors(target):
+        target.mkdir(exist_ok=True)
+        _write_gguf(run, target / "model.gguf", "F16", name)
+        path = target / "Modelfile"
+        if path.is_file() and path.read_text() != text:  # somebody has edited it
+            path.replace(target / "Modelfile.before")
+            print(f"{shown(path)} was another one: kept as Modelfile.before")
+        for file, content in {**_merged_texts(run, merged), "Modelfile": text}.items():
+            (target / file).write_text(content)
+
+
+def modelfile(weights: str, tokenizer: PreTrainedTokenizerBase, system: str | None, context: int) -> str:
+    """What `ollama create NAME -f Modelfile` reads: weights, the form of the prompts, system text, tokens of context.
+
+    Raises:
+        KitError: the prompts are neither Llama 2's nor Zephyr's, as TinyLlama's are.
+    """
+    llama2 = speaks_llama2(tokenizer)
+    if not llama2 and "<|assistant|>" not in str(tokenizer.chat_template):
+        raise KitError("there is no Ollama template for the prompts of this base: export 'gguf', write a Modelfile")
+    lines = [f"FROM ./{weights}", f'TEMPLATE """{LLAMA2 if llama2 else ZEPHYR}"""']
+    if system:
+        lines.append('SYSTEM """' + system.replace('"""', "'''") + '"""')
+    lines += [f"PARAMETER num_ctx {context}", "PARAMETER temperature 0", 'PARAMETER stop "</s>"']
+    return "\n".join([*lines, *(['PARAMETER stop "[INST]"'] if llama2 else []), ""])

@@ -1,1 +1,0 @@
-"""What leaves the kit: an adapter zip, GGUF, Ollama, the Hub."""
