@@ -17,7 +17,7 @@ from ..evaluation.report import markdown_card
 from ..files import check_files, check_writable, disk_errors, shown, whole_file
 from ..merging.cards import card_texts
 from ..merging.merge import check_room, merge_inputs, size
-from ..training.stage import trained_adapter
+from ..training.train import trained_adapter
 from .gguf import write_gguf
 
 if TYPE_CHECKING:

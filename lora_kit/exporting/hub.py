@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import KitError
 from ..files import read_manifest
-from ..training.stage import trained_adapter
+from ..training.train import trained_adapter
 from .formats import adapter_files, merged_folder
 
 if TYPE_CHECKING:

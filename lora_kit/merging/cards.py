@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.prepare import data_inputs, load_prepared
 from ..files import read_manifest
 from ..templates import render
-from ..training.stage import adapter_stage, train_inputs
+from ..training.train import adapter_stage, train_inputs
 from .certificate import Certificate, table
 
 if TYPE_CHECKING:
