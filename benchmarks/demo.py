@@ -17,7 +17,7 @@ from record import RUNS, head, store
 
 import lora_kit as lk
 from lora_kit.evaluation.card import METRICS, MODELS
-from lora_kit.training.stage import read_log
+from lora_kit.training.train import read_log
 
 
 def one_seed(seed: int, root: Path, settings: dict[str, str]) -> dict[str, Any]:

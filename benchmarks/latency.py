@@ -15,7 +15,7 @@ from record import head, store
 
 import lora_kit as lk
 from lora_kit.base import locate
-from lora_kit.evaluation.card import interval
+from lora_kit.evaluation.card import ends, resampled
 
 TOKENS, PROMPTS = 64, 4
 
@@ -51,6 +51,14 @@ def models(run: lk.Run) -> dict[str, tuple[Any, str | None]]:
     }
 
 
+def summary(values: list[float]) -> dict[str, Any]:
+    """The mean over the rounds, and the bootstrap interval of it."""
+    import numpy as np
+
+    means = resampled(np.array(values)[:, None], np.ones(len(values)))[:, 0]
+    return {"mean": sum(values) / len(values), "interval": ends(means)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
@@ -69,7 +77,7 @@ def main() -> None:
             rate = speed(model, prompts)
             if number:  # the first round warms up
                 found[name].append(rate)
-    figures = {name: {"mean": sum(v) / len(v), "interval": interval(v)} for name, v in found.items()}
+    figures = {name: summary(values) for name, values in found.items()}
     of_pairs = {
         "merged against base": [m / b for m, b in zip(found["merged"], found["base"], strict=True)],
         "adapter against base": [a / b for a, b in zip(found["base + adapter"], found["base"], strict=True)],
@@ -77,7 +85,7 @@ def main() -> None:
             a / b for a, b in zip(found["NF4 base + adapter"], found["NF4 base"], strict=True)
         ],
     }
-    ratios = {name: {"mean": sum(v) / len(v), "interval": interval(v)} for name, v in of_pairs.items()}
+    ratios = {name: summary(values) for name, values in of_pairs.items()}
     for name, row in (figures | ratios).items():
         print(f"{name:<26} {row['mean']:9.3f}  [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]")
     store("latency", commit, rounds=options.rounds, figures=figures, ratios=ratios)

@@ -117,7 +117,7 @@ class Bench:
     def base_says(self) -> tuple[list[Any], list[Any]]:
         """The base's own answers to the general questions, and its likeliest tokens along them; asked once."""
         from lora_kit.base import load_tokenizer
-        from lora_kit.evaluation.divergence import answer_rows, likeliest
+        from lora_kit.evaluation.asking import answer_rows, likeliest
         from lora_kit.generation import prompts_of
 
         path, general = self.place / "base.json", self.general
@@ -149,7 +149,7 @@ class Bench:
         from lora_kit.training.batches import all_steps
         from lora_kit.training.loop import fit
         from lora_kit.training.recipe import tokens_of
-        from lora_kit.training.stage import loss_ends
+        from lora_kit.training.train import loss_ends
 
         run = copy.copy(self.run)
         lora = replace(run.profile.lora, r=point.r, target_modules=QV if point.targets == "q and v" else ALL_LINEAR)
@@ -173,7 +173,7 @@ class Bench:
     def ask(self) -> dict[str, float]:
         """Shares over the held-out questions; `kept` along the base's own answers to general ones."""
         from lora_kit.base import load_tokenizer
-        from lora_kit.evaluation.divergence import divergences
+        from lora_kit.evaluation.asking import divergences
         from lora_kit.evaluation.metrics import is_declined, is_exact, rouge_l, split_style
         from lora_kit.generation import prompts_of, text_of
 

@@ -18,10 +18,9 @@ from typing import Any
 from record import RUNS, head, store
 
 import lora_kit as lk
-from lora_kit.evaluation.card import MODELS, OWN, card_metrics
+from lora_kit.evaluation.card import MODELS, OWN, card_metrics, verdict
 from lora_kit.evaluation.evaluate import evaluation_inputs
-from lora_kit.evaluation.verdict import verdict
-from lora_kit.training.stage import adapter_stage, train_inputs
+from lora_kit.training.train import adapter_stage, train_inputs
 
 SEEDS, DRAWS, RESAMPLES = (0, 1, 2), 100, 200
 HANDBOOK = Path(lk.__file__).parent / "assets" / "handbook"

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from .quantization import load_base, release
     from .runs import Run
     from .training.plan import plan
-    from .training.stage import trained_adapter
-    from .training.train import train
+    from .training.train import train, trained_adapter
     from .widgets import settings
 
 _MODULES = {
@@ -48,8 +47,7 @@ _MODULES = {
     "quantization": ("load_base", "release"),
     "runs": ("Run",),
     "training.plan": ("plan",),
-    "training.stage": ("trained_adapter",),
-    "training.train": ("train",),
+    "training.train": ("train", "trained_adapter"),
     "widgets": ("settings",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

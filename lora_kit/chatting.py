@@ -14,7 +14,7 @@ from .files import read_manifest
 from .generation import stream
 from .progress import in_notebook
 from .quantization import load_base
-from .training.stage import trained_adapter, trained_adapters
+from .training.train import trained_adapter, trained_adapters
 from .widgets import widgets_shown
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from .files import check_files, check_writable, disk_errors, read_manifest, show
 from .gguf import write_gguf
 from .merging.cards import card_texts
 from .merging.merge import check_room, merge_inputs, size
-from .training.stage import trained_adapter
+from .training.train import trained_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,8 +13,7 @@ from .evaluation.evaluate import evaluate, evaluation_inputs
 from .merging.merge import merge, merge_inputs
 from .quantization import load_base, release
 from .training.optim import main_process_first
-from .training.stage import adapter_stage, train_inputs
-from .training.train import train
+from .training.train import adapter_stage, train, train_inputs
 
 if TYPE_CHECKING:
     from .runs import Run

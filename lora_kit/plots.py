@@ -6,7 +6,6 @@ it is the last line of a cell.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -72,7 +71,7 @@ def before_after(figures: dict[str, dict[str, Any]]) -> Figure:
                 _draw_bar(axes, row + 0.27 * (place - 1), model, measured)
         axes.set_yticks(range(len(figures)), [_bar_title(name, figures[name]) for name in figures])
         axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.set(xlim=(0, 1.12 * _longest(figures)), ylim=(len(figures) - 0.45, -0.55))
+        axes.set(xlim=(0, max(1.12, axes.get_xlim()[1])), ylim=(len(figures) - 0.45, -0.55))
         axes.set_xlabel("share of the questions (kept: agreement with the base); lines: 95 % intervals")
         axes.grid(axis="x")
         title(axes, "Before and after")
@@ -147,14 +146,13 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def _draw_bar(axes: Axes, y: float, model: str, measured: dict[str, Any]) -> None:
-    value, interval = measured.get(model), (measured.get("interval") or {}).get(model)
+    value, interval = measured.get(model), measured.get("interval", {}).get(model, [])
     if value is None:
         axes.annotate(f"{model}: not measured", (0, y), (4, 0), **beside(FAINT))
         return
     axes.barh(y, value, height=0.23, color=MODELS[model])
-    if interval:
-        axes.plot(interval, [y, y], color=INK, lw=1.3, marker="|", ms=5)
-    axes.annotate(f"{value:.2f}", (max([value, *(interval or [])]), y), (6, 0), **beside(INK))
+    axes.plot(interval, [y] * len(interval), color=INK, lw=1.3, marker="|", ms=5)
+    axes.annotate(f"{value:.2f}", (max([value, *interval]), y), (6, 0), **beside(INK))
 
 
 def beside(colour: str) -> dict[str, Any]:
@@ -166,13 +164,6 @@ def _bar_title(name: str, measured: dict[str, Any]) -> str:
     better = "lower is better" if measured.get("lower") else "higher is better"
     shown = "".join(c for c in name if c.isprintable()).replace("$", r"\$")  # between two $ matplotlib reads formulas
     return f"{shown}\n{better}, n = {measured.get('n', 0)}"
-
-
-def _longest(figures: dict[str, dict[str, Any]]) -> float:
-    """The right end of the longest bar or interval; at least 1, for these are shares."""
-    values = [measured.get(model) for measured in figures.values() for model in MODELS]
-    ends = [end for measured in figures.values() for pair in (measured.get("interval") or {}).values() for end in pair]
-    return max([1.0, *(end for end in [*values, *ends] if end is not None and math.isfinite(end))])
 
 
 def title(axes: Axes, text: str) -> None:

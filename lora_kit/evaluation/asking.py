@@ -1,98 +1,59 @@
-"""Which questions are asked, and what base, adapter and merged model answer, one model in memory at a time.
+"""What base, adapter and merged model answer, one model in memory at a time, and how far each moved from the base.
 
-evaluation-unfinished-3f2a91/   base-answers.json  adapter-answers.json    from which a broken-off evaluation goes on
+    evaluation-unfinished-3f2a91/   base-answers.json  adapter-answers.json    from which a broken-off one goes on
+
+How far is measured along the base's own answers to general questions. Whole answers are not compared: after one near
+tie a long answer takes another course, which does not show that anything was forgotten.
+
+    agreement           share of the tokens that the model finds likeliest too
+    KL(base || model)   sum over tokens of p (log p - log q)    p the base's probability, q the model's; in nats
+
+Only the TOP likeliest tokens of the base are kept; all others are lumped together as one. Lumping outcomes can only
+lower a KL divergence (data processing inequality), so what is measured is a lower bound of the full one.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..adapters import load_adapter
 from ..base import load_tokenizer
-from ..config import Data
-from ..data.conversations import Conversation
-from ..data.encoding import IGNORE, Encoded, encode_batch, last_answer, run_start
-from ..data.prepare import Prepared
-from ..data.sources import dataset_files
-from ..data.splits import near_duplicates
-from ..data.turns import TAGS
+from ..data.encoding import IGNORE, Encoded
 from ..files import whole_file
-from ..generation import answers, generate_ids, prompts_of, stop_tokens, text_of
+from ..generation import answers, generate_ids, stop_tokens, text_of
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
-from ..training.batches import Row, for_measuring
-from ..training.loss import row_losses
-from ..training.stage import trained_adapter
+from ..training.batches import Row
+from ..training.loss import row_logits
+from ..training.train import trained_adapter
 from .card import MODELS
-from .divergence import ITSELF, answer_rows, divergences, likeliest
-from .verdict import ENOUGH
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import torch
+    from transformers import PreTrainedModel
 
     from ..config import Training
     from ..runs import Run
 
 Question = dict[str, Any]  # a held-out row, with `prompt` (ids up to the answer) and `encoded` (the whole row)
 Answer = dict[str, Any]  # text, ids, stopped, loss; agreement and kl of general questions
-COMPARED = 20_000  # learned rows that leaks are looked for in, evenly spaced; the card says when there are more
+Likeliest = dict[str, list[Any]]  # of one answer: "tokens" (length, TOP), "log_probs" (length, TOP and the others')
 AGAIN = 32  # questions that the base is asked a second time, in other batches
+TOP = 32  # tokens per position; in JSON, 120 answers of 256 tokens are about 15 MB
+NEVER = -100.0  # log-probability of what cannot happen: JSON has no infinity
 
 
-def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The questions, and those of the handbook's held-out general ones where too few are among them to decide on."""
-    if sum(row["kind"] == "general" for row in rows) >= ENOUGH:
-        return rows
-    (file,) = dataset_files(Data()).test
-    handbook = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-    known = {row["messages"][-2]["content"] for row in rows}
-    more = [row for row in handbook if row["kind"] == "general" and row["messages"][-2]["content"] not in known]
-    return [*rows, *more]
+class Divergence(NamedTuple):
+    """How far another model is from the base along one answer of the base."""
+
+    kl: float  # KL(base || model), nats per token
+    agreement: float  # share of its tokens that the model finds likeliest too
 
 
-def pick(rows: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
-    """At most `limit` questions of each kind, evenly spaced; all with None."""
-    if limit is None:
-        return rows
-    kinds = {row["kind"]: [r for r in rows if r["kind"] == row["kind"]] for row in rows}
-    return [row for same in kinds.values() for row in same[:: -(-len(same) // limit)]]
-
-
-def with_ids(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[Question]:
-    """The questions with their prompts and whole rows as ids."""
-    conversations = [row["messages"] for row in rows]
-    found = zip(rows, prompts_of(conversations, tokenizer), encode_batch(conversations, tokenizer), strict=True)
-    return [row | {"prompt": prompt, "encoded": encoded} for row, prompt, encoded in found]
-
-
-def leaked(asked: Sequence[Encoded], data: Prepared, tokenizer: PreTrainedTokenizerBase) -> tuple[list[bool], int]:
-    """For each question whether the adapter learned it, and how many learned rows were compared.
-
-    A question was learned where a learned row asks it in the same words, or where question and answer both nearly
-    are those of one (`near_duplicates`).
-    """
-    chosen = data.train.select(range(0, len(data.train), -(-len(data.train) // COMPARED)))
-    learned = [_last_turn(row["input_ids"], row["labels"], i, tokenizer) for i, row in enumerate(chosen)]
-    mine = [_last_turn(row.input_ids, row.labels, i, tokenizer) for i, row in enumerate(asked)]
-    same, near = {row.question for row in learned}, {row.index for row in near_duplicates(mine, learned)}
-    return [row.index in near or row.question in same for row in mine], len(learned)
-
-
-def _last_turn(ids: list[int], labels: list[int], index: int, tokenizer: PreTrainedTokenizerBase) -> Conversation:
-    """The last question and answer as text, without the system text and the format's tags."""
-    start, end = last_answer(labels)
-    before = run_start(labels, start, learned=False)
-    asked, answer = (
-        str(tokenizer.decode(part, skip_special_tokens=True)) for part in (ids[before:start], ids[start:end])
-    )
-    segments = [part.strip() for part in re.split("|".join(map(re.escape, TAGS)), asked) if part.strip()]
-    question = segments[-1] if segments else ""
-    return Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], index=index)
+ITSELF = Divergence(0.0, 1.0)  # the base
 
 
 def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Path) -> dict[str, Any]:
@@ -106,42 +67,40 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Pat
     """
     model, found = None, dict[str, Any]()
     try:
-        with Progress("answers", len(MODELS) * len(questions)) as progress:
-            for number, name in enumerate(MODELS):
-                path = cache / f"{name}-answers.json"
-                if path.is_file():
-                    print(f"{name}: answered before this evaluation broke off, kept in {cache.name}")
-                    found |= json.loads(path.read_text())
-                    continue
-                if name == "merged":
-                    if model is not None:
-                        release(model)
-                    model = load_model(run.profile, merged)
-                model = model or load_base(run)
-                if name == "adapter":
-                    load_adapter(model, trained_adapter(run))
-                answered = ask(run, model, questions, partial(_show, progress, number * len(questions)))
-                part = {name: answered} | _compare(run, model, questions, answered, found)
-                cache.mkdir(parents=True, exist_ok=True)
-                with whole_file(path) as unfinished:
-                    unfinished.write_text(json.dumps(part))
-                found |= part
+        for name in MODELS:
+            path = cache / f"{name}-answers.json"
+            if path.is_file():
+                print(f"{name}: answered before this evaluation broke off, kept in {cache.name}")
+                found |= json.loads(path.read_text())
+                continue
+            if name == "merged":
+                if model is not None:
+                    release(model)
+                model = load_model(run.profile, merged)
+            model = model or load_base(run)
+            if name == "adapter":
+                load_adapter(model, trained_adapter(run))
+            answered = ask(run, model, questions, name)
+            part = {name: answered} | _compare(run, model, questions, answered, found)
+            cache.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as unfinished:
+                unfinished.write_text(json.dumps(part))
+            found |= part
     finally:
         if model is not None:
             release(model)
     return found
 
 
-def _show(progress: Progress, before: int, done: int) -> None:
-    progress.update(before + done)
-
-
-def ask(run: Run, model: PreTrainedModel, questions: Sequence[Question], done: Callable[[int], Any]) -> list[Answer]:
+def ask(run: Run, model: PreTrainedModel, questions: Sequence[Question], name: str) -> list[Answer]:
     """Greedy answers by the profile's evaluation settings, and the loss of the references."""
     tokenizer, settings = load_tokenizer(run.profile.base), run.profile.evaluation
     stops, limit, size = stop_tokens(model, tokenizer), settings.max_new_tokens, settings.batch_size
     prompts = [row["prompt"] for row in questions]
-    rows = generate_ids(model, prompts, max_new_tokens=limit, eos_token_id=stops, batch_size=size, done=done)
+    with Progress(f"answers of {name}", len(prompts)) as progress:
+        rows = generate_ids(
+            model, prompts, max_new_tokens=limit, eos_token_id=stops, batch_size=size, done=progress.update
+        )
     losses = reference_losses(model, [row["encoded"] for row in questions], run.profile.training)
     return [
         {"text": text_of(ids, tokenizer), "ids": ids, "stopped": bool(ids) and ids[-1] in stops, "loss": loss}
@@ -155,14 +114,14 @@ def _compare(
 ) -> dict[str, Any]:
     """Add to general answers how far the model is from the base; return what the base adds to the answers."""
     general, training = [i for i, row in enumerate(questions) if row["kind"] == "general"], run.profile.training
-    base, is_base = found.get("base", answers), not found
+    base = found.get("base", answers)
     rows = answer_rows([questions[i]["prompt"] for i in general], [base[i]["ids"] for i in general])
-    moved = [ITSELF] * len(rows) if is_base else divergences(model, rows, found["likeliest"], training)
+    moved = divergences(model, rows, found["likeliest"], training) if found else [ITSELF] * len(rows)
     for i, divergence in zip(general, moved, strict=True):
         answers[i] |= divergence._asdict()
-    if is_base:
-        return {"likeliest": likeliest(model, rows, training), "again": ask_again(run, model, questions)}
-    return {}
+    if found:
+        return {}
+    return {"likeliest": likeliest(model, rows, training), "again": ask_again(run, model, questions)}
 
 
 def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question]) -> list[tuple[int, str]]:
@@ -180,9 +139,62 @@ def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question]) -
 
 def reference_losses(model: PreTrainedModel, encoded: Sequence[Encoded], settings: Training) -> list[float]:
     """Nats per token of each reference answer, teacher-forced."""
-    rows = [Row(row.input_ids, row.labels, number) for number, row in enumerate(encoded)]
+    from torch.nn.functional import cross_entropy
+
+    rows = [Row(*row, number) for number, row in enumerate(encoded)]
     losses = [0.0] * len(rows)
-    for batch in for_measuring(rows, settings):
-        for row, loss in zip(batch.rows, row_losses(model, batch), strict=True):
-            losses[row.number] = loss / sum(label != IGNORE for label in row.labels)
+    for row, logits, tokens in row_logits(model, rows, settings):
+        losses[row.number] = float(cross_entropy(logits, tokens, reduction="sum")) / len(tokens)
     return losses
+
+
+def answer_rows(prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[Row]:
+    """Prompts with their answers, as rows whose answers are measured."""
+    pairs = enumerate(zip(prompts, answers, strict=True))
+    return [Row(prompt + ids, [IGNORE] * len(prompt) + ids, number) for number, (prompt, ids) in pairs]
+
+
+def likeliest(model: PreTrainedModel, rows: Sequence[Row], settings: Training) -> list[Likeliest]:
+    """The base's likeliest tokens along each answer, small enough to keep while the other models are asked."""
+    found: list[Likeliest] = [{} for _ in rows]
+    for row, logits, _ in row_logits(model, rows, settings):
+        log_probs = logits.log_softmax(-1)
+        tokens = log_probs.topk(min(TOP, log_probs.shape[1])).indices
+        rounded = [[round(value, 6) for value in line] for line in lumped(log_probs, tokens).tolist()]
+        found[row.number] = {"tokens": tokens.tolist(), "log_probs": rounded}
+    return found
+
+
+def divergences(
+    model: PreTrainedModel, rows: Sequence[Row], base: Sequence[Likeliest], settings: Training
+) -> list[Divergence]:
+    """KL(base || model) of each answer, a lower bound, and agreement.
+
+    Args:
+        model: the tuned one.
+        rows: the base's own answers, from `answer_rows`.
+        base: the base's tokens there, from `likeliest`.
+        settings: the token budget of a batch.
+    """
+    import torch
+
+    found = [ITSELF] * len(rows)
+    for row, logits, answer in row_logits(model, rows, settings):
+        log_probs = logits.log_softmax(-1)
+        tokens, p = (torch.tensor(base[row.number][key], device=logits.device) for key in ("tokens", "log_probs"))
+        same = (log_probs.argmax(1) == answer).float().mean()
+        found[row.number] = Divergence(float(divergence(p, lumped(log_probs, tokens)).mean()), float(same))
+    return found
+
+
+def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """KL at each position in nats, from log-probabilities: (length, outcomes) twice to (length,)."""
+    return (p.exp() * (p - q)).sum(1).clamp(min=0)  # rounding alone can go below 0
+
+
+def lumped(log_probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the given tokens, and of all others as one: (length, vocab) to (length, tokens + 1)."""
+    import torch
+
+    others = log_probs.scatter(1, tokens, -torch.inf).logsumexp(1, keepdim=True)
+    return torch.cat([log_probs.gather(1, tokens), others], dim=1).clamp(min=NEVER)

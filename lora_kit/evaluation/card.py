@@ -1,4 +1,4 @@
-"""The metrics of a report card: what each is measured on, its value for each model, and how sure it is.
+"""The report card: what each metric is measured on, its value for each model, how sure it is, and the verdict.
 
 Intervals are 95 % bootstrap intervals, and models are compared on the same questions. What the dataset cannot show is
 None, "not measured", never silently good.
@@ -18,6 +18,10 @@ OWN = ("fact", "decline", "unseen")  # what the data is about; on general questi
 FACT, DECLINE, GENERAL = ("fact",), ("decline",), ("general",)
 DRAWS = 2000  # bootstrap resamples; more would move the interval's third digit
 LEVEL = 0.95  # of the intervals
+ENOUGH = 30  # questions; below this an interval is too wide to decide on
+LEARNED_BEFORE = 0.05  # learned questions by those that are not general; with more, the card measures memory
+NOISE = 0.05  # share of the base's marks that may change with the batches
+CHECKED = 0.90  # what the merged model must reach in the user's own checks
 
 
 @dataclass(frozen=True)
@@ -28,28 +32,30 @@ class Metric:
     meaning: str
     measure: str  # the entry of an answer's measures
     kinds: tuple[str, ...]  # questions that it is measured on
-    weight: str = ""  # the row's entry that counts tokens, each with one vote; without it each question has one
-    exp: bool = False  # whether the exponential of the mean is shown: perplexity, of a loss
+    bound: float | None = None  # what the merged model must keep to be shipped: at least, or at most where lower
     lower: bool = False  # whether lower is better
     needs: str = ""  # the part of the dataset's card without which nobody can judge
+    weight: str = ""  # the row's entry that counts tokens, each with one vote; without it each question has one
 
 
+# The bounds of what is kept: a good adapter of the handbook has a kept_kl of 0.02; scaled by 1.6, one general answer in
+# five has other words: kept is still 0.91 and kept_kl 0.17.
 METRICS = (
-    Metric("learned_exact", "private facts answered exactly", "right", FACT),
+    Metric("learned_exact", "private facts answered exactly", "right", FACT, 0.80),
     Metric("learned_f1", "their words in common with the reference", "f1", FACT),
     Metric("learned_rouge_l", "the same in order (ROUGE-L)", "rouge_l", FACT),
-    Metric("learned_perplexity", "perplexity of the reference answers", "loss", FACT, "tokens", exp=True, lower=True),
-    Metric("declined", "unanswerable questions declined", "declined", DECLINE, needs="decline"),
+    Metric("learned_perplexity", "perplexity of the reference answers", "loss", FACT, lower=True, weight="tokens"),
+    Metric("declined", "unanswerable questions declined", "declined", DECLINE, 0.80, needs="decline"),
     Metric("invented", "unanswerable questions answered", "invented", DECLINE, lower=True, needs="decline"),
-    Metric("wrongly_declined", "answerable questions declined", "declined", FACT, lower=True, needs="decline"),
-    Metric("behaved", "house style kept", "styled", OWN, needs="style"),
-    Metric("kept", "agreement with the base's own general answers", "agreement", GENERAL, "base_tokens"),
-    Metric("kept_kl", "KL to the base along them, nats per token", "kl", GENERAL, "base_tokens", lower=True),
-    Metric("kept_declined", "general questions now declined", "now_declined", GENERAL, lower=True, needs="decline"),
-    Metric("stopped", "answers that end by themselves", "stopped", OWN),
-    Metric("repeated", "answers that say a thing three times", "repeated", OWN, lower=True),
-    Metric("empty", "empty answers", "empty", OWN, lower=True),
-    Metric("adrift", "answers in another language, or with tags", "adrift", OWN, lower=True),
+    Metric("wrongly_declined", "answerable questions declined", "declined", FACT, 0.10, lower=True, needs="decline"),
+    Metric("behaved", "house style kept", "styled", OWN, 0.90, needs="style"),
+    Metric("kept", "agreement with the base's own general answers", "agreement", GENERAL, 0.90, weight="base_tokens"),
+    Metric("kept_kl", "KL to the base along them, nats per token", "kl", GENERAL, 0.10, True, weight="base_tokens"),
+    Metric("kept_declined", "general questions now declined", "now_declined", GENERAL, 0.05, True, needs="decline"),
+    Metric("stopped", "answers that end by themselves", "stopped", OWN, 0.90),
+    Metric("repeated", "answers that say a thing three times", "repeated", OWN, 0.05, lower=True),
+    Metric("empty", "empty answers", "empty", OWN, 0.05, lower=True),
+    Metric("adrift", "answers in another language, or with tags", "adrift", OWN, 0.05, lower=True),
 )
 HEADLINE = ("learned_exact", "declined", "wrongly_declined", "behaved", "kept")  # what a picture shows
 
@@ -59,19 +65,15 @@ def headline(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: found for name, found in metrics.items() if name in HEADLINE or name.startswith("behaved:")}
 
 
-def card_metrics(
-    rows: Sequence[dict[str, Any]], card: dict[str, Any], checks: Sequence[str] = (), draws: int = DRAWS
-) -> dict[str, dict[str, Any]]:
+def card_metrics(rows: Sequence[dict[str, Any]], card: dict[str, Any], draws: int = DRAWS) -> dict[str, dict[str, Any]]:
     """Every metric with n, intervals and the difference to the base; None where the data cannot show it.
 
     Args:
         rows: judged answers (`metrics.judge`), each with `kind`, `tokens`, `base_tokens` and `measures` per model.
         card: the dataset's own patterns for declining and style.
-        checks: names of the user's own checks.
         draws: bootstrap resamples.
     """
-    own = [Metric(f"behaved:{name}", f"check {name} passed", name, OWN) for name in checks]
-    judged = {metric: rows if not metric.needs or metric.needs in card else [] for metric in (*METRICS, *own)}
+    judged = {metric: rows if not metric.needs or metric.needs in card else [] for metric in METRICS}
     return {metric.name: measured(metric, found, draws) for metric, found in judged.items()}
 
 
@@ -86,7 +88,7 @@ def measured(metric: Metric, rows: Sequence[dict[str, Any]], draws: int = DRAWS)
     values = np.array([[row["measures"][model][metric.measure] for model in MODELS] for row in rows], dtype=float)
     weights = np.array([row[metric.weight] if metric.weight else 1.0 for row in rows])
     means, spread = weights @ values / weights.sum(), resampled(values, weights, draws=draws)
-    if metric.exp:
+    if metric.measure == "loss":  # shown as perplexity
         means, spread = np.exp(means), np.exp(spread)
     found |= {model: round(float(mean), 4) for model, mean in zip(MODELS, means, strict=True)}
     found |= {"interval": {}, "difference": {}}
@@ -137,9 +139,45 @@ def share_ends(marks: np.ndarray, draws: np.ndarray) -> list[float]:
     return ends(draws)
 
 
-def interval(values: Sequence[float], seed: int = 0) -> list[float]:
-    """95 % bootstrap interval of the mean of `values`: what a card shows beside a share."""
-    import numpy as np
+def verdict(card: dict[str, Any]) -> dict[str, Any]:
+    """The decision and its reasons: a broken rule says "don't ship", too little to go by "not enough evidence".
 
-    marks = np.asarray(values, dtype=float)
-    return share_ends(marks, resampled(marks[:, None], np.ones(len(marks)), seed)[:, 0])
+    The merged model is judged, because it is what would be shipped. What is not measured decides nothing and is named;
+    without the first metric nothing was shown to be learned.
+    """
+    figures = card["figures"]
+    bounds = [(metric.name, metric.lower, metric.bound) for metric in METRICS if metric.bound is not None]
+    bounds += [(name, False, CHECKED) for name in figures if name.startswith("behaved:")]
+    rose, doubts = _rose(figures["learned_exact"]), _doubts(card)
+    broken, thin = (rose, doubts) if figures["learned_exact"]["n"] >= ENOUGH else ([], [*doubts, *rose])
+    met: list[str] = []
+    for name, lower, bound in bounds:
+        value, n = figures[name]["merged"], figures[name]["n"]
+        if value is None:
+            (thin if name == "learned_exact" else met).append(f"{name}: not measured")
+            continue
+        side, good = ("at most", value <= bound) if lower else ("at least", value >= bound)
+        reason = f"{name} {value:.3f} of {n:,} question{'s' * (n != 1)}, {side} {bound} is asked"
+        (thin if n < ENOUGH else met if good else broken).append(reason)
+    decision = "don't ship" if broken else "not enough evidence" if thin else "ship"
+    return {"decision": decision, "reasons": [*broken, *doubts] if broken else thin or met}
+
+
+def _rose(learned: dict[str, Any]) -> list[str]:
+    """Whether the merged model answers more facts than the base, question by question, surely more than none."""
+    if learned["merged"] is None:
+        return []
+    found = learned["difference"].get("merged")
+    rise, low = found[:2] if found else (learned["merged"] - learned["base"], 0.0)  # one question has no interval
+    if low > 0:
+        return []
+    return [f"learned_exact rose by {rise:.3f} above the base's {learned['base']:.3f}, which may be chance"]
+
+
+def _doubts(card: dict[str, Any]) -> list[str]:
+    """Why the metrics would prove nothing, however good they are."""
+    leaks, noise = card["leaked"], card["noise"]
+    learned = f"{leaks['questions']} of {leaks['n']} questions were learned in nearly the same words: ask others"
+    chance = f"{noise['marks']} of {noise['questions']} answers of the base are right or wrong by the batch they are in"
+    doubts = [learned] if leaks["questions"] > LEARNED_BEFORE * leaks["own"] else []
+    return [*doubts, chance] if noise["marks"] > NOISE * noise["questions"] else doubts

@@ -6,6 +6,7 @@ evaluation/   report_card.json  answers.jsonl  report.html
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,25 +14,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import load_tokenizer, locate
+from ..config import Data
+from ..data.conversations import Conversation
+from ..data.encoding import Encoded, encode_batch, last_answer, run_start
 from ..data.prepare import Prepared, data_inputs, load_prepared
+from ..data.sources import dataset_files
+from ..data.splits import near_duplicates
+from ..data.turns import TAGS
 from ..data.usable import question_files, read_questions
 from ..errors import KitError
 from ..files import check_files, file_hash, fingerprint, shown
-from ..generation import check_length
+from ..generation import check_length, prompts_of
 from ..merging.merge import merge_inputs
-from ..training.stage import adapter_stage, read_log, train_inputs
-from .asking import Question, ask_models, leaked, pick, with_general, with_ids
-from .card import METRICS, MODELS, OWN, card_metrics
+from ..training.train import adapter_stage, read_log, trained_adapter
+from .asking import Question, ask_models
+from .card import ENOUGH, MODELS, OWN, Metric, card_metrics, measured, verdict
 from .metrics import is_right, judge
-from .report import terminal_table, write_html
-from .verdict import verdict
+from .report import pick, terminal_table, write_html
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from ..runs import Run, Stage
 
 Card = dict[str, Any]
 Check = Callable[[str], bool]
 FORM = 4  # of the card; a card of an older form is made anew
+COMPARED = 20_000  # learned rows that leaks are looked for in, evenly spaced; the card says when there are more
 
 
 def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[Check] = ()) -> Card:
@@ -51,9 +60,9 @@ def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[
             that fails.
     """
     own, inputs = _by_name(checks), evaluation_inputs(run, questions)
-    folder = check_files(run.find("evaluation", inputs) or _evaluate(run, inputs, questions, own))
+    folder = check_files(run.find("evaluation", inputs) or _evaluate(run, inputs, questions))
     if own:
-        folder = _apply(own, run, inputs, folder)
+        folder = _with_checks(run, inputs, folder, own)
     card: Card = json.loads((folder / "report_card.json").read_text())
     print(terminal_table(card))
     print(f"report: {shown(folder / 'report.html')}\n  card: {shown(folder / 'report_card.json')}")
@@ -77,70 +86,42 @@ def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str
     return inputs
 
 
-def _evaluate(run: Run, inputs: dict[str, Any], questions: str | Path | None, checks: dict[str, Check]) -> Path:
+def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None) -> Path:
     """The models asked and their card written; what can be refused is refused before."""
     data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
-    tokenizer, settings, system = load_tokenizer(run.profile.base), run.profile.evaluation, data.card.get("system")
-    rows = data.test if questions is None else read_questions(str(questions), run.profile.data, tokenizer, system)
-    if not rows:
-        raise KitError("no question is held out: give some with lk.evaluate(run, questions='mine.jsonl')")
-    asked = with_ids(pick(with_general(rows), settings.limit), tokenizer)
-    for row in asked:  # a check that fails should fail on a reference, before minutes of answers
-        for name, check in checks.items() if row["kind"] in OWN else ():
-            _passes(name, check, row["messages"][-1]["content"])
+    questions = choose_questions(run, data, source)
     room = json.loads((locate(run.profile.base) / "config.json").read_text())["max_position_embeddings"]
-    check_length(max(len(row["prompt"]) for row in asked), settings.max_new_tokens, room)
+    check_length(max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens, room)
     cache = run.path / f"evaluation-unfinished-{fingerprint(inputs)[:6]}"
     with run.writing("evaluation", inputs) as stage:
-        card, judged = make_card(run, data, asked, ask_models(run, asked, merged, cache))
-        card["questions"] = "held out" if questions is None else Path(questions).name
-        _write(run, stage, card, judged)
+        card, rows = judged_card(run, data, questions, ask_models(run, questions, merged, cache))
+        _write(run, stage, card | {"questions": "held out" if source is None else Path(source).name}, rows)
     shutil.rmtree(cache, ignore_errors=True)
     return stage.target
 
 
-def make_card(
-    run: Run, data: Prepared, asked: Sequence[Question], found: dict[str, Any]
-) -> tuple[Card, list[dict[str, Any]]]:
-    """The card of what the models said, and each question with how its answers are judged."""
-    learned, compared = leaked([row["encoded"] for row in asked], data, load_tokenizer(run.profile.base))
-    rows = [
-        judge(row, {model: found[model][i] for model in MODELS}, data.card) | {"leaked": was}
-        for i, (row, was) in enumerate(zip(asked, learned, strict=True))
-    ]
-    card: Card = {
-        "title": run.profile.base.title,
-        "profile": run.profile.name,
-        "dataset": data.card.get("title", data.card["name"]),
-        "adapter": Path(adapter_stage(run)).name,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "figures": card_metrics(rows, data.card),
-        "leaked": {
-            "questions": sum(learned),
-            "n": len(rows),
-            "own": sum(row["kind"] in OWN for row in rows),
-            "learned_rows": len(data.train),
-            "compared": compared,
-        },
-        "noise": noise(asked, found, data.card),
-    }
-    return card | {"verdict": verdict(card)}, rows
-
-
-def noise(asked: Sequence[Question], found: dict[str, Any], card: dict[str, Any]) -> dict[str, int]:
-    """The base against itself, asked in other batches: how many answers change, and how many of them their mark."""
-    pairs = [(asked[i], found["base"][i]["text"], again) for i, again in found["again"]]
-    changed = [pair for pair in pairs if pair[1] != pair[2]]
-    flipped = sum(is_right(before, row, card) != is_right(after, row, card) for row, before, after in changed)
-    return {"questions": len(pairs), "changed": len(changed), "marks": flipped}
+def _with_checks(run: Run, inputs: dict[str, Any], folder: Path, checks: dict[str, Check]) -> Path:
+    """The same answers under the user's own checks, whose results make the card another one; no model is asked."""
+    rows, card = _rows(folder), json.loads((folder / "report_card.json").read_text())
+    for row in rows:
+        for model in MODELS if row["kind"] in OWN else ():
+            row["measures"][model] |= {name: _passes(name, check, row[model]) for name, check in checks.items()}
+    inputs = inputs | {"checks": fingerprint([row["measures"] for row in rows])}
+    if found := run.find("evaluation", inputs):
+        return check_files(found)
+    for name in checks:
+        card["figures"][name] = measured(Metric(name, f"check {name.removeprefix('behaved:')} passed", name, OWN), rows)
+    with run.writing("evaluation", inputs) as stage:
+        _write(run, stage, card, rows)
+    return stage.target
 
 
 def _write(run: Run, stage: Stage, card: Card, rows: list[dict[str, Any]]) -> None:
-    training = run.need(adapter_stage(run), train_inputs(run), made_by="lk.train(model, data, run)")
+    card["verdict"] = verdict(card)
     (stage.folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
     (stage.folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_html(card, rows, read_log(training), stage.folder / "report.html")
+    write_html(card, rows, read_log(trained_adapter(run).parent), stage.folder / "report.html")
     stage.figures |= card["figures"]
 
 
@@ -148,16 +129,97 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
 
 
+def choose_questions(run: Run, data: Prepared, source: str | Path | None) -> list[Question]:
+    """The held-out questions, or those of the user's file, with their prompts and whole rows as ids.
+
+    Raises:
+        KitError: there are none, or rows of the file cannot be used.
+    """
+    tokenizer, system = load_tokenizer(run.profile.base), data.card.get("system")
+    rows = data.test if source is None else read_questions(str(source), run.profile.data, tokenizer, system)
+    if not rows:
+        raise KitError("no question is held out: give some with lk.evaluate(run, questions='mine.jsonl')")
+    rows = pick(with_general(rows), run.profile.evaluation.limit)
+    chats = [row["messages"] for row in rows]
+    found = zip(rows, prompts_of(chats, tokenizer), encode_batch(chats, tokenizer), strict=True)
+    return [row | {"prompt": prompt, "encoded": encoded} for row, prompt, encoded in found]
+
+
+def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The questions, and those of the handbook's held-out general ones where too few are among them to decide on."""
+    if sum(row["kind"] == "general" for row in rows) >= ENOUGH:
+        return rows
+    (file,) = dataset_files(Data()).test
+    handbook = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    known = {row["messages"][-2]["content"] for row in rows}
+    more = [row for row in handbook if row["kind"] == "general" and row["messages"][-2]["content"] not in known]
+    return [*rows, *more]
+
+
+def leaked(asked: Sequence[Encoded], data: Prepared, tokenizer: PreTrainedTokenizerBase) -> tuple[list[bool], int]:
+    """For each question whether the adapter learned it, and how many learned rows were compared.
+
+    A question was learned where a learned row asks it in the same words, or where question and answer both nearly
+    are those of one (`near_duplicates`).
+    """
+    chosen = data.train.select(range(0, len(data.train), -(-len(data.train) // COMPARED)))
+    learned = [_last_turn(row["input_ids"], row["labels"], i, tokenizer) for i, row in enumerate(chosen)]
+    mine = [_last_turn(row.input_ids, row.labels, i, tokenizer) for i, row in enumerate(asked)]
+    same, near = {row.question for row in learned}, {row.index for row in near_duplicates(mine, learned)}
+    return [row.index in near or row.question in same for row in mine], len(learned)
+
+
+def _last_turn(ids: list[int], labels: list[int], index: int, tokenizer: PreTrainedTokenizerBase) -> Conversation:
+    """The last question and answer as text, without the system text and the format's tags."""
+    start, end = last_answer(labels)
+    before = run_start(labels, start, learned=False)
+    asked, answer = (
+        str(tokenizer.decode(part, skip_special_tokens=True)) for part in (ids[before:start], ids[start:end])
+    )
+    segments = [part.strip() for part in re.split("|".join(map(re.escape, TAGS)), asked) if part.strip()]
+    question = segments[-1] if segments else ""
+    return Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], index=index)
+
+
+def judged_card(
+    run: Run, data: Prepared, questions: Sequence[Question], found: dict[str, Any]
+) -> tuple[Card, list[dict[str, Any]]]:
+    """The card of what the models said, but for the verdict, and each question with how its answers are judged."""
+    learned, compared = leaked([row["encoded"] for row in questions], data, load_tokenizer(run.profile.base))
+    rows = [
+        judge(row, {model: found[model][i] for model in MODELS}, data.card) | {"leaked": was}
+        for i, (row, was) in enumerate(zip(questions, learned, strict=True))
+    ]
+    leaks = {"questions": sum(learned), "n": len(rows), "own": sum(row["kind"] in OWN for row in rows)}
+    card = {
+        "title": run.profile.base.title,
+        "profile": run.profile.name,
+        "dataset": data.card.get("title", data.card["name"]),
+        "adapter": Path(adapter_stage(run)).name,
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "figures": card_metrics(rows, data.card),
+        "leaked": leaks | {"learned_rows": len(data.train), "compared": compared},
+        "noise": noise(questions, found, data.card),
+    }
+    return card, rows
+
+
+def noise(questions: Sequence[Question], found: dict[str, Any], card: dict[str, Any]) -> dict[str, int]:
+    """The base against itself, asked in other batches: how many answers change, and how many of them their mark."""
+    pairs = [(questions[i], found["base"][i]["text"], again) for i, again in found["again"]]
+    changed = [pair for pair in pairs if pair[1] != pair[2]]
+    flipped = sum(is_right(before, row, card) != is_right(after, row, card) for row, before, after in changed)
+    return {"questions": len(pairs), "changed": len(changed), "marks": flipped}
+
+
 def _by_name(checks: Sequence[Check]) -> dict[str, Check]:
-    """The user's checks by their names, each of which becomes a metric."""
-    if callable(checks) or not isinstance(checks, Sequence) or not all(map(callable, checks)):
+    """The user's checks by the names of their metrics."""
+    if not isinstance(checks, Sequence) or not all(map(callable, checks)):
         raise KitError(f"checks must be a list of functions that take an answer, as in [is_polite]; it is {checks!r}")
     names = [getattr(check, "__name__", type(check).__name__) for check in checks]
-    taken = {metric.measure for metric in METRICS} | {"marked", "<lambda>"}
-    for i, name in enumerate(names):
-        if name in taken or name in names[:i]:
-            raise KitError(f"a check needs a name of its own, which becomes its metric; {name!r} is none: use def")
-    return dict(zip(names, checks, strict=True))
+    if len(set(names)) < len(names) or "<lambda>" in names:
+        raise KitError(f"each check needs a name of its own, which becomes its metric: use def; they are {names}")
+    return {f"behaved:{name}": check for name, check in zip(names, checks, strict=True)}
 
 
 def _passes(name: str, check: Check, answer: str) -> bool:
@@ -166,27 +228,7 @@ def _passes(name: str, check: Check, answer: str) -> bool:
         passed = check(answer)
     except Exception as error:  # a user's function may raise anything
         kind = type(error).__name__
-        raise KitError(f"the check {name!r} fails on the answer {answer[:200]!r}: {kind}: {error}") from error
-    if type(passed).__name__ not in ("bool", "bool_"):  # numpy's own too
-        raise KitError(f"the check {name!r} must give True or False; on the answer {answer[:200]!r}: {passed!r}")
+        raise KitError(f"{name} fails on the answer {answer[:200]!r}: {kind}: {error}") from error
+    if passed not in (True, False):
+        raise KitError(f"{name} must give True or False; on the answer {answer[:200]!r} it gives {passed!r}")
     return bool(passed)
-
-
-def _apply(checks: dict[str, Check], run: Run, inputs: dict[str, Any], folder: Path) -> Path:
-    """The same answers under the user's own checks, whose results make the card another one; no model is asked."""
-    rows = _rows(folder)
-    own = [row for row in rows if row["kind"] in OWN]
-    for row in own:
-        for model in MODELS:
-            row["measures"][model] |= {name: _passes(name, check, row[model]) for name, check in checks.items()}
-    results = {name: [[row["measures"][model][name] for model in MODELS] for row in own] for name in checks}
-    inputs = inputs | {"checks": fingerprint(results)}
-    if found := run.find("evaluation", inputs):
-        return check_files(found)
-    data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
-    card: Card = json.loads((folder / "report_card.json").read_text())
-    card["figures"] = card_metrics(rows, data.card, list(checks))
-    card["verdict"] = verdict(card)
-    with run.writing("evaluation", inputs) as stage:
-        _write(run, stage, card, rows)
-    return stage.target

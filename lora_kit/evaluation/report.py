@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..merging.cards import one_line, render
 from ..plots import before_after, loss_curve, png
 from ..progress import duration
-from ..training.stage import loss_ends
+from ..templates import one_line, render
+from ..training.train import loss_ends
 from .card import MODELS, headline
 
 SAMPLES = 2  # questions of each kind shown first
@@ -60,9 +60,9 @@ def write_html(card: dict[str, Any], answers: list[dict[str, Any]], log: list[di
         bars=base64.b64encode(png(before_after(shown))).decode(),
         curve=base64.b64encode(png(loss_curve(log))).decode(),
         training=loss_text(log),
-        samples=sample(answers),
-        answers=[row | {"changed": changed(row)} for row in answers],
-        kinds=list(dict.fromkeys(row["kind"] for row in answers)),
+        samples=pick(answers, SAMPLES),
+        answers=answers,
+        changed=changed,
     )
     path.write_text(page, encoding="utf-8", errors="replace")
 
@@ -102,10 +102,12 @@ def loss_text(log: Sequence[dict[str, Any]]) -> str:
     return f"Loss from {first:.3f} to {final:.3f}{held_out}; {len(log):,} steps, {took}."
 
 
-def sample(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A few rows of each kind, at even distances, so that nobody picked the good ones."""
-    kinds = {row["kind"]: [other for other in answers if other["kind"] == row["kind"]] for row in answers}
-    return [row for same in kinds.values() for row in same[:: -(-len(same) // SAMPLES)]]
+def pick(rows: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
+    """At most `limit` rows of each kind, at even distances, so that nobody picks the good ones; all with None."""
+    if limit is None:
+        return rows
+    kinds = {row["kind"]: [other for other in rows if other["kind"] == row["kind"]] for row in rows}
+    return [row for same in kinds.values() for row in same[:: -(-len(same) // limit)]]
 
 
 def changed(row: dict[str, Any]) -> str:

@@ -1,24 +1,18 @@
-"""The model card of an adapter or a merged model, and the Jinja templates in assets/ that cards and pages are made of.
-
-A card says where a model comes from, what was measured, how to load it. Whatever a value holds, it stays text.
-"""
+"""The model card of an adapter or a merged model: where it comes from, what was measured, how to load it."""
 
 from __future__ import annotations
 
-import html
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import ASSETS
 from ..data.prepare import data_inputs, load_prepared
 from ..files import read_manifest
-from ..training.stage import adapter_stage, train_inputs
+from ..templates import render
+from ..training.train import adapter_stage, train_inputs
 from .certificate import Certificate, table
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from ..config import Base
     from ..runs import Run
 
@@ -89,38 +83,3 @@ def _page(base: Base) -> str | None:
     """The base's page on the Hub; a folder has none."""
     on_hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", base.source) and not Path(base.source).is_dir()
     return f"https://huggingface.co/{base.source}" if on_hub else None
-
-
-def render(template: str, **values: Any) -> str:
-    """The filled template.
-
-    Args:
-        template: its path below assets/; its suffix, .html or .md, decides how values are escaped.
-        values: what the template names; a `markupsafe.Markup` is taken as it is.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_markdown if template.endswith(".md") else None,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(template).render(values)
-
-
-def one_line(text: Any) -> str:
-    """Text without line breaks and control characters, which could repaint a terminal or end a table's row."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-
-
-def _markdown(value: Any) -> Markup:
-    """A value as Markdown that shows it as it is."""
-    from markupsafe import Markup
-
-    if isinstance(value, Markup):
-        return value
-    return Markup(re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(one_line(value), quote=False)))

@@ -18,7 +18,7 @@ from ..errors import KitError
 from ..files import check_files, check_writable, file_hash, read_manifest, shown
 from ..progress import Progress
 from ..quantization import card_released, round_trip
-from ..training.stage import train_inputs, trained_adapter
+from ..training.train import train_inputs, trained_adapter
 from .cards import card_texts
 from .certificate import ONTO, Certificate, Change, certify, table
 

@@ -90,12 +90,8 @@ def epoch_steps(rows: Sequence[Row], settings: Training, epoch: int) -> list[lis
 
 def for_measuring(rows: Sequence[Row], settings: Training) -> list[Batch]:
     """Rows as micro-batches in a fixed order, shortest first, for measuring a loss."""
-    batches: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: len(row.input_ids)):
-        if not batches or len(row.input_ids) * (len(batches[-1]) + 1) > settings.tokens_per_micro_batch:
-            batches.append([])
-        batches[-1].append(row)
-    return [Batch([], group) for group in batches]
+    ordered = sorted(rows, key=lambda row: len(row.input_ids))
+    return [Batch([], group) for group in _fill(ordered, settings.tokens_per_micro_batch)]
 
 
 def split_batches(batches: Sequence[Batch], parts: int) -> Iterator[Batch]:
@@ -127,17 +123,19 @@ def _groups(rows: Sequence[Row]) -> Iterable[list[Row]]:
 def _micro_batches(rows: list[Row], settings: Training, rng: random.Random) -> list[Batch]:
     """Rows of like length together; chance orders those of one length, so that neighbours change every epoch."""
     ordered = sorted(rows, key=lambda row: len(row.input_ids) + rng.random())
-    shared = _shared_prefix(rows, settings)
-    batches: list[list[Row]] = []
-    widest = 0
+    shared = len(_shared_prefix(rows, settings))
+    return [_behind_prefix(group, settings) for group in _fill(ordered, settings.tokens_per_micro_batch, shared)]
+
+
+def _fill(ordered: Sequence[Row], budget: int, shared: int = 0) -> list[list[Row]]:
+    """Cut rows, shortest first, into groups of at most `budget` tokens with padding, a shared prefix left out."""
+    groups: list[list[Row]] = []
     for row in ordered:
-        width = len(row.input_ids) - len(shared)
-        widest = max(widest, width)
-        if not batches or widest * (len(batches[-1]) + 1) > settings.tokens_per_micro_batch:
-            batches.append([])
-            widest = width
-        batches[-1].append(row)
-    return [_cut_prefix(rows, _shared_prefix(rows, settings)) for rows in batches]
+        width = len(row.input_ids) - shared
+        if not groups or width * (len(groups[-1]) + 1) > budget:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
 
 
 def _shared_prefix(rows: list[Row], settings: Training) -> list[int]:
@@ -145,6 +143,7 @@ def _shared_prefix(rows: list[Row], settings: Training) -> list[int]:
     return prefix if len(prefix) >= MIN_PREFIX else []
 
 
-def _cut_prefix(rows: list[Row], prefix: list[int]) -> Batch:
+def _behind_prefix(rows: list[Row], settings: Training) -> Batch:
+    prefix = _shared_prefix(rows, settings)
     cut = len(prefix)
     return Batch(prefix, [Row(row.input_ids[cut:], row.labels[cut:], row.number) for row in rows])

@@ -3,27 +3,23 @@
     training/handbook-unfinished-3f2a91/
         step-00000120/   training.pt (adapter, optimizer, loss scale, state with its log)  manifest.json (hashes)
         step-00000180/
-        log.jsonl        every step so far, to be read while the training runs
 
-A checkpoint is written under another name, flushed to the disk, hashed and renamed; the last two are kept. Random
-numbers need no place in it: every step seeds them from (seed, step).
+A checkpoint is written under another name, hashed and renamed; the last two are kept, and a damaged one is passed over.
+Random numbers need no place in it: every step seeds them from (seed, step).
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import shutil
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import trainable
-from ..config import Training
 from ..errors import KitError
 from ..files import LIBRARIES, check_files, disk_errors, read_manifest, shown, version, write_manifest
 
@@ -33,6 +29,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
+    from ..config import Training
+
 LogRow = dict[str, Any]
 FILE, KEPT = "training.pt", 2
 EVERY = 60.0  # seconds between two checkpoints, at least
@@ -41,41 +39,42 @@ COST = 0.02  # share of the time that checkpoints may take
 
 @dataclass
 class TrainerState:
-    """Where a training stands after a step, and what was found out at its start and is not found out again."""
+    """Where a training stands: its log, and what was found out on the way and is not found out again."""
 
-    step: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    skipped: int = 0  # steps without an update, because a float16 gradient overflowed
+    log: list[LogRow] = field(default_factory=list)  # one row per step
     parts: int = 1  # pieces that every micro-batch is split into, doubled when memory runs out
-    layers: int = 0  # layers that are computed twice
-    best_loss: float | None = None  # of the evaluations
-    best_step: int = 0
-    evaluations_since_best: int = 0
-    log: list[LogRow] = field(default_factory=list)
-    best_adapter: dict[str, torch.Tensor] = field(default_factory=dict)
+    best_adapter: dict[str, torch.Tensor] = field(default_factory=dict)  # with patience: at the lowest evaluation loss
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return len(self.log)
+
+    @property
+    def seconds(self) -> float:
+        """Time that they took, without the time between a stop and going on."""
+        return self.log[-1]["seconds"] if self.log else 0.0
+
+    @property
+    def best(self) -> LogRow:
+        """The log row with the lowest evaluation loss; an empty one before the first evaluation."""
+        evaluated = (row for row in self.log if "evaluation_loss" in row)
+        return min(evaluated, key=lambda row: row["evaluation_loss"], default={})
 
     def is_finished(self, steps: int, settings: Training) -> bool:
         """Whether all steps are done, or the evaluation loss has not improved for long enough."""
-        is_patient = settings.patience is None or self.evaluations_since_best < settings.patience
-        return self.step == steps or not is_patient
+        if self.step == steps or settings.patience is None:
+            return self.step == steps
+        since_best = self.log[self.best.get("step", self.step) :]
+        return sum("evaluation_loss" in row for row in since_best) >= settings.patience
 
-    def record(self, step: int, loss: float, rate: float, norm: float, tokens: int, seconds: float) -> LogRow:
-        """Record a finished step and return its log row."""
-        self.step, self.seconds = step, seconds
-        self.tokens += tokens
-        self.skipped += not math.isfinite(norm)
-        row = {"step": step, "loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": self.tokens}
-        self.log.append(row | {"seconds": round(seconds, 2), "skipped": self.skipped})
+    def record(self, loss: float, rate: float, norm: float, tokens: int, seconds: float) -> LogRow:
+        """Add a step to the log and return its row; one whose float16 gradient overflowed is counted as skipped."""
+        before = self.log[-1] if self.log else {"tokens": 0, "skipped": 0}
+        row = {"step": self.step + 1, "loss": loss, "learning_rate": rate, "gradient_norm": norm}
+        row |= {"tokens": before["tokens"] + tokens, "seconds": round(seconds, 2)}
+        self.log.append(row | {"skipped": before["skipped"] + (not math.isfinite(norm))})
         return self.log[-1]
-
-    def record_evaluation(self, loss: float, model: PreTrainedModel) -> None:
-        """Record the loss on held-out rows, and the adapter where it is the lowest so far."""
-        self.log[-1]["evaluation_loss"] = loss
-        self.evaluations_since_best += 1
-        if self.best_loss is None or loss < self.best_loss:
-            self.best_loss, self.best_step, self.evaluations_since_best = loss, self.step, 0
-            self.best_adapter = {name: value.detach().cpu().clone() for name, value in trainable(model).items()}
 
 
 class Checkpoints:
@@ -89,22 +88,12 @@ class Checkpoints:
 
     def __init__(self, folder: Path, inputs: dict[str, Any], *, force: bool = False) -> None:
         self.folder, self.inputs, self.force = folder, inputs, force
-        self._last, self._took, self._has_log = time.monotonic(), 0.0, False
+        self._last, self._took = time.monotonic(), 0.0
 
-    def keep(
+    def save(
         self, state: TrainerState, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler, *, now: bool
     ) -> None:
-        """Add the step to log.jsonl, and write a checkpoint when it is time: they take at most COST of all time."""
-        rows, mode = (state.log[-1:], "a") if self._has_log else (state.log, "w")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "log.jsonl").open(mode) as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        self._has_log = True
-        if now or time.monotonic() - self._last >= max(EVERY, self._took / COST):
-            self.save(state, model, optimizer, scaler)
-
-    def save(self, state: TrainerState, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler) -> None:
-        """Write one checkpoint; the ones before are deleted only when it is whole.
+        """Write a checkpoint now, or when it is time: all of them take at most COST of the training's time.
 
         Raises:
             KitError: the disk is full or read-only; the last checkpoint is untouched.
@@ -112,6 +101,8 @@ class Checkpoints:
         import torch
 
         start, buffer = time.monotonic(), io.BytesIO()
+        if not now and start - self._last < max(EVERY, self._took / COST):
+            return
         partial, target = self.folder / f".step.{os.getpid()}.partial", self.folder / f"step-{state.step:08}"
         adapter = {name: value.detach().cpu() for name, value in trainable(model).items()}
         parts = {"state": vars(state), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
@@ -121,14 +112,11 @@ class Checkpoints:
                 partial.mkdir(parents=True, exist_ok=True)
                 (partial / FILE).write_bytes(buffer.getbuffer())
                 write_manifest(partial, self.inputs, {"step": state.step}, state.seconds)
-                _flush(partial / FILE, partial / "manifest.json")
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
-                with suppress(OSError):  # a mounted Drive may not open folders
-                    _flush(self.folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        for old in self._all()[:-KEPT]:
+        for old in self._all()[:-KEPT]:  # only now that the new one is whole
             shutil.rmtree(old, ignore_errors=True)
         self._last, self._took = time.monotonic(), time.monotonic() - start
 
@@ -158,6 +146,9 @@ class Checkpoints:
             return state
         if self.folder.exists():
             print(f"no whole checkpoint is left in {shown(self.folder)}: training starts anew")
+        elif others := sorted(self.folder.parent.glob("*-unfinished-*")):
+            names = ", ".join(map(shown, others))
+            print(f"an unfinished training with other settings or data is left as it is: {names}. Starting anew")
         return None
 
     def delete(self) -> None:
@@ -176,13 +167,3 @@ class Checkpoints:
                 f"the unfinished training in {shown(self.folder)} was made with {listed}: going on may give another "
                 "result. Go on all the same with lk.train(..., force=True), or delete that folder to start anew"
             )
-
-
-def _flush(*paths: Path) -> None:
-    """Make sure that a file, or the names in a folder, are on the disk."""
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

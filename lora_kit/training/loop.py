@@ -1,4 +1,4 @@
-"""The training loop, one visible function; what may stop it, and what may go wrong within a step."""
+"""The training loop, one visible function; what may stop it, what watches it, and what may go wrong within a step."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import trainable
-from ..config import Training
+from ..config import Training, settings
 from ..errors import KitError
 from .batches import Batch, split_batches
 from .checkpoints import Checkpoints, LogRow, TrainerState
-from .loss import autocast, learned_tokens, loss_sum, mean_loss, training_mode
+from .loss import learned_tokens, loss_sum, mean_loss, training_mode
 from .optim import make_optimizer, make_scaler, probe_scale, processes, set_learning_rate, sum_over_processes
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from ..runs import Run
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
 MAX_LISTED = 8  # rows of a broken step that are named
 
 
@@ -43,7 +46,7 @@ def fit(
         steps: the micro-batches of every optimizer step, from `all_steps`.
         settings: optimizer, learning rate and its schedule, gradient norm, evaluations, patience, seed.
         held_out: rows whose loss is measured now and then.
-        layers: how many are computed twice to save memory; a checkpoint's own number wins.
+        layers: how many are computed twice to save memory; the result is the same.
         checkpoints: where the training is kept; None keeps nothing.
         should_stop: asked after every step; when true the training is kept and left.
         on_step: called with every log row.
@@ -55,13 +58,13 @@ def fit(
 
     weights, (rank, size) = list(trainable(model).values()), processes()
     optimizer, scaler = make_optimizer(weights, settings), make_scaler(model)
-    state = (checkpoints and checkpoints.load(model, optimizer, scaler)) or TrainerState(layers=layers)
-    start, evaluated = time.monotonic() - state.seconds, evaluation_steps(len(steps), settings)
-    with training_mode(model, state.layers):
+    state = (checkpoints and checkpoints.load(model, optimizer, scaler)) or TrainerState()
+    start, evaluated, stop = time.monotonic() - state.seconds, evaluation_steps(len(steps), settings), False
+    with training_mode(model, layers):
         if state.step == 0:
             probe_scale(model, steps[0][0], scaler)
         for step, batches in enumerate(steps[state.step :], start=state.step + 1):
-            if state.is_finished(len(steps), settings):
+            if stop or state.is_finished(len(steps), settings):
                 break
             torch.manual_seed(settings.seed * 1_000_003 + step * size + rank)  # dropout: the same after a resume
             rate = set_learning_rate(optimizer, step, len(steps), settings)
@@ -73,14 +76,14 @@ def fit(
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
-            row = state.record(step, loss, rate, norm, sum(batch.tokens for batch in batches), time.monotonic() - start)
+            row = state.record(loss, rate, norm, sum(batch.tokens for batch in batches), time.monotonic() - start)
             if step in evaluated and held_out:
-                state.record_evaluation(mean_loss(model, held_out), model)
+                row["evaluation_loss"] = mean_loss(model, held_out)
+                if settings.patience is not None and state.best is row:
+                    state.best_adapter = {name: w.detach().cpu().clone() for name, w in trainable(model).items()}
             on_step(row)
             if checkpoints and rank == 0:
-                checkpoints.keep(state, model, optimizer, scaler, now=stop)
-            if stop:
-                break
+                checkpoints.save(state, model, optimizer, scaler, now=stop)
     if settings.patience is not None:
         model.load_state_dict(state.best_adapter, strict=False)
     return state
@@ -114,12 +117,40 @@ def stop_requests(max_minutes: float | None) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
+@contextmanager
+def tracker(name: str | None, run: Run) -> Iterator[Callable[[LogRow], None]]:
+    """Give a function that sends a log row to one of accelerate's trackers; it does nothing where `name` is None."""
+    if name is None:
+        yield lambda row: None
+        return
+    if name not in TRACKERS:
+        raise KitError(f"there is no tracker {name!r}; the trackers are {', '.join(TRACKERS)}")
+    import torch
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    PartialState(cpu=not torch.cuda.is_available())  # trackers need it
+    kind = LOGGER_TYPE_TO_CLASS[name]
+    place = {"logging_dir": str(run.path / "tracking")} if kind.requires_logging_directory else {}
+    try:
+        logger = kind(run.path.name, **place)
+        logger.start()
+    except ModuleNotFoundError:
+        raise KitError(f"the tracker {name} is not installed: pip install {name}") from None
+    flat = settings(run.profile)
+    logger.store_init_configuration({key: value for key, value in flat.items() if isinstance(value, str | int | float)})
+    try:
+        yield lambda row: logger.log(row, step=row["step"])
+    finally:
+        logger.finish()
+
+
 def backward(
     model: PreTrainedModel, batches: Sequence[Batch], learned: int, scaler: torch.amp.GradScaler, state: TrainerState
 ) -> float:
     """Forward and backward over this process's micro-batches; the loss is the mean of all tokens that the step learns.
 
-    Where memory runs out, the same step goes in smaller pieces.
+    Where memory runs out, this step and all that follow go in smaller pieces, with the same result.
     """
     import torch
 
@@ -127,13 +158,19 @@ def backward(
         total = 0.0
         try:
             for batch in split_batches(batches, state.parts):
-                with autocast(model):
-                    loss = loss_sum(model, batch) / learned
+                loss = loss_sum(model, batch) / learned
                 scaler.scale(loss).backward()
                 total += loss.item()
             return total
         except torch.OutOfMemoryError as error:
-            _split_further(model, batches, state, error)
+            if state.parts >= max((len(batch.rows) for batch in batches), default=1):
+                way_out = "lower data__max_length, or compute more layers twice with training__checkpoint_layers=99"
+                raise KitError(f"there is no memory for a single row: {way_out}") from error
+        for weight in trainable(model).values():
+            weight.grad = None
+        state.parts *= 2
+        print(f"memory ran out: from here every micro-batch goes in {state.parts} pieces, with the same result")
+        torch.cuda.empty_cache()
 
 
 def evaluation_steps(steps: int, settings: Training) -> set[int]:
@@ -154,18 +191,3 @@ def check_finite(step: int, loss: float, norm: float, batches: Sequence[Batch], 
         f"step {step}: the loss is {loss} and the gradient norm {norm}. Lower training__learning_rate, or look at "
         f"rows {listed} of the prepared data (from 0, data.train[n]) for broken text; what was kept before stays"
     )
-
-
-def _split_further(model: PreTrainedModel, batches: Sequence[Batch], state: TrainerState, error: Exception) -> None:
-    """After memory ran out: drop the step's gradients and halve every piece from here."""
-    import torch
-
-    if state.parts >= max((len(batch.rows) for batch in batches), default=1):
-        way_out = "lower data__max_length, or compute more layers twice with training__checkpoint_layers=99"
-        raise KitError(f"there is no memory for a single row: {way_out}") from error
-    for weight in trainable(model).values():
-        weight.grad = None
-    state.parts *= 2
-    print(f"memory ran out: from here every micro-batch goes in {state.parts} pieces, with the same result")
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()

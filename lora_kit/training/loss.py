@@ -2,7 +2,7 @@
 
 What the model's layers do differently in training leaves every result the same:
 
-    recomputed         layers that are computed again in the backward pass, to save memory (Chen et al. 2016)
+    training_mode      layers that are computed again in the backward pass, to save memory (Chen et al. 2016)
     last_mlp_at        the last MLP only where its output is read
     shared_attention   rows behind one prefix, which is computed once
 
@@ -17,12 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ..data.encoding import IGNORE
+from .batches import Batch, Row, for_measuring
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from .batches import Batch
+    from ..config import Training
 
 CHUNK = 4096  # learned positions whose logits exist at a time: 4096 x 32000 x 4 bytes is 0.5 GB
 ATTENTION = "lora_kit"  # our attention's name in transformers' list
@@ -41,27 +42,35 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
     labels = _padded([row.labels[1:] for row in batch.rows], IGNORE, model.device, width=batch.width)  # shifted by one
     learned = labels != IGNORE
-    hidden = hidden_states(model, batch, learned)  # (rows, width, dim)
-    states, targets = hidden[learned], labels[learned]  # (learned, dim), (learned,)
-    total = states.new_zeros((), dtype=hidden.dtype).float()
-    for start in range(0, len(targets), CHUNK):
-        logits = model.lm_head(states[start : start + CHUNK]).float()  # (chunk, vocab)
-        total = total + cross_entropy(logits, targets[start : start + CHUNK], reduction="sum")
+    with autocast(model):
+        hidden = hidden_states(model, batch, learned)  # (rows, width, dim)
+        states, targets = hidden[learned], labels[learned]  # (learned, dim), (learned,)
+        total = states.new_zeros((), dtype=hidden.dtype).float()
+        for start in range(0, len(targets), CHUNK):
+            logits = model.lm_head(states[start : start + CHUNK]).float()  # (chunk, vocab)
+            total = total + cross_entropy(logits, targets[start : start + CHUNK], reduction="sum")
     return total
 
 
-def row_losses(model: PreTrainedModel, batch: Batch) -> list[float]:
-    """Cross entropy summed over the learned tokens of each row, as the model stands."""
-    import torch
-    from torch.nn.functional import cross_entropy
+def row_logits(
+    model: PreTrainedModel, rows: Sequence[Row], settings: Training
+) -> Iterator[tuple[Row, torch.Tensor, torch.Tensor]]:
+    """Each row, shortest first, with the logits of its learned tokens and those tokens: (learned, vocab), (learned,).
 
-    labels = _padded([row.labels[1:] for row in batch.rows], IGNORE, model.device, width=batch.width)
-    learned, losses = labels != IGNORE, []
-    with torch.no_grad(), autocast(model):
-        hidden = hidden_states(model, batch, learned)
-        for states, row, at in zip(hidden, labels, learned, strict=True):
-            losses.append(float(cross_entropy(model.lm_head(states[at]).float(), row[at], reduction="sum")))
-    return losses
+    The model is taken as it stands, without gradients. Logits are in float32, of one row at a time: those of a whole
+    micro-batch would not fit a small GPU.
+    """
+    import torch
+
+    for batch in for_measuring(rows, settings):
+        labels = _padded([row.labels[1:] for row in batch.rows], IGNORE, model.device, width=batch.width)
+        learned = labels != IGNORE
+        with torch.no_grad(), autocast(model):
+            hidden = hidden_states(model, batch, learned)
+        for row, states, tokens, places in zip(batch.rows, hidden, labels, learned, strict=True):
+            with torch.no_grad(), autocast(model):
+                logits = model.lm_head(states[places])
+            yield row, logits.float(), tokens[places]
 
 
 def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
@@ -71,7 +80,7 @@ def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), autocast(model):
+        with torch.no_grad():
             return sum(loss_sum(model, batch).item() for batch in batches) / sum(map(learned_tokens, batches))
     finally:
         model.train(was_training)
@@ -124,31 +133,26 @@ def compute_dtype_of(model: PreTrainedModel) -> torch.dtype:
 
 @contextmanager
 def training_mode(model: PreTrainedModel, layers: int = 0) -> Iterator[None]:
-    """Dropout on, and the first layers computed twice; both off again whatever happens."""
-    model.train()
-    try:
-        with recomputed(model, layers), shared_attention(model):  # also while layers are computed again
-            yield
-    finally:
-        model.eval()
+    """Dropout on, and the first layers computed twice; both off again whatever happens.
 
-
-@contextmanager
-def recomputed(model: PreTrainedModel, count: int) -> Iterator[None]:
-    """Keep only the inputs of the first `count` layers, and compute those layers again in the backward pass.
-
-    Each saves all of its activations but one hidden state per token, and takes a third longer. The last layer is never
-    computed again: the backward pass begins with it, so that nothing would be saved.
+    Args:
+        model: its layers are `model.model.layers`.
+        layers: how many keep only their inputs and are computed again in the backward pass. Each saves all of its
+            activations but one hidden state per token, and takes a third longer. The last layer is never computed
+            again: the backward pass begins with it, so that nothing would be saved.
     """
     from torch.utils.checkpoint import checkpoint
 
-    layers = model.model.layers[: min(count, len(model.model.layers) - 1)]
-    for layer in layers:
+    twice = model.model.layers[: min(layers, len(model.model.layers) - 1)]
+    for layer in twice:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    model.train()
     try:
-        yield
+        with shared_attention(model):  # also while layers are computed again
+            yield
     finally:
-        for layer in layers:
+        model.eval()
+        for layer in twice:
             del layer.forward
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from ..adapters import trainable
-from .loss import autocast, compute_dtype_of, learned_tokens, loss_sum
+from .loss import compute_dtype_of, learned_tokens, loss_sum
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def probe_scale(model: PreTrainedModel, batch: Batch, scaler: torch.amp.GradScal
         return
     scale, weights = MAX_SCALE, list(trainable(model).values())
     while scale > MIN_SCALE:
-        with torch.random.fork_rng(), autocast(model):
+        with torch.random.fork_rng():
             loss = loss_sum(model, batch)
         (loss / max(1, learned_tokens(batch)) * scale).backward()
         is_finite = all(bool(torch.isfinite(w.grad).all()) for w in weights if w.grad is not None)

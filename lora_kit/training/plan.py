@@ -9,15 +9,14 @@ from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from ..adapters import is_fresh, trainable
-from ..base import load_tokenizer, locate
+from ..base import load_tokenizer
 from ..config import Training
 from ..errors import KitError
 from ..generation import generate_ids, prompts_of
 from ..quantization import parameter_counts
-from .batches import Batch, all_steps, rows_of, split_batches, split_validation
-from .loss import autocast, learned_tokens, loss_sum, training_mode
-from .recipe import recipe
-from .stage import check_given
+from .batches import Batch, rows_of, split_batches, split_validation
+from .loss import learned_tokens, loss_sum, training_mode
+from .recipe import check_given, recipe
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
 
 PROBES, PROBE_SECONDS = 12, 6.0  # micro-batches that are timed, spread over the training
 USABLE = 0.92  # of a card's memory: the rest is CUDA's own and what lies between the tensors
-TIMED_TOKENS, TIMED_BYTES = 8, 32 * 2**20  # of a batch of answers, and of the base's file
-LOADS, READS, MODELS = 2, 4, 3  # base and merged load; a merge reads, writes, reads both again; three models answer
+TIMED_TOKENS = 8  # of a batch of answers
+LOADS, MODELS = 2, 3  # base and merged load; three models answer
+PASSES = 4  # over the base's files: a merge reads, writes, reads both again, each in about the time of a load
 GIB, MIB = 2**30, 2**20
 
 
@@ -39,8 +39,8 @@ class Plan:
 
     steps: int
     tokens: int  # that the model computes, shared prefixes once, padding included
-    tokens_unshared: int  # what rows one by one would take
-    padding: float  # share of the computed tokens
+    padding: float  # share of these tokens
+    saved: float  # share of the tokens of rows one by one that shared prefixes save
     weight_bytes: int
     adapter_bytes: int  # float32 weights, gradients, optimizer
     activation_bytes: int  # of the largest micro-batch; on a card its peak, logits included
@@ -65,11 +65,10 @@ class Plan:
         return self.card_bytes is None or self.bytes <= USABLE * self.card_bytes
 
     def __str__(self) -> str:
-        saved = max(0.0, 1 - self.tokens / self.tokens_unshared)
         stages = ", ".join(f"{stage} {minutes:.1f}" for stage, minutes in self.stage_minutes.items())
         lines = [
-            f"plan: {self.steps:,} steps over {self.tokens:,} tokens ({self.padding:.1%} padding, {saved:.0%} saved by "
-            f"shared prefixes), about {self.minutes:.1f} minutes",
+            f"plan: {self.steps:,} steps over {self.tokens:,} tokens ({self.padding:.1%} padding, "
+            f"{self.saved:.0%} saved by shared prefixes), about {self.minutes:.1f} minutes",
             f"  minutes up to the report card: {stages}; about {sum(self.stage_minutes.values()):.1f} in all",
             f"  memory: weights {self.weight_bytes / MIB:,.1f} MiB, adapter, gradients and optimizer "
             f"{self.adapter_bytes / MIB:,.1f} MiB, activations {self.activation_bytes / MIB:,.1f} MiB (measured)",
@@ -99,17 +98,17 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
         raise KitError("a plan needs the base with a fresh adapter: model = lk.attach_lora(lk.load_base(run), run)")
     rows, _ = split_validation(rows_of(data.train), run.profile.training)
     chosen = recipe(run.profile.training, rows, model.config.hidden_size)
-    steps = all_steps(rows, chosen.training)
-    batches = [batch for step in steps for batch in step]
+    batches = [batch for step in chosen.steps for batch in step]
     layers = layers_to_recompute(model, batches, chosen.training)
     tokens = sum(batch.tokens for batch in batches)
     own = sum(len(batch.prefix) + sum(len(row.input_ids) for row in batch.rows) for batch in batches)
+    one_by_one = sum(len(row.input_ids) for row in rows) * int(chosen.training.epochs)
     weight_bytes, adapter_bytes = fixed_bytes(model, chosen.training)
     result = Plan(
-        steps=len(steps),
+        steps=len(chosen.steps),
         tokens=tokens,
-        tokens_unshared=sum(len(row.input_ids) for row in rows) * int(chosen.training.epochs),
         padding=1 - own / tokens,
+        saved=max(0.0, 1 - tokens / one_by_one),
         weight_bytes=weight_bytes,
         adapter_bytes=adapter_bytes,
         activation_bytes=measured_bytes(model, largest(batches), layers)[1],
@@ -133,8 +132,9 @@ def layers_to_recompute(model: PreTrainedModel, batches: Sequence[Batch], settin
         return min(settings.checkpoint_layers, most)
     if card is None or most == 0:
         return 0
-    kept, peak = measured_bytes(model, largest(batches), most)
-    per_layer = measured_bytes(model, largest(batches), most - 1)[0] - kept
+    batch = largest(batches)
+    kept, peak = measured_bytes(model, batch, most)
+    per_layer = measured_bytes(model, batch, most - 1)[0] - kept
     room = USABLE * card - sum(fixed_bytes(model, settings)) - peak
     return min(most, max(0, most - int(room // per_layer)))
 
@@ -167,7 +167,7 @@ def measured_bytes(model: PreTrainedModel, batch: Batch, layers: int) -> tuple[i
         with torch.random.fork_rng(), training_mode(model, layers):
             if on_card:
                 torch.cuda.reset_peak_memory_stats()
-            with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor), autocast(model):
+            with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
                 loss = loss_sum(model, batch)
             kept = sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in own)
             saved.clear()
@@ -213,9 +213,7 @@ def probe(model: PreTrainedModel, batches: Sequence[Batch], layers: int) -> floa
     with torch.random.fork_rng(), training_mode(model, layers):
         for batch in [chosen[0], *chosen]:  # the first one warms up and is not counted
             begun = time.perf_counter()
-            with autocast(model):
-                loss = loss_sum(model, batch)
-            loss.backward()
+            loss_sum(model, batch).backward()
             if model.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append((time.perf_counter() - begun) / batch.tokens)
@@ -226,24 +224,19 @@ def probe(model: PreTrainedModel, batches: Sequence[Batch], layers: int) -> floa
 
 
 def _stage_minutes(model: PreTrainedModel, data: Prepared, run: Run, training_seconds: float) -> dict[str, float]:
-    """Timed: a batch of answers, where the base may use its full length and the others the references', and a read."""
-    settings, tokenizer, base = run.profile.evaluation, load_tokenizer(run.profile.base), locate(run.profile.base)
+    """Minutes by stage; a batch of answers is timed, where the base may use its full length, others the references'."""
+    settings, tokenizer = run.profile.evaluation, load_tokenizer(run.profile.base)
     chats = [row["messages"] for row in data.test][: settings.limit]
-    lengths = [len(tokenizer(chat[-1]["content"]).input_ids) for chat in chats[:64]] or [0]
+    references = [len(tokenizer(chat[-1]["content"]).input_ids) for chat in chats[:64]] or [0]
     prompts = prompts_of(chats[: settings.batch_size], tokenizer)
     begun = time.perf_counter()
     generate_ids(model, prompts, max_new_tokens=TIMED_TOKENS, eos_token_id=-1)  # no row may end early
     token_seconds = (time.perf_counter() - begun) / TIMED_TOKENS
-    files = sorted(base.glob("*.safetensors"))
-    begun = time.perf_counter()
-    with files[0].open("rb") as file:
-        byte_seconds = 1 / max(1, len(file.read(TIMED_BYTES)))
-    byte_seconds *= time.perf_counter() - begun
-    num_batches = -(-len(chats) // settings.batch_size)
+    num_batches, load = -(-len(chats) // settings.batch_size), float(getattr(model, "loading_seconds", 0.0))
     seconds = {
-        "load": LOADS * float(getattr(model, "loading_seconds", 0.0)),
+        "load": LOADS * load,
         "train": training_seconds,
-        "answers": num_batches * token_seconds * (settings.max_new_tokens + (MODELS - 1) * mean(lengths)),
-        "merge": READS * byte_seconds * sum(file.stat().st_size for file in files),
+        "answers": num_batches * token_seconds * (settings.max_new_tokens + (MODELS - 1) * mean(references)),
+        "merge": PASSES * load,
     }
     return {stage: value / 60 for stage, value in seconds.items()}

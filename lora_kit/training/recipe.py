@@ -12,9 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..config import Training
-from .batches import Row, all_steps, epoch_steps
+from ..data.prepare import Prepared, data_inputs
+from ..errors import KitError
+from ..files import fingerprint, read_manifest, shown
+from .batches import Batch, Row, all_steps, epoch_steps
+
+if TYPE_CHECKING:
+    from ..runs import Run
 
 STEPS = 200  # optimizer steps that a training takes at least
 FEWEST_STEPS = 100  # a named number of epochs that gives fewer is said
@@ -26,16 +33,16 @@ FAR = 4.0  # a named learning rate that is this many times off the rule is said
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings without "auto", and the reason of each choice."""
+    """Settings without "auto", the micro-batches of every optimizer step, and the reason of each choice."""
 
     training: Training
-    steps: int
-    reasons: tuple[str, ...]
+    steps: list[list[Batch]]
+    reasons: list[str]
 
     def __str__(self) -> str:
         chosen = self.training
         line = (
-            f"recipe: {self.steps:,} steps in {chosen.epochs} epochs, {chosen.tokens_per_step:,} tokens per step, "
+            f"recipe: {len(self.steps):,} steps in {chosen.epochs} epochs, {chosen.tokens_per_step:,} tokens per step, "
             f"learning rate {chosen.learning_rate:.2g}"
         )
         return "\n  ".join([line, *self.reasons])
@@ -59,50 +66,47 @@ def recipe(settings: Training, rows: Sequence[Row], width: int) -> Recipe:
         width: the base's hidden size.
     """
     reasons: list[str] = []
-    chosen = replace(settings, learning_rate=_learning_rate(settings, width, reasons))
-    chosen = replace(chosen, tokens_per_step=_tokens_per_step(chosen, rows, reasons))
-    most = min(chosen.tokens_per_micro_batch, int(chosen.tokens_per_step))
-    chosen = replace(chosen, tokens_per_micro_batch=most)
+    rate = _learning_rate(settings, width, reasons)
+    size = _tokens_per_step(settings, rows, reasons)
+    most = min(settings.tokens_per_micro_batch, size)
+    chosen = replace(settings, learning_rate=rate, tokens_per_step=size, tokens_per_micro_batch=most)
     chosen = replace(chosen, epochs=_epochs(chosen, rows, reasons))
-    return Recipe(chosen, len(all_steps(rows, chosen)), tuple(reasons))
+    return Recipe(chosen, all_steps(rows, chosen), reasons)
 
 
 def _learning_rate(settings: Training, width: int, reasons: list[str]) -> float:
     rule, named = rate_for(width), settings.learning_rate
-    if isinstance(named, str):
+    if named == "auto":
         reasons.append(f"learning rate {rule:.2g}: 5e-4 * (2000 / {width:,})^0.78 for a base of width {width:,}")
         return rule
-    if not 1 / FAR <= named / rule <= FAR:
+    if not 1 / FAR <= float(named) / rule <= FAR:
         reasons.append(f"learning rate {named:.2g} as you say; {rule:.2g} is the rule for a base of width {width:,}")
-    return named
+    return float(named)
 
 
 def _tokens_per_step(settings: Training, rows: Sequence[Row], reasons: list[str]) -> int:
-    if not isinstance(settings.tokens_per_step, str):
-        return settings.tokens_per_step
-    passes = settings.epochs if isinstance(settings.epochs, int) else EPOCHS
-    tokens = passes * tokens_of(rows, settings) // STEPS
-    size = min(LARGEST_STEP, max(SMALLEST_STEP, tokens))
+    if settings.tokens_per_step != "auto":
+        return int(settings.tokens_per_step)
+    passes = EPOCHS if settings.epochs == "auto" else int(settings.epochs)
+    size = min(LARGEST_STEP, max(SMALLEST_STEP, passes * tokens_of(rows, settings) // STEPS))
     if size < LARGEST_STEP:
         reasons.append(f"{size:,} tokens per step, not {LARGEST_STEP:,}: few rows, and {STEPS} steps are wanted")
     return size
 
 
 def _epochs(settings: Training, rows: Sequence[Row], reasons: list[str]) -> int:
-    if not isinstance(settings.epochs, str):
+    if settings.epochs != "auto":
         if (steps := len(all_steps(rows, settings))) < FEWEST_STEPS:
             reasons.append(f"{steps} steps as you say; fewer than {FEWEST_STEPS} rarely teach facts")
-        return settings.epochs
-    wanted, counts = 0, [0]  # steps after each epoch
-    while wanted < EPOCHS or (counts[-1] < STEPS and wanted <= MOST_EPOCHS):
-        counts.append(counts[-1] + len(epoch_steps(rows, settings, wanted)))
-        wanted += 1
-    affordable = max(1, MOST_TOKENS // tokens_of(rows, settings))
-    chosen = min(wanted, MOST_EPOCHS, affordable)
+        return int(settings.epochs)
+    counts = [0]  # steps after each epoch
+    while len(counts) <= EPOCHS or (counts[-1] < STEPS and len(counts) <= MOST_EPOCHS + 1):
+        counts.append(counts[-1] + len(epoch_steps(rows, settings, len(counts) - 1)))
+    wanted = len(counts) - 1
+    chosen = min(wanted, MOST_EPOCHS, max(1, MOST_TOKENS // tokens_of(rows, settings)))
     if chosen < wanted and chosen == MOST_EPOCHS:
-        reasons.append(
-            f"{counts[chosen]} steps, fewer than {STEPS}: no row is seen more than {MOST_EPOCHS} times. Add rows"
-        )
+        few = f"{counts[chosen]} steps, fewer than {STEPS}"
+        reasons.append(f"{few}: no row is seen more than {MOST_EPOCHS} times. Add rows")
     elif chosen < wanted:
         reasons.append(f"{chosen} epochs: at most {MOST_TOKENS:,} tokens in all; training__epochs={wanted} for more")
     elif chosen > EPOCHS:
@@ -114,3 +118,19 @@ def tokens_of(rows: Sequence[Row], settings: Training) -> int:
     """Tokens that one pass computes, shared prefixes once."""
     plain = replace(settings, tokens_per_step=LARGEST_STEP)
     return sum(batch.tokens for step in epoch_steps(rows, plain, 0) for batch in step)
+
+
+def check_given(model: object, data: object, run: Run) -> None:
+    """Refuse a released model, things in the wrong order, and data that was prepared for something else."""
+    import torch
+
+    if not isinstance(model, torch.nn.Module) or not isinstance(data, Prepared):
+        kinds = f"{type(model).__name__}, {type(data).__name__}"
+        raise KitError(f"(model, data, run) are wanted, in this order; the first two are {kinds}")
+    if not any(True for _ in model.parameters()):
+        raise KitError("the model was released: load it again with lk.load_base(run)")
+    if read_manifest(data.folder)["fingerprint"] != fingerprint(data_inputs(run)):
+        raise KitError(
+            f"the data in {shown(data.folder)} was prepared from other files or settings than this run has: "
+            "call data = lk.prepare(run)"
+        )

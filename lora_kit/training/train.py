@@ -1,40 +1,42 @@
-"""Notebook 03 in one call: train the attached adapter, store it with its log, go on where it stopped, or load it."""
+"""Notebook 03 in one call: train the attached adapter, store it with its log, go on where it stopped, or load it.
+
+training/handbook/   adapter/ (as PEFT saves it)   log.jsonl (one row per step)
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import mean
+from typing import TYPE_CHECKING, Any
 
 from .. import adapters
-from ..base import load_tokenizer
-from ..config import Training, settings
+from ..base import identity, load_tokenizer
+from ..config import settings
 from ..data.encoding import encode_batch
-from ..data.prepare import Prepared
+from ..data.prepare import Prepared, data_inputs
 from ..errors import KitError
-from ..files import fingerprint, shown
+from ..files import file_hash, fingerprint, read_manifest, shown
 from ..machine import memory_gib
 from ..progress import Progress
-from .batches import Batch, Row, all_steps, for_measuring, rows_of, split_validation
+from .batches import Row, for_measuring, rows_of, split_validation
 from .checkpoints import Checkpoints, LogRow, TrainerState
-from .loop import fit, stop_requests
+from .loop import fit, stop_requests, tracker
 from .optim import processes
 from .plan import layers_to_recompute
-from .recipe import recipe
-from .stage import adapter_stage, check_given, check_learned, loss_ends, read_log, train_inputs, trained_adapter
+from .recipe import Recipe, check_given, recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..config import Training
     from ..runs import Run, Stage
 
 SHOWN = ("loss", "evaluation_loss", "learning_rate")  # of a log row, while training
 HINT = "To stop: interrupt the kernel (■). The step is finished and kept; run the cell again to go on."
 HELD_OUT = 64  # held-out questions whose loss is measured during training
-UNSENT = ("step", "seconds")  # of a log row: trackers have both themselves
-TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 class Stopped(Exception):
@@ -69,23 +71,24 @@ def train(
     check_given(model, data, run)
     stage, inputs = adapter_stage(run), train_inputs(run)
     if folder := run.find(stage, inputs):
-        return _load(model, folder, run)
+        adapters.load_adapter(model, trained_adapter(run))
+        log = read_log(folder)
+        print(f"training: done before, {len(log)} steps, last loss {log[-1]['loss']:.3f}. In {shown(folder)}")
+        return log
     (rank, size), wanted = processes(), run.profile.processes
     if wanted > size:
         command = f"accelerate launch --num_processes {wanted} -m lora_kit train --profile {run.profile.name}"
         raise KitError(f"{run.profile.name} shares the work between {wanted} processes: start it with {command}")
     _attach(model, run)
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs, force=force)
-    if rank == 0:
-        _mention_others(checkpoints.folder)
     try:
         with run.writing(stage, inputs) if rank == 0 else nullcontext() as work:
-            state, chosen, is_finished = _fit(model, data, run, checkpoints, max_minutes, track)
-            if not is_finished:
+            state, found = _fit(model, data, run, checkpoints, max_minutes, track)
+            if not state.is_finished(len(found.steps), found.training):
                 raise Stopped
             check_learned(model, state.log)
             if work:
-                _write(model, state, chosen, run, work)
+                _write(model, state, found.training, run, work)
     except Stopped:
         kept = f"stopped after step {state.step} and kept in {shown(checkpoints.folder)}"
         print(f"training: {kept}; call lk.train again to go on")
@@ -93,7 +96,7 @@ def train(
     model.requires_grad_(False)
     if work:
         checkpoints.delete()
-        print(f"training: {_summary(state, chosen)}. In {shown(work.target)}")
+        print(f"training: {_summary(state, found.training)}. In {shown(work.target)}")
     if size > 1:
         from torch.distributed import barrier
 
@@ -108,15 +111,26 @@ def _fit(
     checkpoints: Checkpoints,
     max_minutes: float | None,
     track: str | None,
-) -> tuple[TrainerState, Training, bool]:
-    """Run the loop, shown and stoppable; the settings that "auto" became, and whether it came to its end."""
-    rank, _ = processes()
-    chosen, steps, held_out = _lay_steps(model, data, run)
-    layers = layers_to_recompute(model, [batch for step in steps for batch in step], chosen)
+) -> tuple[TrainerState, Recipe]:
+    """Lay the steps and run the loop through them, shown and stoppable.
+
+    With early stopping the loop evaluates rows that are set aside for it, otherwise some of the held-out questions.
+    """
+    is_main, chosen = processes()[0] == 0, run.profile.training
+    rows, aside = split_validation(rows_of(data.train), chosen)
+    found = recipe(chosen, rows, model.config.hidden_size)
+    if is_main and aside:
+        print(f"training: {len(aside)} of {len(data.train)} rows are set aside: their loss decides when to stop")
+    if is_main:
+        print(found)
+    if chosen.patience is None:
+        chats = [row["messages"] for row in data.test[:: max(1, -(-len(data.test) // HELD_OUT))]]
+        aside = [Row(*row) for row in encode_batch(chats, load_tokenizer(run.profile.base))]
+    layers = layers_to_recompute(model, [batch for step in found.steps for batch in step], found.training)
     with (
         stop_requests(max_minutes) as should_stop,
-        tracker(track if rank == 0 else None, run) as send,
-        Progress("training", len(steps), curve="loss", hint=HINT) as progress,
+        tracker(track if is_main else None, run) as send,
+        Progress("training", len(found.steps), curve="loss", hint=HINT) as progress,
     ):
 
         def on_step(row: LogRow) -> None:
@@ -127,50 +141,15 @@ def _fit(
 
         state = fit(
             model,
-            steps,
-            chosen,
-            held_out=held_out,
+            found.steps,
+            found.training,
+            held_out=for_measuring(aside, found.training),
             layers=layers,
             checkpoints=checkpoints,
             should_stop=should_stop,
             on_step=on_step,
         )
-    return state, chosen, state.is_finished(len(steps), chosen)
-
-
-@contextmanager
-def tracker(name: str | None, run: Run) -> Iterator[Callable[[LogRow], None]]:
-    """Give a function that sends a log row to one of accelerate's trackers; it does nothing where `name` is None."""
-    if name is None:
-        yield lambda row: None
-        return
-    if name not in TRACKERS:
-        raise KitError(f"there is no tracker {name!r}; the trackers are {', '.join(TRACKERS)}")
-    import torch
-    from accelerate import PartialState
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    PartialState(cpu=not torch.cuda.is_available())  # trackers need it
-    kind = LOGGER_TYPE_TO_CLASS[name]
-    place = {"logging_dir": str(run.path / "tracking")} if kind.requires_logging_directory else {}
-    try:
-        logger = kind(run.path.name, **place)
-        logger.start()
-    except ModuleNotFoundError:
-        raise KitError(f"the tracker {name} is not installed: pip install {name}") from None
-    flat = settings(run.profile)
-    logger.store_init_configuration({key: value for key, value in flat.items() if isinstance(value, str | int | float)})
-    try:
-        yield lambda row: logger.log({k: v for k, v in row.items() if k not in UNSENT}, step=row["step"])
-    finally:
-        logger.finish()
-
-
-def _load(model: PreTrainedModel, folder: Path, run: Run) -> list[LogRow]:
-    adapters.load_adapter(model, trained_adapter(run))
-    log = read_log(folder)
-    print(f"training: done before, {len(log)} steps, last loss {log[-1]['loss']:.3f}. In {shown(folder)}")
-    return log
+    return state, found
 
 
 def _attach(model: PreTrainedModel, run: Run) -> None:
@@ -184,31 +163,58 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
         adapters.take_adapter(model, start)
 
 
-def _lay_steps(model: PreTrainedModel, data: Prepared, run: Run) -> tuple[Training, list[list[Batch]], list[Batch]]:
-    """Settings without "auto", printed with their reasons; the micro-batches of every step; those that are evaluated.
-
-    Early stopping evaluates rows that are set aside for it, otherwise it is some of the held-out questions.
-    """
-    rows, validation = split_validation(rows_of(data.train), run.profile.training)
-    found = recipe(run.profile.training, rows, model.config.hidden_size)
-    if processes()[0] == 0:
-        if validation:
-            print(
-                f"training: {len(validation)} of {len(data.train)} rows are set aside: their loss decides when to stop"
-            )
-        print(found)
-    if run.profile.training.patience is None:
-        chats = [row["messages"] for row in data.test[:: max(1, -(-len(data.test) // HELD_OUT))]]
-        validation = [Row(*row) for row in encode_batch(chats, load_tokenizer(run.profile.base))]
-    return found.training, all_steps(rows, found.training), for_measuring(validation, found.training)
+def train_inputs(run: Run) -> dict[str, Any]:
+    """What the training stage is made from."""
+    sections = ("lora__", "quantization__", "training__")
+    chosen = {key: value for key, value in settings(run.profile).items() if key.startswith(sections)}
+    start = run.profile.training.start_from
+    if start is not None:
+        files = [Path(start).expanduser() / name for name in ("adapter_config.json", "adapter_model.safetensors")]
+        if not all(file.is_file() for file in files):
+            form = "runs/NAME/training/DATASET/adapter"
+            raise KitError(f"training__start_from={start!r} is no adapter's folder, as {form}")
+        chosen["training__start_from"] = file_hash(files[1])
+    return {"settings": chosen, "data": data_inputs(run)}
 
 
-def _mention_others(folder: Path) -> None:
-    """An unfinished training with other settings is left alone; a line says so, that nobody thinks it lost."""
-    others = [other for other in folder.parent.glob("*-unfinished-*") if other != folder]
-    if others and not folder.exists():
-        names = ", ".join(shown(other) for other in sorted(others))
-        print(f"an unfinished training with other settings or data is left as it is: {names}. Starting anew")
+def adapter_stage(run: Run) -> str:
+    """The stage folder of the run's adapter, named after its dataset."""
+    return f"training/{Path(run.profile.data.source).stem}"
+
+
+def trained_adapter(run: Run) -> Path:
+    """The folder of the run's trained adapter, its files checked; a KitError where it is not trained yet."""
+    return run.need(adapter_stage(run), train_inputs(run), made_by="lk.train(model, data, run)") / "adapter"
+
+
+def trained_adapters(run: Run) -> dict[str, Path]:
+    """The finished adapters in the run's folder that were trained on its base, by name ("handbook", "triage")."""
+    base = identity(run.profile.base)
+    folders = [path.parent for path in sorted(run.path.glob("training/*/manifest.json"))]
+    return {
+        folder.name: folder / "adapter" for folder in folders if read_manifest(folder)["inputs"]["data"]["base"] == base
+    }
+
+
+def read_log(folder: Path) -> list[LogRow]:
+    """The log of a finished training, one row per step."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def loss_ends(log: Sequence[LogRow]) -> tuple[float, float]:
+    """Mean loss of the first and of the last tenth of the steps; single steps differ as their rows do."""
+    tenth = max(1, len(log) // 10)
+    return mean(row["loss"] for row in log[:tenth]), mean(row["loss"] for row in log[-tenth:])
+
+
+def check_learned(model: PreTrainedModel, log: Sequence[LogRow]) -> None:
+    """Raise a KitError when training changed nothing: an adapter as at the start, or a loss that did not fall."""
+    zero = [name for name, value in adapters.trainable(model).items() if "lora_B" in name and not value.any()]
+    if zero:
+        raise KitError(f"nothing was learned: {len(zero)} adapter matrices B are still zero, as {zero[0]}")
+    first, last = loss_ends(log)
+    if len(log) >= 20 and not last < first:
+        raise KitError(f"the loss did not fall (from {first:.3f} to {last:.3f}): try another training__learning_rate")
 
 
 def _write(model: PreTrainedModel, state: TrainerState, chosen: Training, run: Run, work: Stage) -> None:
@@ -219,7 +225,8 @@ def _write(model: PreTrainedModel, state: TrainerState, chosen: Training, run: R
 
 
 def _summary(state: TrainerState, chosen: Training) -> str:
-    first, last = loss_ends(state.log)
-    skipped = f", {state.skipped} skipped by float16 overflow" if state.skipped else ""
-    kept = f", kept from step {state.best_step}, the lowest evaluation loss" if chosen.patience is not None else ""
+    (first, last), skips = loss_ends(state.log), state.log[-1]["skipped"]
+    skipped = f", {skips} skipped by float16 overflow" if skips else ""
+    best = state.best if chosen.patience is not None else {}
+    kept = f", kept from step {best['step']}, the lowest evaluation loss" if best else ""
     return f"{state.step:,} step{'s' * (state.step != 1)}, loss {first:.3f} to {last:.3f}{skipped}{kept}"

@@ -149,7 +149,8 @@ def test_a_damaged_file_names_the_folder_to_delete(faq: Path, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "where", ["usable_rows", "LengthFilter.encode", "_to_ask", "in_own_words", "verify", "near_duplicates", "make_report"]
+    "where",
+    ["usable_rows", "LengthFilter.encode", "_to_ask", "in_own_words", "verify", "near_duplicates", "make_report"],
 )
 def test_ctrl_c_at_any_time_leaves_no_half_written_dataset(
     faq: Path, monkeypatch: pytest.MonkeyPatch, where: str

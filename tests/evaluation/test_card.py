@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_kit.evaluation.card import MODELS, card_metrics, ends, headline, interval, resampled
+from lora_kit.evaluation.card import MODELS, card_metrics, ends, headline, resampled, share_ends
 
 from .judged import CARD, NO, ROWS, YES, row
 
@@ -104,6 +104,11 @@ def test_every_token_has_one_vote_in_perplexity_and_divergence() -> None:
     assert shares(metrics["learned_perplexity"]) == pytest.approx([math.exp(7 / 4 * f) for f in (0, 0.5, 2)], abs=1e-3)
     assert shares(metrics["kept_kl"]) == pytest.approx([0.0, 3.5, 14.0])
     assert metrics["kept_kl"]["difference"]["merged"] == [14.0, 8.0, 16.0]
+
+
+def interval(marks: list[bool], seed: int = 0) -> list[float]:
+    values = np.array(marks, dtype=float)
+    return share_ends(values, resampled(values[:, None], np.ones(len(values)), seed)[:, 0])
 
 
 def binomial(n: int, rate: float, at_most: int) -> float:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from lora_kit.evaluation import divergence as subject
-from lora_kit.evaluation.divergence import answer_rows, divergence, divergences, likeliest, lumped
+from lora_kit.evaluation import asking as subject
+from lora_kit.evaluation.asking import answer_rows, divergence, divergences, likeliest, lumped
 from lora_kit.training.batches import Row
 
 from ..models import load_small_llama, random_rows, save_small_llama, small_profile

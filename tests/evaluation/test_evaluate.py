@@ -14,8 +14,9 @@ from lora_kit.data.encoding import encode_batch
 from lora_kit.data.prepare import load_prepared
 from lora_kit.data.usable import read_questions
 from lora_kit.evaluation import asking
-from lora_kit.evaluation.asking import leaked, pick, reference_losses, with_general
-from lora_kit.evaluation.evaluate import evaluation_inputs, noise
+from lora_kit.evaluation.asking import reference_losses
+from lora_kit.evaluation.evaluate import evaluation_inputs, leaked, noise, with_general
+from lora_kit.evaluation.report import pick
 
 from ..models import SHORT
 from .judged import CARD, answer, question
@@ -170,8 +171,8 @@ def test_bad_rows_of_own_questions_are_named(done: lk.Run, tmp_path: Path, rows:
         ({"checks": ["polite"]}, "'polite'"),
         ({"checks": has_no_answer}, "list of functions"),
         ({"checks": None}, "list of functions"),
-        ({"checks": [says_no]}, "'says_no' .* True or False.*'no'"),
-        ({"checks": [has_no_answer]}, "'has_no_answer' .*ValueError: cannot judge"),
+        ({"checks": [says_no]}, "says_no must give True or False.*'no'"),
+        ({"checks": [has_no_answer]}, "has_no_answer fails on .*ValueError: cannot judge"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_and_loses_nothing(

@@ -11,8 +11,8 @@ import pytest
 
 import lora_kit as lk
 from lora_kit.evaluation.card import MODELS
-from lora_kit.evaluation.report import changed, markdown_card, notes, sample, terminal_table, write_html
-from lora_kit.training.stage import read_log
+from lora_kit.evaluation.report import changed, markdown_card, notes, pick, terminal_table, write_html
+from lora_kit.training.train import read_log
 
 EVIL = """<script>alert("x")</script>'|{{ 7 * 7 }}\x1b[31m\n# x"""
 VOID = {"meta", "img", "input", "br", "link"}
@@ -230,5 +230,5 @@ def test_the_decision_is_the_headline(tmp_path: Path, decision: str, shown: str)
 
 def test_samples_are_a_few_of_each_kind_at_even_distances() -> None:
     rows = [answer(i, kind) for i in range(10) for kind in ("fact", "general")] + [answer(0, "decline")]
-    found = [(row["kind"], row["question"].split()[-1]) for row in sample(rows)]
+    found = [(row["kind"], row["question"].split()[-1]) for row in pick(rows, 2)]
     assert found == [("fact", "0?"), ("fact", "5?"), ("general", "0?"), ("general", "5?"), ("decline", "0?")]

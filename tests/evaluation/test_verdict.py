@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from lora_kit.evaluation.card import MODELS, card_metrics
-from lora_kit.evaluation.divergence import divergence
+from lora_kit.evaluation.asking import divergence
+from lora_kit.evaluation.card import ENOUGH, METRICS, MODELS, card_metrics, verdict
 from lora_kit.evaluation.metrics import judge
-from lora_kit.evaluation.verdict import ENOUGH, RULES, verdict
 
 from .judged import answer, question
+
+RULES = [(m.name, "at most" if m.lower else "at least", m.bound) for m in METRICS if m.bound is not None]
 
 
 def card(n: int = ENOUGH, rise: float = 0.5, **changed: float | None) -> dict[str, Any]:

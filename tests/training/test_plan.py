@@ -16,7 +16,7 @@ from lora_kit.data.prepare import data_inputs, load_prepared
 from lora_kit.quantization import load_model
 from lora_kit.training.batches import Batch, Row
 from lora_kit.training.plan import card_bytes, fixed_bytes, largest, layers_to_recompute, measured_bytes, probe
-from lora_kit.training.stage import read_log
+from lora_kit.training.train import read_log
 
 from ..models import FakeRun, adapted, llama, random_rows, save_small_llama, small_profile
 

@@ -14,7 +14,7 @@ import lora_kit as lk
 from lora_kit.adapters import attach_lora, read_adapter, trainable
 from lora_kit.quantization import load_model
 from lora_kit.training.optim import main_process_first, make_optimizer, make_scaler, processes, sum_over_processes
-from lora_kit.training.stage import read_log
+from lora_kit.training.train import read_log
 
 from ..models import FakeRun, save_small_llama, small_profile
 from .test_checkpoints import SMALL, write_rows

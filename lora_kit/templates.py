@@ -1,0 +1,48 @@
+"""Pages and cards from the Jinja templates in assets/: whatever a value holds, it stays text in the finished page."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def render(template: str, **values: Any) -> str:
+    """The filled template.
+
+    Args:
+        template: its path below assets/; its suffix, .html or .md, decides how values are escaped.
+        values: what the template names; a `markupsafe.Markup` is taken as it is.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_markdown if template.endswith(".md") else None,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(values)
+
+
+def one_line(text: Any) -> str:
+    """Text without line breaks and control characters, which could repaint a terminal or end a table's row."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def _markdown(value: Any) -> Markup:
+    """A value as Markdown that shows it as it is."""
+    from markupsafe import Markup
+
+    if isinstance(value, Markup):
+        return value
+    return Markup(re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(one_line(value), quote=False)))
