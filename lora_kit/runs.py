@@ -48,8 +48,9 @@ class Run:
 
     Args:
         profile: "tiny-cpu", "llama2-7b-t4", ...; by default LORA_KIT_PROFILE, else what the machine can do.
-        data: an embedded dataset, your own file or folder, a Hub id (short for `data__source=`), a `datasets.Dataset`
-            or a list of dicts; the last two are written below `root` first, so that a run can be repeated.
+        data: an embedded dataset, your own file or folder, a Hub id (short for `data__source=`); or rows as a
+            `datasets.Dataset` or `DatasetDict`, a pandas `DataFrame` or a list of dicts, which are written below `root`
+            first, so that a run can be repeated.
         name: the folder's name; by default the profile's, with a short hash when settings differ from the preset.
         root: where run folders live; by default LORA_KIT_RUNS, else the platform's place.
         source: a packed run (`run.pack()`) to unpack into the folder first.
@@ -181,27 +182,36 @@ def _choose(name: str | None, overrides: dict[str, Any]) -> tuple[Profile, str]:
 
 
 def _as_source(data: Any, root: Path) -> str:
-    """The path or name of a dataset; rows given as objects become a file named by its contents."""
+    """The path or name of a dataset; rows given as objects become files named by their contents."""
     if isinstance(data, str | os.PathLike):
         return os.fspath(data)
-    is_rows = all(isinstance(row, dict) for row in data) if isinstance(data, list) else type(data).__name__ == "Dataset"
-    if not is_rows or not len(data):
+    is_several = type(data).__name__ == "DatasetDict"  # its splits become the files of a folder
+    texts = {name: _as_lines(rows) for name, rows in data.items()} if is_several else {"rows": _as_lines(data)}
+    place = root / "inputs" / f"rows-{fingerprint(texts if is_several else texts['rows'])[:12]}"
+    for name, text in texts.items():
+        with whole_file(place / f"{name}.jsonl" if is_several else place.with_suffix(".jsonl")) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return str(place if is_several else place.with_suffix(".jsonl"))
+
+
+def _as_lines(data: Any) -> str:
+    """Rows as JSON, one a line; dates and their like in the library's own way."""
+    kind = type(data).__name__
+    is_rows = isinstance(data, list) and all(isinstance(row, dict) for row in data)
+    if not (is_rows or kind in ("Dataset", "DataFrame")) or not len(data):
         raise KitError(
-            f"data={type(data).__name__} cannot be read: give a file, a folder, a name, a datasets.Dataset "
+            f"data={kind} cannot be read: give a file, a folder, a name, a Dataset or DatasetDict, a DataFrame "
             "or a list of dicts"
         )
     try:
         if isinstance(data, list):
-            rows = "".join(json.dumps(row) + "\n" for row in data)
-        else:  # dates and their like are written in the library's own way
-            data.to_json(buffer := io.BytesIO(), force_ascii=True)
-            rows = buffer.getvalue().decode()
-    except (TypeError, ValueError, RecursionError) as error:
+            return "".join(json.dumps(row, default=lambda value: value.tolist()) + "\n" for row in data)  # numpy's
+        if kind == "DataFrame":
+            return str(data.to_json(orient="records", lines=True, date_format="iso"))
+        data.to_json(buffer := io.BytesIO(), force_ascii=True)
+        return buffer.getvalue().decode()
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise KitError(f"the rows given as data cannot be written as JSON: {error}") from error
-    path = root / "inputs" / f"rows-{fingerprint(rows)[:12]}.jsonl"
-    with whole_file(path) as partial:
-        partial.write_text(rows, encoding="utf-8")
-    return str(path)
 
 
 def _folder_name(chosen: Profile) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy
 import pandas
 import pytest
 
@@ -82,13 +83,12 @@ def test_rows_given_as_objects_are_kept_by_their_contents(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ([], "data=list cannot be read: give a file, a folder, a name, a datasets.Dataset or a list of dicts"),
+        ([], "data=list cannot be read: give a file"),
         ([GOOD, "text"], "data=list cannot be read"),
         (3, "data=int cannot be read"),
         (GOOD, "data=dict cannot be read"),
         (iter([GOOD]), "data=list_iterator cannot be read"),
         (datasets.Dataset.from_list([]), "data=Dataset cannot be read"),
-        (datasets.DatasetDict(train=datasets.Dataset.from_list([GOOD])), "data=DatasetDict cannot be read"),
         ([GOOD | {"at": Path()}], "cannot be written as JSON"),
         ([GOOD | {(1, 2): 3}], "cannot be written as JSON"),
     ],
@@ -100,13 +100,11 @@ def test_objects_that_hold_no_rows_are_refused(tmp_path: Path, data: Any, said: 
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
-def test_a_data_frame_is_read_or_refused_in_one_sentence(tmp_path: Path) -> None:
-    try:
-        run = lk.Run("tiny-cpu", data=pandas.DataFrame([GOOD]), root=tmp_path)
-    except KitError as error:
-        assert "data=DataFrame cannot be read" in str(error)
-    else:
-        assert [row.messages for row in read_conversations(run.profile.data.source)] == [PAIR]
+def test_numpy_values_and_missing_ones_are_rows_like_any_other(tmp_path: Path) -> None:
+    rows = [GOOD | {"number": numpy.int64(7), "note": float("nan")}, GOOD]
+    for data in (rows, pandas.DataFrame(rows)):
+        run = lk.Run("tiny-cpu", data=data, root=tmp_path)
+        assert [row.messages for row in read_conversations(run.profile.data.source)] == [PAIR, PAIR]
 
 
 @pytest.mark.parametrize("name", TABLES)
