@@ -15,6 +15,7 @@ from dataclasses import asdict
 import lora_kit as lk
 
 from .errors import KitError
+from .exporting import check_format
 from .files import absolute, check_files, shown
 from .machine import default_root, scratch_root
 from .pipeline import stage_folder
@@ -132,13 +133,18 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def chat(options: argparse.Namespace) -> None:
-    """talk to base and tuned model side by side"""
-    lk.chat(open_run(options), options.question, adapter=options.adapter, temperature=options.temperature)
+    """train what is missing, then talk to base and tuned model side by side"""
+    run = open_run(options)
+    lk.make(run, "training")
+    lk.chat(run, options.question, adapter=options.adapter, temperature=options.temperature)
 
 
 def export(options: argparse.Namespace) -> None:
-    """write the adapter as a zip, or the merged model as GGUF or for Ollama"""
-    lk.export(open_run(options), options.to)
+    """make what is missing, then write the adapter as a zip, or the merged model as GGUF or for Ollama"""
+    check_format(options.to)
+    run = open_run(options)
+    lk.make(run, "training" if options.to == "adapter-zip" else "merged")
+    lk.export(run, options.to)
 
 
 def runs(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 import zipfile
 from pathlib import Path
 from shlex import quote
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .runs import Run
 
 FORMATS = ("adapter-zip", "gguf", "gguf-q8_0", "ollama")
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that its --max-lora-rank takes
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja")
 LLAMA2 = """{{- range $i, $_ := .Messages }}
@@ -54,8 +56,7 @@ def export(run: Run, kind: str = "adapter-zip") -> Path:
     Raises:
         KitError: an unknown format, a stage that is missing, a base that it does not cover, no room on the disk.
     """
-    if kind not in FORMATS:
-        raise KitError(f"there is no export {kind!r}; lora_kit exports {', '.join(FORMATS)}")
+    check_format(kind)
     adapter, place = trained_adapter(run), run.path / "exports"
     name, hint = f"{run.path.name}-{adapter.parent.name}", ""
     check_writable(place)
@@ -64,10 +65,15 @@ def export(run: Run, kind: str = "adapter-zip") -> Path:
         with whole_file(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
             for file, content in adapter_files(run).items():
                 archive.writestr(file, content)
+        rank = next((size for size in VLLM_RANKS if size >= run.profile.lora.r), run.profile.lora.r)
+        model = f"{plain_name(adapter.parent.name)}=FOLDER"
+        served = f"vllm serve {quote(run.profile.base.source)} --enable-lora --max-lora-rank {rank}"
+        hint = f"\n  {served} --lora-modules {model}"
     elif kind == "ollama":
         target = place / f"{name}-ollama"
         _write_ollama(run, target, name)
-        hint = f"\n  ollama create {quote(name)} -f {quote(shown(target / 'Modelfile'))}\n  ollama run {quote(name)}"
+        model = plain_name(name)
+        hint = f"\n  ollama create {model} -f {quote(shown(target / 'Modelfile'))}\n  ollama run {model}"
     else:
         bits = "Q8_0" if kind == "gguf-q8_0" else "F16"
         target = place / f"{name}-{bits}.gguf"
@@ -76,6 +82,20 @@ def export(run: Run, kind: str = "adapter-zip") -> Path:
     mib = sum(file.stat().st_size for file in [target, *target.glob("*")]) / 2**20
     print(f"{kind}: {mib:,.1f} MiB in {shown(target)}{hint}")
     return target
+
+
+def check_format(kind: str) -> None:
+    """Raise KitError where there is no such export."""
+    if kind not in FORMATS:
+        hint = ". llama.cpp makes other sizes: export gguf, then llama-quantize MODEL.gguf SMALL.gguf Q4_K_M"
+        quantized = hint if str(kind).startswith("gguf") else ""
+        raise KitError(f"there is no export {kind!r}; lora_kit exports {', '.join(FORMATS)}{quantized}")
+
+
+def plain_name(name: str) -> str:
+    """A name as Ollama and vLLM take it: small letters, digits, dots, dashes, underscores."""
+    ascii_only = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._-]+", "-", ascii_only).strip("-._") or "model"
 
 
 def push(run: Run, repository: str, *, what: str = "adapter", private: bool = True) -> str:

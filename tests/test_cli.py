@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import lora_kit as lk
 from lora_kit import machine
 from lora_kit.__main__ import COMMANDS, main
 from lora_kit.checkup import Checkup
@@ -25,12 +26,8 @@ MISTAKES = {
     ),
     "no GPU": (["train", "--profile", "tinyllama-t4"], "needs a CUDA GPU and there is none"),
     "two GPUs": (["plan", "--profile", "llama2-7b-2xt4"], "needs a CUDA GPU and there is none"),
-    "nothing to export": (
-        ["export", *TINY],
-        "is not made yet for these settings: run lk.train(model, data, run) first",
-    ),
     "unknown export": (["export", *TINY, "--to", "onnx"], "there is no export 'onnx'; lora_kit exports adapter-zip"),
-    "nobody to chat with": (["chat", *TINY, "hi"], "is not made yet for these settings: run lk.train"),
+    "another GGUF": (["export", *TINY, "--to", "gguf-q4_k_m"], "llama-quantize MODEL.gguf SMALL.gguf Q4_K_M"),
     "unknown profile for the doctor": (["doctor", "--profile", "huge"], "there is no profile 'huge'"),
 }
 
@@ -50,6 +47,23 @@ def test_a_mistake_is_one_line_and_status_2(
     assert stderr.startswith("error: ")
     assert stderr.count("\n") == 1
     assert said in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stage"),
+    [
+        (["export"], "training"),
+        (["export", "--to", "ollama"], "merged"),
+        (["chat", "hi"], "training"),
+        (["evaluate"], "merged"),
+    ],
+)
+def test_a_command_makes_what_is_missing(arguments: list[str], stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(lk, "make", lambda run, until: called.append(until))
+    monkeypatch.setattr(lk, arguments[0], lambda *_, **__: called.append(arguments[0]))
+    assert main([arguments[0], *TINY, *arguments[1:]]) == 0
+    assert called == [stage, arguments[0]]
 
 
 def test_a_bad_row_of_a_users_file_is_one_line_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

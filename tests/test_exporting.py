@@ -19,7 +19,7 @@ from lora_kit import exporting
 from lora_kit.base import ASSETS, load_tokenizer
 from lora_kit.data.encoding import encode_batch
 from lora_kit.errors import KitError
-from lora_kit.exporting import modelfile
+from lora_kit.exporting import modelfile, plain_name
 
 from .models import SHORT
 
@@ -177,3 +177,19 @@ def test_a_folder_in_the_place_of_a_file_is_one_sentence(done: lk.Run) -> None:
         assert not list(path.parent.glob(".*.partial"))
     finally:
         path.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("tiny-cpu-Prix d'été (v2)", "tiny-cpu-prix-d-ete-v2"), ("東京", "model"), ("ok_1.2", "ok_1.2")],
+)
+def test_names_are_those_that_ollama_and_vllm_take(name: str, plain: str) -> None:
+    assert plain_name(name) == plain
+
+
+def test_the_lines_that_serve_an_export_are_filled_in(done: lk.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    lk.export(done)
+    out = capsys.readouterr().out
+    assert (
+        f"vllm serve {done.profile.base.source} --enable-lora --max-lora-rank 8 --lora-modules handbook=FOLDER" in out
+    )
