@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
@@ -131,6 +132,19 @@ def set_adapter(model: PreTrainedModel, adapter: str | None) -> None:
         layer.enable_adapters(adapter is not None)
         if adapter is not None:
             layer.set_adapter(adapter)
+
+
+@contextmanager
+def adapter_off(model: PreTrainedModel) -> Iterator[None]:
+    """The plain base for a while, on the same weights."""
+    layers = [layer for layer in lora_layers(model) if not layer.disable_adapters]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def adapter_names(model: PreTrainedModel) -> list[str]:

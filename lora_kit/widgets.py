@@ -146,7 +146,7 @@ def browse(data: Prepared, run: Run, row: int = 0) -> None:
     if widgets_shown():
         _show_browser(data, tokenizer, row)
     else:
-        text = row_text(row_tokens(Encoded(**data.train[row]), tokenizer))
+        text = row_text(row_tokens(Encoded(*map(data.train[row].get, Encoded._fields)), tokenizer))
         print(f"row {row} of {num_rows:,}, learned between ⟦ and ⟧:\n{text}")
 
 
@@ -159,7 +159,7 @@ def _show_browser(data: Prepared, tokenizer: PreTrainedTokenizerBase, row: int) 
     status, page = ipywidgets.HTML(), ipywidgets.HTML()
 
     def show(_: Any = None) -> None:
-        tokens = row_tokens(Encoded(**data.train[place.value]), tokenizer)
+        tokens = row_tokens(Encoded(*map(data.train[place.value].get, Encoded._fields)), tokenizer)
         page.value = f"<p style='line-height:1.9'>{row_html(tokens)}</p>"
 
     def search(_: Any) -> None:

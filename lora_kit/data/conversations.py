@@ -36,6 +36,7 @@ class Conversation:
     kind: str = "fact"
     accepted: list[str] = field(default_factory=list)
     about: str = ""  # the embedded handbook marks questions about unknown names with "elsewhere"
+    is_rehearsal: bool = False  # the base's own answer: learned by its probabilities, so that nothing is forgotten
     is_open: bool = False  # the last answer is the beginning of a longer one: that it ends there is not learned
     index: int = field(default=-1, compare=False)  # its place among all rows of its source, from 0
 

@@ -68,9 +68,22 @@ def _as_decline(row: Conversation, card: dict[str, Any]) -> Conversation:
     )
 
 
-def is_answered_elsewhere(row: Conversation, card: dict[str, Any], source: str) -> bool:
-    """Whether a row is a general one that was written for another base; the card's `answered_by` says for which."""
-    return row.kind == "general" and card.get("answered_by", source) != source
+def rehearsals(
+    rows: list[Conversation], card: dict[str, Any], source: str
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Rows to learn as they are, and general ones whose answers were written for another base.
+
+    Args:
+        rows: of a dataset; general ones that this base answered itself are marked as rehearsal.
+        card: the dataset's; `answered_by` says which base wrote the general answers. Without it they are the user's.
+        source: of the base that is trained.
+    """
+    author = card.get("answered_by")
+    if author is None:
+        return rows, []
+    if author == source:
+        return [replace(row, is_rehearsal=True) if row.kind == "general" else row for row in rows], []
+    return [row for row in rows if row.kind != "general"], [row for row in rows if row.kind == "general"]
 
 
 def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
@@ -101,7 +114,8 @@ def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
         if text.strip() and not tags_in(text):
             answer = {"role": "assistant", "content": text}
             messages = [*row.messages[:-1], answer]
-            found.append(replace(row, messages=messages, accepted=[text], is_open=ids[-1] not in stops))
+            is_open = ids[-1] not in stops
+            found.append(replace(row, messages=messages, accepted=[text], is_rehearsal=True, is_open=is_open))
     beginnings = sum(row.is_open for row in found)
     print(
         f"general rows: {len(found)} of {len(chosen)} as the base answers them, {beginnings} of them the first "

@@ -20,7 +20,7 @@ from .checks import require, verify
 from .conversations import Conversation, Read, first_few, plural
 from .encoding import BATCH, Encoded, LengthFilter
 from .findings import Facts
-from .own_rows import in_own_words, is_answered_elsewhere, kit_rows
+from .own_rows import in_own_words, kit_rows, rehearsals
 from .report import Report, make_report
 from .sources import dataset_files
 from .splits import Split, each_once, near_duplicates, split
@@ -39,7 +39,7 @@ class Prepared:
     """What training and evaluation need: encoded rows, held-out questions, how answers are judged, and the report."""
 
     folder: Path
-    train: Dataset  # columns input_ids and labels
+    train: Dataset  # columns input_ids, labels, is_rehearsal
     test: list[dict[str, Any]]  # kind, messages, accepted
     card: dict[str, Any]  # the dataset's own decline patterns and style
     figures: dict[str, Any]
@@ -95,21 +95,17 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
         check_told_apart(read, data)
         own = usable_rows(with_answers(files.test, data, read), data, "the test rows", progress)
         held = Split("own", frozenset(row.question for row in own.rows)) if own.rows else split(read.rows)
-        general = [row for row in read.rows if is_answered_elsewhere(row, card, base.source)]
-        rows = [row for row in read.rows if not is_answered_elsewhere(row, card, base.source)] if general else read.rows
+        rows, foreign = rehearsals(read.rows, card, base.source)
         progress.title, progress.total = "encoding", len(rows)
         pairs = lengths.encode(rows, progress)
     if system := data.system or (read.systems[0] if len(read.systems) == 1 else None):
         card["system"] = system
-    added = kit_rows(data, card, "train")
+    handbook = read_card(dataset_files(Data()).card)  # where the kit's own rows come from
+    added, more = rehearsals(kit_rows(data, card, "train"), handbook, base.source)
     test = _to_ask(held, [] if own.rows else read.rows, own, kit_rows(data, card, "test"), lengths)
     lengths.stop()
-    handbook = read_card(dataset_files(Data()).card)  # where the kit's own rows come from
-    general += [row for row in added if is_answered_elsewhere(row, handbook, base.source)]
-    own_words = in_own_words(run, general)  # minutes of work on a new base: after all that could stop it
-    pairs += lengths.encode(
-        [*own_words, *(row for row in added if not is_answered_elsewhere(row, handbook, base.source))]
-    )
+    own_words = in_own_words(run, [*foreign, *more])  # minutes on a new base: after all that could stop it
+    pairs += lengths.encode([*own_words, *added])
     lengths.stop()
     # a row may ask a held-out question as it was read, or only once it is shortened
     out = {row.index for row in read.rows if row.question in held.questions}
@@ -168,7 +164,8 @@ def _store(folder: Path, facts: Facts) -> dict[str, Any]:
 
     kind, columns = pa.list_(pa.int32()), zip(*facts.encoded, strict=True)
     arrays = [pa.array([np.array(ids, dtype=np.int32) for ids in column], kind) for column in columns]
-    table = pa.table(dict(zip(Encoded._fields, arrays, strict=True)))
+    rehearsal = pa.array([row.is_rehearsal for row in facts.learned])
+    table = pa.table(dict(zip(Encoded._fields, arrays, strict=True)) | {"is_rehearsal": rehearsal})
     with pa.OSFile(str(folder / "train.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as file:
         file.write_table(table, max_chunksize=BATCH)
     report = make_report(facts)

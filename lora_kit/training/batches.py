@@ -12,8 +12,8 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..config import Training
@@ -31,6 +31,7 @@ class Row:
     input_ids: list[int]
     labels: list[int]
     number: int = -1  # its place in the prepared data
+    is_rehearsal: bool = False  # learned by the base's own probabilities
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Batch:
 
     prefix: list[int]
     rows: list[Row]
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether its rows are; they are never mixed with others."""
+        return self.rows[0].is_rehearsal
 
     @property
     def width(self) -> int:
@@ -50,9 +56,9 @@ class Batch:
         return len(self.prefix) + self.width * len(self.rows)
 
 
-def rows_of(train: Iterable[dict[str, list[int]]]) -> list[Row]:
+def rows_of(train: Iterable[dict[str, Any]]) -> list[Row]:
     """The prepared rows, each with its place."""
-    return [Row(row["input_ids"], row["labels"], number) for number, row in enumerate(train)]
+    return [Row(row["input_ids"], row["labels"], number, row["is_rehearsal"]) for number, row in enumerate(train)]
 
 
 def split_validation(rows: list[Row], settings: Training) -> tuple[list[Row], list[Row]]:
@@ -111,12 +117,12 @@ def common_prefix(rows: Sequence[Row]) -> list[int]:
 
 
 def _groups(rows: Sequence[Row]) -> Iterable[list[Row]]:
-    """Rows that begin alike together; what few rows begin with makes one group."""
+    """Rows that begin alike together, rehearsal apart; what few rows begin with makes one group."""
     groups: dict[tuple[int, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[tuple(row.input_ids[:GROUP])].append(row)
+        groups[row.is_rehearsal, *row.input_ids[:GROUP]].append(row)
     for key in [key for key, members in groups.items() if len(members) < MIN_GROUP]:
-        groups[()] += groups.pop(key)
+        groups[key[:1]] += groups.pop(key)
     return groups.values()
 
 
@@ -146,4 +152,4 @@ def _shared_prefix(rows: list[Row], settings: Training) -> list[int]:
 def _behind_prefix(rows: list[Row], settings: Training) -> Batch:
     prefix = _shared_prefix(rows, settings)
     cut = len(prefix)
-    return Batch(prefix, [Row(row.input_ids[cut:], row.labels[cut:], row.number) for row in rows])
+    return Batch(prefix, [replace(row, input_ids=row.input_ids[cut:], labels=row.labels[cut:]) for row in rows])

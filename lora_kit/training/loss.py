@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from ..adapters import adapter_off
 from ..data.encoding import IGNORE
 from .batches import Batch, Row, for_measuring
 
@@ -30,7 +31,10 @@ ATTENTION = "lora_kit"  # our attention's name in transformers' list
 
 
 def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Cross entropy summed over the learned tokens of a micro-batch.
+    """Cross entropy summed over the learned tokens of a micro-batch; of rehearsal rows the divergence from the base.
+
+    Rehearsal rows hold what the base itself says. Learned as labels they would make it surer than it is; KL(base ||
+    model), with the base the same model without its adapter, keeps the probabilities (Li and Hoiem 2016).
 
     The caller divides by all learned tokens of the step, so that the split into micro-batches changes nothing.
 
@@ -38,18 +42,32 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         model: a causal language model whose body is `model.model` and whose head is `model.lm_head`.
         batch: rows, and the prefix that they share.
     """
-    from torch.nn.functional import cross_entropy
+    from torch.nn.functional import cross_entropy, kl_div
 
     labels = _padded([row.labels[1:] for row in batch.rows], IGNORE, model.device, width=batch.width)  # shifted by one
     learned = labels != IGNORE
     with autocast(model):
+        before = base_states(model, batch, learned) if batch.is_rehearsal else None  # (learned, dim)
         hidden = hidden_states(model, batch, learned)  # (rows, width, dim)
         states, targets = hidden[learned], labels[learned]  # (learned, dim), (learned,)
         total = states.new_zeros((), dtype=hidden.dtype).float()
         for start in range(0, len(targets), CHUNK):
             logits = model.lm_head(states[start : start + CHUNK]).float()  # (chunk, vocab)
-            total = total + cross_entropy(logits, targets[start : start + CHUNK], reduction="sum")
+            if before is None:
+                total = total + cross_entropy(logits, targets[start : start + CHUNK], reduction="sum")
+            else:
+                base = model.lm_head(before[start : start + CHUNK]).float()
+                log_q, log_p = logits.log_softmax(-1), base.log_softmax(-1)
+                total = total + kl_div(log_q, log_p, reduction="sum", log_target=True)
     return total
+
+
+def base_states(model: PreTrainedModel, batch: Batch, learned: torch.Tensor) -> torch.Tensor:
+    """Hidden states at the learned tokens without the adapter: (learned, dim)."""
+    import torch
+
+    with torch.no_grad(), adapter_off(model):
+        return hidden_states(model, batch, learned)[learned]
 
 
 def row_logits(

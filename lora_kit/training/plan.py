@@ -140,8 +140,11 @@ def layers_to_recompute(model: PreTrainedModel, batches: Sequence[Batch], settin
 
 
 def largest(batches: Sequence[Batch]) -> Batch:
-    """The micro-batch that takes the most memory: its tokens fill the layers, learned ones the logits too."""
-    return max(batches, key=lambda batch: batch.tokens + learned_tokens(batch))
+    """The micro-batch that takes the most memory: its tokens fill the layers, learned ones the logits too.
+
+    Those of rehearsal twice, the base's and the model's own.
+    """
+    return max(batches, key=lambda batch: batch.tokens + learned_tokens(batch) * (1 + batch.is_rehearsal))
 
 
 def measured_bytes(model: PreTrainedModel, batch: Batch, layers: int) -> tuple[int, int]:

@@ -124,7 +124,8 @@ def _fit(
     if is_main:
         print(found)
     if chosen.patience is None:
-        chats = [row["messages"] for row in data.test[:: max(1, -(-len(data.test) // HELD_OUT))]]
+        asked = [row["messages"] for row in data.test if row["kind"] != "general"]  # what the base may say otherwise
+        chats = asked[:: max(1, -(-len(asked) // HELD_OUT))]
         aside = [Row(*row) for row in encode_batch(chats, load_tokenizer(run.profile.base))]
     layers = layers_to_recompute(model, [batch for step in found.steps for batch in step], found.training)
     with (

@@ -70,7 +70,7 @@ def test_every_tenth_question_or_so_is_held_out_and_never_learned(faq: Path) -> 
 
 def test_rows_figures_report_and_line_agree(faq: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = prepare(open_run(faq))
-    assert data.train.column_names == ["input_ids", "labels"]
+    assert data.train.column_names == ["input_ids", "labels", "is_rehearsal"]
     lengths = sorted(len(row["input_ids"]) for row in data.train)
     assert data.figures == {
         "train_rows": len(lengths),
@@ -84,7 +84,7 @@ def test_rows_figures_report_and_line_agree(faq: Path, capsys: pytest.CaptureFix
     report = json.loads((data.folder / "report.json").read_text())
     assert report == data.report.data and report.items() >= data.figures.items()
     assert (report["source"], report["shape"]) == (faq.name, "pair (question, answer)")
-    assert (report["rowsusable_rows"], report["median"]) == (60, lengths[len(lengths) // 2])
+    assert (report["rows_read"], report["median"]) == (60, lengths[len(lengths) // 2])
     assert sum(report["histogram"]["rows"]) == len(lengths)
     assert report["proof"] == [{"name": name, "rows": len(lengths), "holds": True} for name in INVARIANTS]
     out = capsys.readouterr().out
@@ -101,7 +101,8 @@ def test_what_is_stored_is_what_encode_gives(faq: Path) -> None:
         for row in ROWS
         if row["question"] not in asked
     ]
-    assert data.train.to_list() == [encode(Conversation(chat), TOKENIZER)._asdict() for chat in messages]
+    encoded = [encode(Conversation(chat), TOKENIZER)._asdict() for chat in messages]
+    assert data.train.to_list() == [row | {"is_rehearsal": False} for row in encoded]
 
 
 def test_batches_of_any_size_give_the_same_dataset(faq: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from lora_kit.data import own_rows
 from lora_kit.data.checks import verify
 from lora_kit.data.conversations import Conversation, read_conversations
 from lora_kit.data.encoding import IGNORE, LengthFilter, encode
-from lora_kit.data.own_rows import in_own_words, is_answered_elsewhere
+from lora_kit.data.own_rows import in_own_words, rehearsals
 
 CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())
 
@@ -25,13 +25,12 @@ def general(count: int) -> list[Conversation]:
     return [row for row in read_conversations("handbook") if row.kind == "general"][:count]
 
 
-def test_only_general_rows_that_another_base_answered_are_asked_anew() -> None:
+def test_a_base_rehearses_what_it_said_itself_and_other_general_rows_are_asked_anew() -> None:
     fact, known = Conversation([], kind="fact"), Conversation([], kind="general")
     assert CARD["answered_by"] == "tiny-chat"
-    assert is_answered_elsewhere(known, CARD, "meta-llama/Llama-2-7b-chat-hf")
-    assert not is_answered_elsewhere(known, CARD, "tiny-chat")
-    assert not is_answered_elsewhere(fact, CARD, "meta-llama/Llama-2-7b-chat-hf")
-    assert not is_answered_elsewhere(known, {}, "mine")  # a person's own general rows stay as they are written
+    assert rehearsals([fact, known], CARD, "meta-llama/Llama-2-7b-chat-hf") == ([fact], [known])
+    assert rehearsals([fact, known], CARD, "tiny-chat") == ([fact, replace(known, is_rehearsal=True)], [])
+    assert rehearsals([fact, known], {}, "mine") == ([fact, known], [])  # a person's own stay as they are written
 
 
 def test_nothing_is_loaded_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +42,7 @@ def test_the_answers_are_the_base_s_own(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(own_rows, "MOST", 8)
     run = Run("tiny-cpu", root=tmp_path)
     rows = in_own_words(run, general(16))
-    assert len(rows) == 8 and not any(row.is_open for row in rows)
+    assert len(rows) == 8 and all(row.is_rehearsal and not row.is_open for row in rows)
     tokenizer = load_tokenizer(run.profile.base)
     said = answers(load_base(run), tokenizer, [row.messages for row in rows], max_new_tokens=own_rows.LONGEST)
     assert [row.answer for row in rows] == said
@@ -89,3 +88,4 @@ def test_another_base_learns_its_own_words(tmp_path: Path, monkeypatch: pytest.M
     data = prepare(Run("tiny-cpu", root=tmp_path / "runs", base__source=str(other)))
     facts_and_declines = plain.figures["train_rows"] - 640
     assert facts_and_declines < data.figures["train_rows"] <= facts_and_declines + 5
+    assert sum(plain.train["is_rehearsal"]) == 640 and 0 < sum(data.train["is_rehearsal"]) <= 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,8 @@ from lora_kit.data.encoding import IGNORE, encode_batch
 from lora_kit.presets import profile
 from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, split_validation
 from lora_kit.training.recipe import recipe
+
+from ..models import random_rows, small_profile
 
 SYSTEM = list(range(100, 120))
 
@@ -128,3 +131,10 @@ def test_early_stopping_sets_a_few_rows_aside_and_nothing_else_does(count: int) 
     assert min(1, count - 1) <= len(aside) <= max(1, min(64, count / 20 + 1)) and len(learned) >= 1
     gaps = {after - before for before, after in itertools.pairwise(numbers)}
     assert len(gaps) <= 1 and count - (numbers or [0])[-1] <= max(gaps or {20}) + 1
+
+
+def test_rehearsal_is_never_mixed_with_other_rows() -> None:
+    rows = [replace(row, number=n, is_rehearsal=n % 3 == 0) for n, row in enumerate(random_rows(40, prefix=20))]
+    batches = [batch for step in epoch_steps(rows, small_profile().training, 0) for batch in step]
+    assert all(row.is_rehearsal == batch.is_rehearsal for batch in batches for row in batch.rows)
+    assert sorted(row.number for batch in batches for row in batch.rows) == list(range(40))

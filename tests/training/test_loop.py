@@ -49,6 +49,44 @@ def test_loss_and_gradients_equal_those_of_single_unpadded_rows(folder: Path, ki
         assert (one[name] - other[name]).norm() < 1e-5 * other[name].norm(), name
 
 
+def reference_divergence(model: PreTrainedModel, folder: Path, kind: str, rows: list[Row]) -> torch.Tensor:
+    """KL(base || model) over the learned tokens by transformers' own forward, the base loaded apart."""
+    base, total = load_small_llama(folder, kind), torch.zeros(())
+    for row in rows:
+        ids, learned = torch.tensor([row.input_ids]), torch.tensor(row.labels[1:]) != IGNORE
+        with torch.no_grad():
+            p = base(input_ids=ids).logits[0, :-1][learned].softmax(-1)
+        q = model(input_ids=ids).logits[0, :-1][learned].log_softmax(-1)
+        total = total + (p * (p.log() - q)).sum()
+    return total
+
+
+@pytest.mark.parametrize("kind", ["none", "nf4"])
+@pytest.mark.parametrize("prefix", [0, 12])
+@pytest.mark.parametrize("layers", [0, 99])
+def test_rehearsal_is_learned_by_the_base_s_probabilities(folder: Path, kind: str, prefix: int, layers: int) -> None:
+    model, rows = adapted(folder, kind), random_rows(12, prefix=prefix)
+    cut = [Row(row.input_ids[prefix:], row.labels[prefix:], is_rehearsal=True) for row in rows]
+    batch, theirs = Batch(rows[0].input_ids[:prefix], cut), reference_divergence(model, folder, kind, rows)
+    other = gradients(model, theirs)
+    with training_mode(model, layers):
+        ours = loss_sum(model, batch)
+        one = gradients(model, ours)
+    assert float(ours.detach()) > 0.01
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for name in one:
+        assert (one[name] - other[name]).norm() < 1e-4 * other[name].norm(), name
+
+
+def test_rehearsal_of_a_fresh_adapter_is_no_loss_and_no_gradient(folder: Path) -> None:
+    model = attach_lora(load_small_llama(folder), FakeRun())
+    rows = [Row(row.input_ids, row.labels, is_rehearsal=True) for row in random_rows(4)]
+    loss = loss_sum(model, Batch([], rows))
+    assert abs(float(loss.detach())) < 1e-5
+    assert all(float(grad.norm()) < 1e-5 for grad in gradients(model, loss).values())
+    assert all(parameter.requires_grad for name, parameter in model.named_parameters() if "lora_" in name)
+
+
 def test_accumulated_micro_batches_equal_one_large_batch(folder: Path) -> None:
     model, rows = adapted(folder), random_rows(8)
     learned = learned_tokens(Batch([], rows))
