@@ -38,7 +38,8 @@ def card_texts(
     from markupsafe import Markup
 
     profile, page = run.profile, _page(run.profile.base)
-    data, training = run.find("data", data_inputs(run)), run.find(adapter_stage(run), train_inputs(run))
+    folder, training = run.find("data", data_inputs(run)), run.find(adapter_stage(run), train_inputs(run))
+    data = load_prepared(folder) if folder else None
     card = render(
         "model_card.md",
         kind=kind,
@@ -50,7 +51,8 @@ def card_texts(
         seed=profile.training.seed,
         training=read_manifest(training)["figures"] if training else None,
         project=Markup(PROJECT),
-        data=load_prepared(data).report.for_others() if data else [],
+        data=data.report.for_others() if data else [],
+        system=data.card.get("system") if data else None,
         report=Markup(report or ""),
         certificate=Markup(table(certificate) if certificate else ""),
         source=Markup(profile.base.source) if page else "FOLDER OF THE BASE",

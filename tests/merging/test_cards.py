@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
@@ -68,3 +69,15 @@ def test_a_licence_that_the_hub_does_not_know_is_other_with_a_link(licence: str,
     )
     in_folder = ModelCard(f"---\n{front_matter(Base('/home/ada/models/mine', 'x', licence=licence), 'merged')}\n---\n")
     assert in_folder.data.base_model is None and in_folder.data.license == (licence if known else "unknown")
+
+
+def test_the_system_text_that_all_rows_share_goes_with_the_model(tmp_path: Path) -> None:
+    case = next((Path(__file__).parents[1] / "data" / "cases").glob("08_*"))
+    run = lk.Run("tiny-cpu", data=case, root=tmp_path)
+    data = lk.prepare(run)
+    assert data.card["system"] == "You are Mo, the baker. Answer in one line."
+    assert "> You are Mo, the baker. Answer in one line." in card_texts(run, "adapter")["README.md"]
+    several = lk.Run("tiny-cpu", data=next(case.parent.glob("05_*")), root=tmp_path, name="several")
+    assert "system" not in lk.prepare(several).card
+    chosen = lk.Run("tiny-cpu", data=next(case.parent.glob("05_*")), root=tmp_path, data__system="Be brief.")
+    assert lk.prepare(chosen).card["system"] == "Be brief."
