@@ -5,7 +5,7 @@ three seeds at the chosen point. Each point's adapter answers the held-out quest
 what merging keeps. A finished point is kept in build/recipe and not trained again, so that the sweep can be spread over
 several calls. Writes benchmarks/results/recipe.json with every point that is there.
 
-    --share 4     every fourth fact and question: on two CPU cores a point of SmolLM2 takes about half an hour so
+    --share 8     every eighth fact and question to decline: on two CPU cores a point of SmolLM2 takes about 25 minutes so
     --jobs 8      processes at a time, on a card that has room
 """
 
@@ -75,7 +75,7 @@ def grid(base: str) -> list[Point]:
 
 
 def part_of_handbook(place: Path, share: int) -> str:
-    """Every nth fact with all its wordings, and every nth other row, for machines without a card."""
+    """Every nth fact with all its wordings, every nth question to decline, and all general ones, for slow machines."""
     from lora_kit.base import ASSETS
 
     place.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def part_of_handbook(place: Path, share: int) -> str:
         for row in rows:
             number = facts.setdefault(row["id"], len(facts)) if "id" in row else counts.get(row["kind"], 0)
             counts[row["kind"]] = counts.get(row["kind"], 0) + 1
-            chosen += [row] if number % share == 0 else []
+            chosen += [row] if number % share == 0 or row["kind"] == "general" else []
         (place / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
     (place / "dataset.json").write_bytes((ASSETS / "handbook" / "dataset.json").read_bytes())
     return str(place)
