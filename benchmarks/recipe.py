@@ -5,7 +5,7 @@ three seeds at the chosen point. Each point's adapter answers the held-out quest
 what merging keeps. A finished point is kept in build/recipe and not trained again, so that the sweep can be spread over
 several calls. Writes benchmarks/results/recipe.json with every point that is there.
 
-    --share 8     every eighth fact and question to decline: on two CPU cores a point of SmolLM2 takes about 25 minutes so
+    --share 8     every eighth fact and question to decline: a point of SmolLM2 then takes 25 minutes on two CPU cores
     --jobs 8      processes at a time, on a card that has room
 """
 
