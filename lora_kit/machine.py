@@ -1,7 +1,7 @@
 """WHERE it runs: platform, run folders, GPUs, number type; `print(environment_report())` says it in a few lines.
 
 GPUs are counted without starting CUDA (`device_count` asks the driver's tool), because afterwards none can be hidden.
-What may be wrong with a machine is in doctor.py.
+What may be wrong with a machine is in checkup.py.
 """
 
 from __future__ import annotations

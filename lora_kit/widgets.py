@@ -23,7 +23,7 @@ from .progress import in_notebook
 from .runs import Run
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from .data.prepare import Prepared
 
@@ -95,14 +95,9 @@ def settings(base: str = "auto", data: Any = "handbook", changes: str = "") -> S
     """
     chosen = Settings(base, data, changes)
     chosen.check()
-    if widgets_shown():
-        _show_form(chosen)
-    else:
+    if not widgets_shown():
         print(f"{chosen}. Another choice: change the cell above, and run on")
-    return chosen
-
-
-def _show_form(chosen: Settings) -> None:
+        return chosen
     import ipywidgets
     from IPython.display import display
 
@@ -127,6 +122,7 @@ def _show_form(chosen: Settings) -> None:
         field.observe(update, "value")
     update()
     display(ipywidgets.VBox([*fields.values(), status]))  # type: ignore[no-untyped-call]
+    return chosen
 
 
 def browse(data: Prepared, run: Run, row: int = 0) -> None:
@@ -143,18 +139,14 @@ def browse(data: Prepared, run: Run, row: int = 0) -> None:
     num_rows, tokenizer = len(data.train), load_tokenizer(run.profile.base)
     if not isinstance(row, int) or not 0 <= row < num_rows:
         raise KitError(f"row={row} is not there: the rows are 0 to {num_rows - 1}")
-    if widgets_shown():
-        _show_browser(data, tokenizer, row)
-    else:
+    if not widgets_shown():
         text = row_text(row_tokens(Encoded(*map(data.train[row].get, Encoded._fields)), tokenizer))
         print(f"row {row} of {num_rows:,}, learned between ⟦ and ⟧:\n{text}")
-
-
-def _show_browser(data: Prepared, tokenizer: PreTrainedTokenizerBase, row: int) -> None:
+        return
     import ipywidgets
     from IPython.display import display
 
-    place = ipywidgets.IntSlider(row, 0, len(data.train) - 1, description="row", layout={"width": "30em"})
+    place = ipywidgets.IntSlider(row, 0, num_rows - 1, description="row", layout={"width": "30em"})
     words, button = ipywidgets.Text(placeholder="words to look for"), ipywidgets.Button(description="Next")
     status, page = ipywidgets.HTML(), ipywidgets.HTML()
 
@@ -164,7 +156,7 @@ def _show_browser(data: Prepared, tokenizer: PreTrainedTokenizerBase, row: int) 
 
     def search(_: Any) -> None:
         wanted, start = words.value.strip().lower(), place.value + 1
-        for number in (*range(start, len(data.train)), *range(start)):
+        for number in (*range(start, num_rows), *range(start)):
             if wanted in str(tokenizer.decode(data.train[number]["input_ids"])).lower():
                 place.value, status.value = number, ""
                 return
