@@ -97,11 +97,10 @@ def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
 
     was_training = model.training
     model.eval()
-    try:
-        with torch.no_grad():
-            return sum(loss_sum(model, batch).item() for batch in batches) / sum(map(learned_tokens, batches))
-    finally:
-        model.train(was_training)
+    with torch.no_grad():
+        total = sum(loss_sum(model, batch).item() for batch in batches)
+    model.train(was_training)
+    return total / sum(map(learned_tokens, batches))
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch, read: torch.Tensor) -> torch.Tensor:

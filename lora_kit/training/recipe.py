@@ -42,10 +42,9 @@ class Recipe:
     def __str__(self) -> str:
         chosen = self.training
         line = (
-            f"recipe: {len(self.steps):,} steps in {chosen.epochs} epochs, {chosen.tokens_per_step:,} tokens per step, "
-            f"learning rate {chosen.learning_rate:.2g}"
+            f"recipe: {len(self.steps):,} steps in {chosen.epochs} epochs, {chosen.tokens_per_step:,} tokens per step"
         )
-        return "\n  ".join([line, *self.reasons])
+        return "\n  ".join([f"{line}, learning rate {chosen.learning_rate:.2g}", *self.reasons])
 
 
 def rate_for(width: int) -> float:
