@@ -172,7 +172,8 @@ def _parse(value: Any, hint: Any) -> Any:
     elif get_origin(hint) is Literal:
         return get_args(hint)[get_args(hint).index(value)]
     elif get_origin(hint) is tuple:
-        parts = value.split(",") if isinstance(value, str) else [*value]
+        texts = value if isinstance(value, str) else ",".join(map(str, value))
+        parts = texts.rsplit(",", 1) if "{" in texts else texts.split(",")  # a template may hold commas itself
         found = tuple(str(part).strip() for part in parts if str(part).strip())
         return ALL_LINEAR if found == ("all-linear",) else found
     elif hint is bool:

@@ -1,7 +1,10 @@
-"""What one cell of a row holds: a text, an answer, earlier turns, or nothing."""
+"""What one cell of a row holds: a text, answers, earlier turns, options, or nothing."""
 
 from __future__ import annotations
 
+import ast
+import json
+import string
 from typing import Any
 
 from ..errors import KitError
@@ -17,47 +20,69 @@ def short(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
-def text_of(row: Row, column: str) -> str:
-    """The text of a column; KitError where it is empty or no text."""
-    value = row[column]
-    if isinstance(value, str) and value.strip():
-        return value
-    raise KitError(f"{column} is {'no text: ' + short(value) if is_given(value) else 'empty'}")
-
-
-def answer_of(row: Row, column: str) -> str:
-    """The answer's text; of SQuAD's {"text": [...]} the first."""
-    value = row[column]
-    if isinstance(value, dict) and isinstance(value.get("text"), list) and value["text"]:
-        return str(value["text"][0])
-    if isinstance(value, dict) and value:
-        raise KitError(f"{column} is no text: {short(value)}. Write it as JSON text: json.dumps(...)")
-    return text_of(row, column)
-
-
-def optional_text(value: Any, column: str) -> str:
-    """A text that may be missing; options as lines, by their letters where they have some."""
-    if not is_given(value):
-        return ""
-    by_letter = isinstance(value, dict) and all(len(str(key)) == 1 for key in value)
-    lines = [f"{key}. {text}" for key, text in value.items()] if by_letter else value
-    if isinstance(lines, list) and all(isinstance(line, str) for line in lines):
-        return "\n".join(lines)
-    if isinstance(value, str):
-        return value
-    raise KitError(f"{column} is no text: {short(value)}")
-
-
-def history_of(row: Row, column: str | None) -> list[list[str]]:
-    """Earlier turns, pairs of question and answer."""
-    value = row[column] if column else None
-    if not is_given(value):
-        return []
-    if isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        return value
-    raise KitError(f"{column} must be a list of [question, answer]; it is {short(value)}")
-
-
 def is_given(value: Any) -> bool:
     """Whether a cell holds something; NaN, which tables have for it, is nothing."""
     return not (value in EMPTY or value != value or (isinstance(value, str) and not value.strip()))
+
+
+def parsed(value: Any) -> Any:
+    """A list or object that a table holds as text, in JSON or as Python writes it; anything else as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    for parse in (json.loads, ast.literal_eval):  # pandas writes the second; it evaluates nothing but literals
+        try:
+            return parse(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return value
+
+
+def text_of(row: Row, column: str) -> str:
+    """The text of a column, also a number's; KitError where it is empty or neither."""
+    value = row[column]
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+        return str(int(value) if value == int(value) else value)  # pandas makes 3.0 of 3 where others are missing
+    raise KitError(f"{column} is {'no text: ' + short(value) if is_given(value) else 'empty'}")
+
+
+def answers_of(row: Row, column: str) -> list[str]:
+    """Every answer that counts as right, the one to learn first: SQuAD's, TriviaQA's, a list of texts, or one text."""
+    value = parsed(row[column]) if column.lower().strip() == "answers" else row[column]
+    found = [text for part in (value if isinstance(value, list) else [value]) for text in _answers_in(part)]
+    if found and all(isinstance(text, str) and text.strip() for text in found):
+        return list(dict.fromkeys(found))
+    if isinstance(value, dict) and value and not found:
+        raise KitError(f"{column} is no text: {short(value)}. Write it as JSON text: json.dumps(...)")
+    return [text_of(row, column)]
+
+
+def _answers_in(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        texts = value.get("text", value.get("value", []))
+        return [*(texts if isinstance(texts, list) else [texts]), *value.get("aliases", [])]
+    return [value]
+
+
+def optional_text(value: Any, column: str) -> str:
+    """A text that may be missing."""
+    if not is_given(value):
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise KitError(f"{column} is no text: {short(value)}")
+
+
+def options_of(value: Any, column: str) -> str:
+    """Options to choose from, a line each behind its letter."""
+    value = parsed(value)
+    if isinstance(value, dict) and isinstance(value.get("text"), list):  # ARC's
+        value = dict(zip(value.get("label") or string.ascii_uppercase, value["text"], strict=False))
+    if isinstance(value, list):
+        value = dict(zip(string.ascii_uppercase, value, strict=False))
+    if isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values()):
+        return "\n".join(f"{letter}. {text}" for letter, text in value.items())
+    return optional_text(value, column)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..config import Data
 from ..errors import KitError
 from .cells import is_given
-from .formats import NESTED, Shape, part_of, recognise
-from .readers import BadRow, Notes, note
+from .filetext import BadRow, Notes, note
+from .formats import NESTED, Shape, letters_of, part_of, recognise
 from .sources import dataset_files, raw_rows
 from .turns import ROLE_OF, TURN_KEYS, Message, check_messages, mended, plain_tags, tags_in
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KINDS = ("fact", "decline", "general", "unseen")
 SHOWN = 5  # rows that a finding lists
-NOT_NOTED = ("id", "label", NESTED)
+NOT_NOTED = ("id", NESTED)
 OURS = ("kind", "accepted", "about")  # columns that say something of the row, and are no part of the conversation
 TURN_FIELDS = {*(key for keys in TURN_KEYS for key in keys), "weight"}
 
@@ -106,7 +106,7 @@ def read_rows(paths: Sequence[Path], data: Data, *, is_asked: bool = False, prog
             continue
         if read.shape is None:
             _decide(read, place, row, data)
-        if str(row.get("label")).lower() == "false":  # KTO's
+        if "label" not in data.columns and str(row.get("label")).lower() == "false":  # KTO's
             note(read.notes, "answers that are labelled false, left out", place)
             continue
         try:
@@ -131,28 +131,40 @@ def _conversation(
     read: Read, index: int, place: str, row: dict[str, Any], data: Data, roles: dict[str, str]
 ) -> Conversation:
     assert read.shape is not None
-    _note_unused(read, row, data)
-    messages = mended(read.shape.messages(row), roles, read.notes, place)
+    shape = read.shape
+    if not data.columns and not {*row} >= {*shape.columns} and NESTED not in row:
+        shape = _other_shape(row) or shape
+        note(read.notes, f"rows of another form, read as {shape}", place)
+    _note_unused(read, shape, row, data)
+    messages = mended(shape.messages(row), roles, read.notes, place)
     if data.tags == "keep" and any(tags_in(message["content"]) for message in messages):
         messages = [message | {"content": plain_tags(message["content"])} for message in messages]
         note(read.notes, "tags of a prompt format, kept as plain text, spaced apart", place)
     check_messages(messages, last="assistant")
-    answers = row.get("answers")
-    accepted = answers["text"] if isinstance(answers, dict) and answers.get("text") else [messages[-1]["content"]]
+    accepted = list(dict.fromkeys([messages[-1]["content"], *shape.answers(row)]))
     conversation = Conversation(messages, place, accepted=accepted, index=index)
     return _judged(conversation, row) if read.is_judged else conversation
 
 
-def _note_unused(read: Read, row: dict[str, Any], data: Data) -> None:
+def _other_shape(row: dict[str, Any]) -> Shape | None:
+    """The shape of a later row that lacks the columns of the first."""
+    try:
+        return recognise(row)
+    except KitError:
+        return None
+
+
+def _note_unused(read: Read, shape: Shape, row: dict[str, Any], data: Data) -> None:
     """Remember the columns, and the fields of turns, that hold something and are not read."""
-    assert read.shape is not None
-    known = {*read.shape.columns, *read.shape.optional, *NOT_NOTED, *(OURS if read.is_judged else ())}
+    known = {*shape.columns, *shape.optional, *NOT_NOTED, *(OURS if read.is_judged else ())}
+    known |= {"label"} if str(row.get("label")).lower() in ("true", "false") else set()
+    known |= {*letters_of(tuple(row))} if not data.columns else set()
     known |= {part_of(row).get("system")} if data.columns else {*part_of(row).values()}
-    names = [f"{name}" or "(without a name)" for name in row if name not in known and is_given(row[name])]
-    turns = row.get(read.shape.columns[0]) if read.shape.name == "turns" else ()
+    names = [str(name) for name in row if name not in known and is_given(row[name])]
+    turns = row.get(shape.columns[0]) if shape.name == "turns" else ()
     for turn in turns if isinstance(turns, list) else ():
         if isinstance(turn, dict) and not turn.keys() <= TURN_FIELDS:
-            names += [f"{read.shape.columns[0]}.{name}" for name in turn if name not in TURN_FIELDS]
+            names += [f"{shape.columns[0]}.{name}" for name in turn if name not in TURN_FIELDS]
     read.unused |= dict.fromkeys(names)
 
 

@@ -80,7 +80,7 @@ def find(facts: Facts) -> list[Finding]:
         *[_finding("mended", text, len(at), first_few(at)) for text, at in [*read.notes.items(), *own.notes.items()]],
         *_of_rows("too long", facts.lengths.too_long, "left out: longer than max_length"),
         *_of_rows("shortened", facts.lengths.shortened, "without the oldest turns"),
-        *_if(len(files.skipped), "files", f"not read, no rows in this form: {skipped}"),
+        *_if(len(files.skipped), "files", f"files that are not used: {skipped}"),
         *_if(len(read.unused), "columns", f"columns that are not read: {', '.join(read.unused)}"),
         *_of_rows("held out", facts.lost, "with a held-out question: not learned"),
         *_if(
@@ -109,9 +109,10 @@ def find(facts: Facts) -> list[Finding]:
         *_texts(rows),
         *_system_share(rows),
         *_if(
-            len(systems) > 1 and "system" not in facts.card,
+            len(systems) > 1 or facts.card.get("system", systems[0] if systems else "") not in systems,
             "system texts",
-            f"{len(systems)} different system texts: chat and exports use none, unless data__system names one",
+            f"{plural(len(systems), 'different system text')} in the rows, as they stand there; chat and exports use "
+            + (repr(facts.card["system"]) if "system" in facts.card else "none, unless data__system names one"),
             counted=False,
         ),
         *_if(

@@ -16,34 +16,33 @@ from functools import lru_cache, partial
 from typing import Any
 
 from ..errors import KitError
-from .cells import answer_of, history_of, optional_text, short, text_of
-from .turns import (
-    LISTS,
-    TURN_KEYS,
-    Convert,
-    Message,
-    are_texts,
-    as_list,
-    from_list,
-    in_turn,
-    keys_of,
-    text_format,
-)
+from .cells import answers_of, is_given, optional_text, options_of, parsed, short, text_of
+from .hints import way_out
+from .texts import Convert, prompt_format, text_format
+from .turns import LISTS, Message, are_texts, from_list, in_turn, is_list_of_turns
 
 Row = dict[str, Any]
 Columns = tuple[str, ...]
 
 PARTS = {  # part of a conversation -> what its column may be called
     "system": ("system", "system_prompt", "system_message", "sys"),
-    "history": ("history",),
-    "instruction": ("instruction",),
-    "context": ("context", "passage"),
-    "question": ("question", "prompt", "query", "q", "user", "human", "request"),
+    "history": ("history", "chat_history"),
+    "instruction": ("instruction", "instructions"),
+    "context": ("context", "passage", "document", "background", "paragraph", "article"),
+    "question": (
+        *("question", "prompt", "query", "q", "user", "human", "request", "problem", "questions", "prompts", "inputs"),
+        *("input_text", "user_message", "frage", "pregunta", "domanda", "вопрос", "问题"),
+    ),
     "input": ("input",),
     "options": ("options", "choices"),
-    "answer": ("answer", "completion", "response", "a", "output", "assistant", "reply", "target", "answers"),
+    "answer": (
+        *("answer", "completion", "response", "a", "output", "assistant", "reply", "target", "solution", "outputs"),
+        *("completions", "responses", "output_text", "assistant_message", "targets"),
+        *("antwort", "respuesta", "risposta", "ответ", "答案", "answers"),
+    ),
 }
 ASKED = ("instruction", "context", "question", "input", "options")  # what a question is made of, in this order
+LETTER = re.compile(r"(?:option|choice|opt)?[ _]?([a-f])$")  # a column for each option
 NESTED = "instances"  # Self-instruct's list of one row
 
 
@@ -76,6 +75,13 @@ class Shape:
             raise KitError(f"has a column {column} and another system text among its messages: delete one of them")
         return messages
 
+    def answers(self, row: Row) -> list[str]:
+        """Every answer that the row accepts, where it says them apart from its messages."""
+        row = _flat(row)
+        columns = [name for name in row if str(name).lower() == "answers"] or [*self.columns[-1:]]
+        is_text = self.name != "pair" or isinstance(parsed(row.get(columns[0])), str | int | float | None)
+        return [] if is_text else answers_of(row, columns[0])
+
 
 def recognise(row: Row, columns: Columns = ()) -> Shape:
     """The one shape that fits a first row.
@@ -91,11 +97,13 @@ def recognise(row: Row, columns: Columns = ()) -> Shape:
     if columns:
         return _named(row, columns)
     shapes = [*_of_one_column(row), *_pairs(_flat(row))]
+    if len(shapes) == 2 and (shapes[0].name, shapes[1].name) == ("text", "pair"):
+        return shapes[1]  # the same rendered, as Stanford's Alpaca has it
     if len(shapes) == 1:
         return shapes[0]
     example = ", ".join(f"{name}: {short(value)}" for name, value in row.items())
     if not shapes:
-        raise KitError(f"none of the known shapes fits its columns ({example}). {_way_out(row)}")
+        raise KitError(f"none of the known shapes fits its columns ({example}). {way_out(row, plain_names(row))}")
     fitting = ["+".join(shape.columns) for shape in shapes]
     raise KitError(
         f"more than one shape fits its columns ({example}): {'; '.join(fitting)}. Say which holds the conversation, as "
@@ -118,19 +126,31 @@ def _parts(names: Columns) -> dict[str, list[str]]:
     """Part -> every column that may be it."""
     plain = plain_names(dict.fromkeys(names))
     found = {part: [plain[name] for name in known if name in plain] for part, known in PARTS.items()}
+    if letters := letters_of(names):
+        found["answer"] = [column for column in found["answer"] if column not in letters]
+    if len(found["answer"]) > 1:  # TriviaQA's like: beside the answer all that are right
+        found["answer"] = [column for column in found["answer"] if str(column).lower() != "answers"]
+    if not any(found[part] for part in ("question", "instruction", "input")):
+        found["question"], found["context"] = found["context"], []
     return {part: columns for part, columns in found.items() if columns}
+
+
+@lru_cache(maxsize=256)
+def letters_of(names: Columns) -> dict[str, str]:
+    """Columns that hold an option each -> its letter; one alone is none."""
+    found = {name: place[1].upper() for name in names if (place := LETTER.match(str(name).lower().strip()))}
+    return found if len(found) > 1 else {}
 
 
 def _named(row: Row, columns: Columns) -> Shape:
     """The shape of the columns that the user names."""
-    template, answer = ",".join(columns).rpartition(",")[::2]
-    names = re.findall(r"\{([^{}]*)\}", template)  # of a template, which may hold commas itself
-    plain, wanted = plain_names(row), [*names, answer] if names else columns
+    names = re.findall(r"\{([^{}]*)\}", columns[0])  # of a template
+    plain, wanted = plain_names(row), [*names, *columns[1:]] if names else columns
     if missing := [name for name in wanted if name.lower().strip() not in plain]:
         raise KitError(f"data__columns names {', '.join(missing)}, but the columns are {', '.join(map(str, row))}")
     found = tuple(plain[name.lower().strip()] for name in wanted)
-    if names:
-        return Shape("pair", found[-1:], partial(_filled, template, found[-1]), found[:-1])
+    if names and len(columns) == 2:
+        return Shape("pair", found[-1:], partial(_filled, columns[0], found[-1]), found[:-1])
     if len({*found}) < len(found):
         raise KitError(f"data__columns names {found[0]} twice: name the question's column, then the answer's")
     if len(found) == 2:
@@ -150,10 +170,9 @@ def _of_one_column(row: Row, *, is_named: bool = False) -> list[Shape]:
     parts = {column for columns in _parts(tuple(row)).values() for column in columns}
     shapes = []
     for name, value in row.items():
-        turns = as_list(value)
-        if name in (*parts, "chosen", "rejected") and not is_named:
+        if name in (*parts, NESTED, "chosen", "rejected") and not is_named:
             continue
-        if turns and ((isinstance(turns[0], dict) and keys_of(turns[0])) or (name in LISTS and are_texts(turns))):
+        if is_list_of_turns(value) or (str(name).lower() in LISTS and are_texts(parsed(value))):
             shapes.append(Shape("turns", (name,), partial(_turns_in, name)))
         elif isinstance(value, str) and (convert := text_format(value)):
             shapes.append(Shape("text", (name,), partial(_rendered, name, convert)))
@@ -172,24 +191,31 @@ def _pairs(row: Row) -> list[Shape]:
 
 def _all_parts(question: str, answer: str, row: Row) -> list[Message]:
     """Everything of the prompt that a row holds, and its answer; also what only later rows have."""
-    columns = {part: column for part, column in part_of(row).items() if column != answer}
-    own = next(part for part in ASKED if question in _parts((question,)).get(part, []))
-    if isinstance(row[question], list) or (len({*columns} & {*ASKED}) < 2 and "history" not in columns):
+    columns = {part: column for part, column in part_of(row).items() if column not in (question, answer)}
+    texts = {part: optional_text(row[columns[part]], columns[part]) for part in ASKED[:-1] if part in columns}
+    texts["options"] = options_of(row[columns["options"]], columns["options"]) if "options" in columns else ""
+    if letters := {letter: row[name] for name, letter in letters_of(tuple(row)).items() if is_given(row[name])}:
+        texts["options"] = options_of(letters, "options")
+    if texts["options"] and not isinstance(row[answer], str):
+        raise KitError(f"{answer} is no text: {short(row[answer])}. Beside options write the letter or the text")
+    history = row[columns["history"]] if "history" in columns else None
+    earlier = from_list(history, columns["history"]) if is_given(parsed(history)) else []
+    if not earlier and not any(texts.values()):
         return _two_columns(question, answer, row)
-    texts = {part: optional_text(row[column], column) for part, column in columns.items() if part in ASKED}
-    asked = "\n\n".join(text for part in ASKED if (text := (texts | {own: text_of(row, question)}).get(part)))
-    earlier = history_of(row, columns.get("history"))
-    return [*in_turn([text for pair in earlier for text in pair]), *_pair(asked, answer_of(row, answer))]
+    own = next((part for part in ASKED if question in _parts((question,)).get(part, [])), "question")
+    texts[own] = text_of(row, question)
+    asked = "\n\n".join(texts[part] for part in ASKED if texts.get(part))
+    return [*earlier, *in_turn([asked, answers_of(row, answer)[0]])]
 
 
 def _two_columns(question: str, answer: str, row: Row) -> list[Message]:
     """Texts, lists of messages, or the two halves of a rendered prompt."""
     if isinstance(row[question], list) and row[question] and isinstance(row[question][0], dict):
-        return [message for column in (question, answer) for message in _turns_in(column, row)]
-    asked, answered = text_of(row, question), answer_of(row, answer)
-    if convert := text_format(asked, is_prompt=True):
+        return [message for column in (question, answer) for message in from_list(row[column], column)]
+    asked, answered = text_of(row, question), answers_of(row, answer)[0]
+    if convert := prompt_format(asked):
         return convert(f"{asked}\n{answered}")
-    return _pair(asked, answered)
+    return in_turn([asked, answered])
 
 
 def _filled(template: str, answer: str, row: Row) -> list[Message]:
@@ -201,7 +227,7 @@ def _filled(template: str, answer: str, row: Row) -> list[Message]:
         return optional_text(row.get(column), column)
 
     asked = re.sub(r"\{([^{}]*)\}", value, template.replace("\\n", "\n"))
-    return _pair(re.sub(r"\n{3,}", "\n\n", asked).strip(), answer_of(row, answer))
+    return in_turn([re.sub(r"\n{3,}", "\n\n", asked).strip(), answers_of(row, answer)[0]])
 
 
 def _rendered(column: str, convert: Convert, row: Row) -> list[Message]:
@@ -220,29 +246,3 @@ def _flat(row: Row) -> Row:
     if len(inner) > 1:
         raise KitError(f"{NESTED} holds {len(inner)} rows: write each as a row of its own")
     return {key: value for key, value in row.items() if key != NESTED} | inner[0]
-
-
-def _pair(question: str, answer: str) -> list[Message]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
-def _way_out(row: Row) -> str:
-    """What a person can do about a first row that nothing fits."""
-    names, plain = [str(name) for name in row], plain_names(row)
-    turns = next((keys for keys in (*TURN_KEYS, ("role", "message")) if {*keys} <= plain.keys()), None)
-    if {"message_id", "parent_id"} <= plain.keys():
-        return "It is a tree with one message a row: write each way from the root to an answer as one row of turns"
-    if turns:
-        group = next((name for name in names if "id" in name.lower()), "CONVERSATION")
-        return (
-            "It holds one turn a row. Group it: rows = [{'messages': [{'role': r, 'content': c} for r, c in "
-            f"zip(d[{plain[turns[0]]!r}], d[{plain[turns[1]]!r}])]}} for _, d in df.groupby({group!r}, sort=False)], "
-            "and lk.Run(data=rows)"
-        )
-    if len(names) == 1 and re.search(r"[,;\t|]", names[0]):
-        return "It seems to be a table with another separator than its ending says"
-    if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in names):
-        return "Its first line looks like a row: give the table a line with the names of the columns, question,answer"
-    if len(names) == 1:
-        return "A text without a question and an answer in it is not learned here: write questions about it"
-    return "Say which columns hold question and answer: data__columns=QUESTION,ANSWER, with their names for the two"

@@ -14,12 +14,16 @@ from typing import Any
 
 from ..config import Data
 from ..errors import KitError
-from .readers import READERS, BadRow, Notes, ending_of, reader_of
+from .filetext import BadRow, Notes, ending_of
+from .readers import READERS, reader_of
 
 ASSETS = Path(__file__).parents[1] / "assets"
 EMBEDDED = ("handbook", "triage")
 HELD_OUT_NAMES = ("test", "validation", "valid", "dev", "eval")
-ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "dataset-metadata.json")
+ABOUT = (  # files that say something of the others
+    *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "dataset-metadata.json"),
+    *("metadata.json", "config.json"),
+)
 SHOWN = 200  # characters of a name that an error shows
 
 
@@ -53,9 +57,13 @@ def dataset_files(data: Data) -> Files:
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError):  # no such home, a name too long, a NUL in it
         is_folder = is_file = False
+    if data.config and (is_folder or is_file):
+        raise KitError(f"data__config={data.config!r} is for a dataset of the Hub; {source[:SHOWN]} is none")
     if is_folder:
-        return _in_folder(path, source)
+        return _in_folder(path, data)
     if is_file:
+        if data.split and ending_of(path) not in (".json", ".jsonl"):
+            raise KitError(f"data__split={data.split!r} is for a folder, a JSON file of lists, or a dataset of the Hub")
         reader_of(path)
         return Files([path])
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and "." not in Path(source).suffix:
@@ -66,17 +74,19 @@ def dataset_files(data: Data) -> Files:
     )
 
 
-def _in_folder(folder: Path, source: str) -> Files:
+def _in_folder(folder: Path, data: Data) -> Files:
     """The folder's files and those of its folders, as `save_to_disk` and the Hub lay them: train/..., data/train-..."""
     card = folder / "dataset.json"
-    everything = [path for path in sorted([*folder.glob("*"), *folder.glob("*/*")]) if path.is_file()]
+    everything = [path for path in sorted(p for n in range(3) for p in folder.glob("*/" * n + "*")) if path.is_file()]
     everything = [path for path in everything if not any(part.startswith(".") for part in _parts(path, folder))]
     files = [p for p in everything if ending_of(p) in READERS and p != card and p.name not in ABOUT]
-    test = [path for path in files if _is_called(path, folder, HELD_OUT_NAMES)]
-    rest = [path for path in files if path not in test]
-    train = [path for path in files if _is_called(path, folder, ("train",))] or rest
+    called = [path for path in files if _is_called(path, folder, (data.split or "train",))]
+    test = [path for path in files if _is_called(path, folder, HELD_OUT_NAMES) and path not in called]
+    train = called or ([path for path in files if path not in test] if data.split is None else [])
     if not train:
-        raise KitError(f"data={source!r} is a folder without a file to learn from ({', '.join(READERS)})")
+        names = ", ".join(path.name for path in files)
+        wanted = f"called {data.split} ({names})" if data.split else f"to learn from ({', '.join(READERS)})"
+        raise KitError(f"data={data.source!r} is a folder without a file {wanted}")
     used = {*train, *test, card}
     skipped = [path for path in everything if path not in used and path.name not in ABOUT]
     return Files(train, test, card if card.is_file() else None, skipped)

@@ -1,67 +1,99 @@
-"""Turns: out of lists and rendered texts, mended into the order that chat formats have, and checked.
+"""Turns: out of lists, mended into the order that chat formats have, and checked.
 
-ROLES, TURN_KEYS, LISTS and TEXTS are the places where the next kind is one line.
+ROLES, TURN_KEYS and LISTS are the places where the next kind is one line.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from ..errors import KitError
-from .cells import is_given, short
-from .readers import Notes, note
+from .cells import is_given, parsed, short
+from .filetext import Notes, note
 
 Message = dict[str, Any]  # "role", "content"
-Convert = Callable[[str], list[Message]]
 
 ROLES = {  # role -> what it may be called, in any letters
     "system": ("system", "developer"),
-    "user": ("user", "human", "prompter", "customer", "instruction", "input", "question"),
-    "assistant": ("assistant", "gpt", "ai", "bot", "model", "chatgpt", "bing", "bard", "claude", "response", "answer"),
+    "user": ("user", "human", "prompter", "customer", "instruction", "input", "question", "context", "q"),
+    "assistant": (
+        "assistant",
+        "gpt",
+        "ai",
+        "bot",
+        "model",
+        "chatgpt",
+        "bing",
+        "bard",
+        "claude",
+        "response",
+        "answer",
+        "a",
+    ),
     "tool": ("tool", "function", "observation", "function_call", "ipython"),
 }
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
-TURN_KEYS = (("role", "content"), ("from", "value"), ("role", "value"), ("speaker", "text"), ("role", "text"))
+TURN_KEYS = (  # under which a turn says who speaks, and what
+    *(("role", "content"), ("from", "value"), ("role", "value"), ("role", "text"), ("type", "content")),
+    *(("speaker", "text"), ("speaker", "utterance"), ("author", "text"), ("sender", "message")),
+)
+PAIR_KEYS = (("input", "output"), ("human", "assistant"), ("user", "assistant"), ("question", "answer"))  # in one turn
 LISTS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")  # of texts in turn
 TAGS = (  # of prompt formats: inside a text they would forge a turn
     *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"),
     *("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|endoftext|>"),
 )
-TEXTS = {  # format -> what stands before each turn, who speaks in brackets
-    "ChatML": r"<\|im_start\|>\s*(\w+)\s*\n",
-    "Llama 3": r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\s*",
-    "Gemma": r"<start_of_turn>\s*(\w+)\s*\n",
-    "Zephyr": rf"<\|({'|'.join(ROLE_OF)})\|>\s*",
-    "Alpaca": rf"#{{2,3}}\s*({'|'.join(ROLE_OF)})\b\s*:?\s*",
-    "Vicuna": r"\b(USER|ASSISTANT|SYSTEM):\s*",
-    "Anthropic": r"(?:\A|\n\n)(Human|Assistant):\s*",
-}
+
 STARTS = re.compile(r"^(\s*(<s>|<\|begin_of_text\|>|<bos>))+\s*")
 ENDS = re.compile(
     r"(\s*(</s>|<eos>|<\|im_end\|>|<\|eot_id\|>|<\|end\|>|<end_of_turn>|<\|endoftext\|>|<\|end_of_text\|>))+\s*$"
 )
-LLAMA2 = re.compile(r"\s*(<s>)?\s*\[INST\]")
-SYSTEM = re.compile(r"^<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)$", re.DOTALL)
-BEHIND = re.compile(r"</s>\s*(?!<s>|\[INST\]|\s|$)")  # text between the turns of a rendered prompt
 
 
 def from_list(value: Any, column: str) -> list[Message]:
     """A column's turns as role and content, the roles as they stand there."""
-    turns = as_list(value)
-    if not turns:
+    turns = parsed(value)
+    if not isinstance(turns, list) or not turns:
         raise KitError(f"{column} must be a list of turns; it is {short(value)}")
-    return in_turn(turns) if are_texts(turns) else [_turn(turn, column) for turn in turns]
+    if all(isinstance(turn, list) and are_texts(turn) for turn in turns):  # pairs of question and answer
+        turns = [text for pair in turns for text in pair]
+    if are_texts(turns):
+        return in_turn(turns)
+    return [message for turn in turns for message in _messages_in(turn, column)]
 
 
-def _turn(turn: Any, column: str) -> Message:
-    keys = keys_of(turn) if isinstance(turn, dict) else None
+def is_list_of_turns(value: Any) -> bool:
+    """Whether a column holds turns as objects."""
+    turns = parsed(value)
+    first = turns[0] if isinstance(turns, list) and turns else None
+    return isinstance(first, dict) and bool(_keys_of(first, TURN_KEYS) or _keys_of(first, PAIR_KEYS))
+
+
+def are_texts(turns: Any) -> bool:
+    """Whether these are texts of user and assistant in turn."""
+    return isinstance(turns, list) and len(turns) > 1 and all(isinstance(turn, str) for turn in turns)
+
+
+def in_turn(texts: list[str]) -> list[Message]:
+    """Texts of user and assistant in turn, the user first."""
+    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
+def _keys_of(turn: dict[str, Any], known: tuple[tuple[str, str], ...]) -> tuple[str, str] | None:
+    """The two keys of the turn that say it, in its own letters."""
+    names = {str(name).lower(): name for name in turn}
+    return next(((names[one], names[other]) for one, other in known if one in names and other in names), None)
+
+
+def _messages_in(turn: Any, column: str) -> list[Message]:
+    """A turn's message, or the two of one that holds question and answer."""
+    keys = _keys_of(turn, TURN_KEYS) if isinstance(turn, dict) else None
+    if keys is None and isinstance(turn, dict) and (pair := _keys_of(turn, PAIR_KEYS)):
+        return in_turn([turn[pair[0]], turn[pair[1]]])
     if keys is None or not isinstance(turn[keys[0]], str):
         raise KitError(f"{column} must hold turns with the texts 'role' and 'content'; one is {short(turn)}")
-    content, role = turn[keys[1]], ROLE_OF.get(turn[keys[0]].lower())
+    content, role = turn[keys[1]], ROLE_OF.get(turn[keys[0]].strip().lower())
     if turn.get("tool_calls") or turn.get("function_call") or role == "tool":
         raise KitError(f"{column} holds a call of a tool; tools are not learned here: leave that row out")
     if role == "assistant" and turn.get("weight", 1) in (0, "0", False):  # questions are not learned anyway
@@ -70,75 +102,13 @@ def _turn(turn: Any, column: str) -> Message:
         if other := [part for part in content if not isinstance(part, dict) or part.get("type") != "text"]:
             raise KitError(f"{column} holds {short(other[0])}; only parts of the type 'text' are learned")
         content = "\n".join(str(part.get("text")) for part in content)
-    return {"role": turn[keys[0]], "content": content}
-
-
-def keys_of(turn: dict[str, Any]) -> tuple[str, str] | None:
-    """Under which keys a turn says who speaks, and what."""
-    return next((keys for keys in TURN_KEYS if keys[0] in turn and keys[1] in turn), None)
-
-
-def are_texts(turns: list[Any]) -> bool:
-    """Whether these are texts of user and assistant in turn."""
-    return len(turns) > 1 and all(isinstance(turn, str) for turn in turns)
-
-
-def as_list(value: Any) -> list[Any] | None:
-    """A list, also one that a table holds as JSON text."""
-    if isinstance(value, str) and re.match(r"\s*\[\s*[{\"]", value):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return None
-    return value if isinstance(value, list) else None
-
-
-def text_format(text: str, *, is_prompt: bool = False) -> Convert | None:
-    """How to take a text apart; None where it is no rendered conversation.
-
-    Args:
-        text: a whole conversation, or a prompt that ends where the answer begins.
-        is_prompt: which of the two.
-    """
-    if LLAMA2.match(text):
-        return from_llama2
-    for header in TEXTS.values():
-        roles = [ROLE_OF.get(name.lower()) for name in re.findall(header, text, re.IGNORECASE)]
-        if "user" in roles and (roles[-1] == "assistant" if is_prompt else "assistant" in roles):
-            return partial(from_headers, header)
-    return None
-
-
-def from_headers(header: str, text: str) -> list[Message]:
-    """Turns by what stands before each; what stands before the first one is the system text."""
-    before, *parts = re.split(header, STARTS.sub("", text), flags=re.IGNORECASE)
-    if not parts:
-        raise KitError(f"holds no question with an answer: {short(text)}")
-    system = [{"role": "system", "content": before.strip()}] if before.strip() else []
-    turns = zip(parts[::2], parts[1::2], strict=True)
-    return [*system, *({"role": role, "content": without_ends(content).strip()} for role, content in turns)]
-
-
-def from_llama2(text: str) -> list[Message]:
-    """Llama 2's prompt; whatever stands outside of its turns is an error."""
-    parts = re.split(r"\s*\[INST\]|\[/INST\]", re.sub(r"</?s>", "", text))
-    if parts[0].strip() or BEHIND.search(text) or len(parts) < 3 or len(parts) % 2 == 0:
-        raise KitError(f"holds no rendered Llama-2 prompt '<s>[INST] ... [/INST] ... </s>'; it is {short(text)}")
-    turns = [part.strip() for part in parts[1:]]
-    system = SYSTEM.match(turns[0])
-    turns[0] = system[2] if system else turns[0]
-    before = [{"role": "system", "content": system[1]}] if system and system[1] else []
-    return [*before, *in_turn(turns)]
-
-
-def in_turn(texts: list[str]) -> list[Message]:
-    """Texts of user and assistant in turn, the user first."""
-    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+    return [{"role": turn[keys[0]], "content": content}]
 
 
 def without_ends(text: str) -> str:
     """A text without the format's own tokens that somebody typed at its start or end, as in "At six.</s>"."""
-    return ENDS.sub("", STARTS.sub("", text)) if "<" in text else text
+    short_text = ENDS.sub("", STARTS.sub("", text)) if "<" in text else text
+    return text if "<s>" in short_text or not short_text.strip() else short_text  # HTML's <s>...</s> stays whole
 
 
 def mended(messages: list[Message], roles: dict[str, str], notes: Notes, place: str) -> list[Message]:
@@ -152,10 +122,10 @@ def mended(messages: list[Message], roles: dict[str, str], notes: Notes, place: 
     """
     turns: list[Message] = []
     for message in messages:
-        role, content = roles.get(message["role"].lower()), message["content"]
+        role, content = roles.get(message["role"].strip().lower()), message["content"]
         if role is None:
-            names = list(dict.fromkeys(m["role"] for m in messages if m["role"].lower() not in roles))
-            example = ",".join(f"{name}:{known}" for name, known in zip(names, ("user", "assistant"), strict=False))
+            names = list(dict.fromkeys(m["role"] for m in messages if m["role"].strip().lower() not in roles))
+            example = ",".join(f"{name}:{'assistant' if n == 1 else 'user'}" for n, name in enumerate(names))
             raise KitError(f"has the roles {', '.join(names)}: say who they are, as in data__roles={example}")
         if role == "system" and not is_given(content):
             continue

@@ -12,8 +12,8 @@ from ..errors import KitError
 from ..progress import Progress
 from .conversations import Conversation, Read, first_few, plural, read_rows
 from .encoding import LengthFilter
+from .filetext import BadRow, note
 from .formats import recognise
-from .readers import BadRow, note
 from .sources import dataset_files, raw_rows
 from .splits import each_once
 

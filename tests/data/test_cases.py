@@ -24,7 +24,7 @@ READ = {  # case -> what stands in its learned or asked rows, and what the repor
     "02": ("[INST] Translate into Dutch.\n\nloaf 12 [/INST] brood 12 </s>", ""),
     "03": ("[INST] Note 12: shelf 12 holds rye.\n\nWhat does the note say is on the shelf? [/INST] Rye", ""),
     "04": ("[INST] Where is it kept?\n\nFlour 12 is kept in bin 12. [/INST] In bin 12. </s>", "not read: category"),
-    "05": (SYSTEM.format("Answer in style 2."), "3 different system texts"),
+    "05": (SYSTEM.format("Answer in style 2."), "3 different system texts in the rows"),
     "07": (DAY, "labelled false, left out"),
     "08": (SYSTEM.format("You are Mo, the baker. Answer in one line."), ""),
     "09": (DAY, "taken off"),
@@ -58,7 +58,7 @@ READ = {  # case -> what stands in its learned or asked rows, and what the repor
     "84": (DAY, "Question (customer)"),
     "85": (DAY, "the title above the heading, left out: 'Bakery FAQ'"),
     "86": ('[INST] Say "What is baked on day 12 of the month?" [/INST]', 'quotes are written \\" in the file'),
-    "89": (DAY, "(without a name)"),
+    "89": (DAY, "columns that are not read: column 1"),
 }
 REFUSED = {  # case -> what the message says, and settings with which the file is read
     "12": ("one turn a row.*groupby\\('conversation_id'", {}),
@@ -131,3 +131,110 @@ def test_rows_that_only_an_unread_column_tells_apart_stop_the_stage(tmp_path: Pa
     assert "[INST] Shelf 11. What is on it? [/INST] Rye 11." in texts(put)
     left = prepare(Run("tiny-cpu", data=rows, root=tmp_path, data__columns="question,answer"))
     assert "[INST] What is on it? [/INST] Rye 11." in texts(left)
+
+
+ASKED, ANSWERED = "Summarise this chat.\n\nUSER: Where is it?\nASSISTANT: In Bern.", "It is in Bern."
+AS_IT_IS = [  # rows, settings, and what a row becomes: question and answer
+    ([{"question": ASKED, "answer": ANSWERED}], {}, (ASKED, ANSWERED)),
+    ([{"prompt": "Grade:\n## Question\n2+1?\n## Answer\n3", "completion": "Right."}], {}, ("## Answer\n3", "Right.")),
+    ([{"text": "USER: Log in? ASSISTANT: Type your name at user: and go on."}], {}, ("Log in?", "at user: and go on.")),
+    (
+        [{"text": "### Instruction:\nWrite.\n\n### Response:\nHere:\n### Input:\nfoo\n### Note:\nbar"}],
+        {},
+        ("Write.", "Here:\n### Input:\nfoo\n### Note:\nbar"),
+    ),
+    ([{"text": "Q: Who?\nA: Wren."}], {}, ("Who?", "Wren.")),
+    ([{"text": "Good.", "label": "false"}], {"data__columns": "text,label"}, ("Good.", "false")),
+    (
+        [{"note": "N", "frage": "F?", "antwort": "A"}],
+        {"data__columns": "{note}: {frage}, bitte,antwort"},
+        ("N: F?, bitte", "A"),
+    ),
+    ([{"question": "Q?", "answers": "{'text': ['Blue', 'blue'], 'start': [1]}"}], {}, ("Q?", "Blue")),
+    ([{"question": "Q?", "answer": ["Blue", "blue"]}], {}, ("Q?", "Blue")),
+    ([{"question": "Q?", "answer": {"value": "Blue", "aliases": ["B"]}}], {}, ("Q?", "Blue")),
+    ([{"question": "2+2?", "answer": 4}], {}, ("2+2?", "4")),
+    ([{"question": "Q?", "answer": "Old price <s>6</s>"}], {"data__tags": "keep"}, ("Q?", "< s >6< /s >")),
+    ([{"document": "D.", "question": "Q?", "answer": "A"}], {}, ("D.\n\nQ?", "A")),
+    ([{"question": "Q?", "A": "x", "B": "y", "C": "z", "answer": "B"}], {}, ("Q?\n\nA. x\nB. y\nC. z", "B")),
+    ([{"question": "Q?", "choices": "['x', 'y']", "answer": "B"}], {}, ("Q?\n\nA. x\nB. y", "B")),
+    (
+        [{"instruction": "I", "input": "N", "output": "O", "text": "### Instruction:\nI\n### Response:\nO"}],
+        {},
+        ("I\n\nN", "O"),
+    ),
+    ([{"conversation": [{"input": "Hi?", "output": "Yes."}]}], {}, ("Hi?", "Yes.")),
+    ([{"Messages": [{"Role": " User ", "Content": "Hi?"}, {"Role": "AI", "Content": "Yes."}]}], {}, ("Hi?", "Yes.")),
+    (
+        [{"messages": "[{'role': 'user', 'content': 'Hi?'}, {'role': 'assistant', 'content': 'Yes.'}]"}],
+        {},
+        ("Hi?", "Yes."),
+    ),
+    ([{"question": "Q?", "answer": "A"}, {"prompt": "P?", "completion": "C"}], {}, ("P?", "C")),
+    ([{"Context": "I am sad.", "Response": "Tell me."}], {}, ("I am sad.", "Tell me.")),
+    ([{"Frage": "Wer?", "Antwort": "Wren."}], {}, ("Wer?", "Wren.")),
+    ([{"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."}], {"data__columns": "prompt,chosen"}, ("Hi?", "Yes.")),
+]
+
+
+@pytest.mark.parametrize(("rows", "settings", "wanted"), AS_IT_IS, ids=range(len(AS_IT_IS)))
+def test_rows_of_many_kinds_are_learned_as_they_are_meant(
+    rows: list[dict[str, object]], settings: dict[str, str], wanted: tuple[str, str], tmp_path: Path
+) -> None:
+    data = prepare(Run("tiny-cpu", data=rows, root=tmp_path, **settings))
+    learned = TOKENIZER.decode(data.train[-1]["input_ids"])
+    asked, answered = learned.split(" [/INST] ")
+    assert asked.endswith(wanted[0]) and answered.removesuffix(" </s>").endswith(wanted[1])
+
+
+FILES = {  # a file that the content explains, as a pair of question and answer
+    "title.csv": "My FAQ\n\nquestion,answer\nQ?,A\n",
+    "blanks.csv": 'question, answer\n"Q?", "A"\n',
+    "inches.tsv": 'question\tanswer\nQ?\tA\n5" pipe?\tA\n',
+    "pretty.jsonl": '{\n "question": "Q?",\n "answer": "A"\n}\n{\n "question": "R?",\n "answer": "A"\n}',
+    "split.json": '{"columns": ["question", "answer"], "index": [0], "data": [["Q?", "A"]]}',
+    "index.json": '{"first": {"question": "Q?", "answer": "A"}, "second": {"question": "R?", "answer": "A"}}',
+    "chats.json": '{"one": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}]}',
+    "faq.ndjson": '{"question": "Q?", "answer": "A"}',
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_many_kinds_are_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(FILES[name])
+    data = prepare(Run("tiny-cpu", data=tmp_path / name, root=tmp_path / "runs"))
+    assert TOKENIZER.decode(data.train[0]["input_ids"]) == "<s> [INST] Q? [/INST] A </s>"
+
+
+HELP = [  # rows or a file's name and text, settings, and what the message says
+    ([{"question": "[INST] is a tag?", "answer": "A"}], {}, "data__tags=keep"),
+    ([{"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."}], {}, "data__columns=prompt,chosen"),
+    ([{"title": "Q?", "body": "A"}], {}, "data__columns=title,body"),
+    ([{"question": "Q?", "choices": ["x", "y"], "answer": 1}], {}, "write the letter or the text"),
+    ([{"patterns": ["Hi"], "responses": [{"x": 1}]}], {}, r'"messages": \[\{"role": "user"'),
+    (("rows.json", '[["Q?", "A", "x"]]'), {}, "orient='records'"),
+    (("faq.csv", "question,answer\nQ, so?,A\n"), {}, "put a text that holds ',' in quotes"),
+    (("faq.csv", "question,answer\nQ?,A\n"), {"data__split": "train"}, "data__split='train' is for"),
+    (("faq.csv", "question,answer\nQ?,A\n"), {"data__config": "main"}, "data__config='main' is for"),
+]
+
+
+@pytest.mark.parametrize(("given", "settings", "said"), HELP, ids=range(len(HELP)))
+def test_what_cannot_be_read_says_what_helps(
+    given: object, settings: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    if isinstance(given, tuple):
+        (tmp_path / given[0]).write_text(given[1])
+        given = tmp_path / given[0]
+    with pytest.raises(KitError, match=said):
+        prepare(Run("tiny-cpu", data=given, root=tmp_path / "runs", **settings))
+
+
+def test_a_split_of_several_is_chosen(tmp_path: Path) -> None:
+    both = datasets.DatasetDict(
+        {name: datasets.Dataset.from_list([{"question": f"{name}?", "answer": "A"}]) for name in ("one", "two")}
+    )
+    data = prepare(Run("tiny-cpu", data=both, root=tmp_path, data__split="two"))
+    assert [TOKENIZER.decode(row["input_ids"]) for row in data.train] == ["<s> [INST] two? [/INST] A </s>"]
+    with pytest.raises(KitError, match=r"called three \(one.jsonl, two.jsonl\)"):
+        prepare(Run("tiny-cpu", data=both, root=tmp_path, data__split="three"))

@@ -1,0 +1,81 @@
+"""Tables: comma, semicolon or tab between the fields, as spreadsheets of all countries write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ..config import Data
+from ..errors import KitError
+from .filetext import BadRow, Notes, Rows, ending_of, note, text_of_file
+
+NO_LIMIT = 2**31 - 1  # characters of one CSV field; the csv module's own limit is 131,072
+
+
+def read_table(path: Path, data: Data, notes: Notes) -> Rows:
+    """A table; its rows are counted as a spreadsheet does, the heading too."""
+    csv.field_size_limit(NO_LIMIT)
+    text = text_of_file(path, data)
+    separator = re.match(r"sep=(.)\s*?\n", text)  # Excel's own first line
+    text = text[separator.end() :] if separator else text
+    # spreadsheets of half of Europe write semicolons
+    guessed = "\t" if ending_of(path) == ".tsv" else max(",;\t|", key=lambda mark: _usual_width(text, mark))
+    records = _records(path, text, separator[1] if separator else guessed, notes)
+    heading, widths = 0, [len(record) for record in records[1:20] if _filled(record)]
+    while heading + 1 < len(records) and len(_filled(records[heading])) < 2 <= min(widths, default=0):
+        if _filled(records[heading]):
+            note(
+                notes,
+                f"the title above the heading, left out: {_filled(records[heading])[0]!r}",
+                f"{path.name} row {heading + 1}",
+            )
+        heading += 1
+    first = records[heading] if records else []
+    names = [" ".join(name.split()) or f"column {number}" for number, name in enumerate(first, start=1)]
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise KitError(f"{path.name} has more than one column called {', '.join(twice)}: rename or delete one")
+    for number, record in enumerate(records[heading + 1 :], start=heading + 2):
+        if _filled(record[len(names) :]):
+            text = f"has more than the header's {len(names)} fields: put a text that holds {guessed!r} in quotes"
+            yield number, BadRow("", text)
+        elif _filled(record):  # blank rows hold nothing
+            yield number, dict(itertools.zip_longest(names, record[: len(names)]))
+
+
+def _usual_width(text: str, delimiter: str) -> int:
+    """How many fields most of the first records have."""
+    records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    widths = Counter(len(record) for record in itertools.islice(records, 20) if _filled(record))
+    return widths.most_common(1)[0][0] if widths else 0
+
+
+def _filled(record: list[str]) -> list[str]:
+    return [cell for cell in record if cell.strip()]
+
+
+def _records(path: Path, text: str, delimiter: str, notes: Notes) -> list[list[str]]:
+    """The table's records. A quote inside a quoted field is written twice, or, where that fails, with a backslash."""
+    failed: list[str] = []
+    ways: dict[str, dict[str, Any]] = {"": {}, 'quotes are written \\" in the file': {"escapechar": "\\"}}
+    if delimiter == "\t":  # few of these quote their fields
+        ways["quotes are part of the text in the file"] = {"quoting": csv.QUOTE_NONE}
+    for said, options in ways.items():
+        lines = io.StringIO(text, newline="")
+        rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True, **options)
+        try:
+            records = list(rows)
+        except csv.Error as error:
+            failed.append(f"near line {rows.line_num}: {error}")
+            continue
+        if said:
+            note(notes, said, path.name)
+        return records
+    raise KitError(
+        f"{path.name} is not a readable table {failed[0]}. Fix the quotes there: inside a quoted field a quote is "
+        'written twice ("")'
+    )
