@@ -138,9 +138,9 @@ def set_adapter(model: PreTrainedModel, adapter: str | None) -> None:
 def adapter_off(model: PreTrainedModel) -> Iterator[None]:
     """The plain base for a while, on the same weights."""
     layers = [layer for layer in lora_layers(model) if not layer.disable_adapters]
-    for layer in layers:
-        layer.enable_adapters(False)
     try:
+        for layer in layers:
+            layer.enable_adapters(False)
         yield
     finally:
         for layer in layers:
@@ -243,12 +243,3 @@ def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
         return load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise KitError(f"there is no whole adapter in {folder} ({error}): train it again") from error
-
-
-def check_same_scale(folder: Path, lora: Lora) -> None:
-    """Raise KitError where another scale than the saved adapter's would make it start as another function."""
-    saved = json.loads((folder / "adapter_config.json").read_text())
-    names = [name for name in ("r", "lora_alpha", "use_rslora") if saved.get(name, False) != getattr(lora, name)]
-    if names:
-        other = "; ".join(f"lora__{name}={saved.get(name)}, here {getattr(lora, name)}" for name in names)
-        raise KitError(f"the adapter in {folder} was trained with {other}: set the same")

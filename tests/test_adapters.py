@@ -16,7 +16,6 @@ from lora_kit.adapters import (
     adapter_state,
     attach,
     attach_lora,
-    check_same_scale,
     detach_lora,
     is_fresh,
     load_adapter,
@@ -26,6 +25,7 @@ from lora_kit.adapters import (
     trainable,
 )
 from lora_kit.errors import KitError
+from lora_kit.training.train import check_same_scale
 
 from .models import FakeRun, adapted, load_small_llama, save_adapted, save_small_llama, small_profile
 

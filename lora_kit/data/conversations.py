@@ -133,8 +133,9 @@ def _conversation(
     assert read.shape is not None
     shape = read.shape
     if not data.columns and not {*row} >= {*shape.columns} and NESTED not in row:
-        shape = _other_shape(row) or shape
-        note(read.notes, f"rows of another form, read as {shape}", place)
+        if other := _other_shape(row):
+            note(read.notes, f"rows of another form, read as {other}", place)
+        shape = other or shape
     _note_unused(read, shape, row, data)
     messages = mended(shape.messages(row), roles, read.notes, place)
     if data.tags == "keep" and any(tags_in(message["content"]) for message in messages):

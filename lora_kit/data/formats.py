@@ -79,8 +79,9 @@ class Shape:
         """Every answer that the row accepts, where it says them apart from its messages."""
         row = _flat(row)
         columns = [name for name in row if str(name).lower() == "answers"] or [*self.columns[-1:]]
-        is_text = self.name != "pair" or isinstance(parsed(row.get(columns[0])), str | int | float | None)
-        return [] if is_text else answers_of(row, columns[0])
+        value = parsed(row.get(columns[0]))
+        is_apart = self.name == "pair" and isinstance(value, list | dict) and not is_list_of_turns(value)
+        return answers_of(row, columns[0]) if is_apart else []
 
 
 def recognise(row: Row, columns: Columns = ()) -> Shape:

@@ -24,7 +24,7 @@ def read_table(path: Path, data: Data, notes: Notes) -> Rows:
     separator = re.match(r"sep=(.)\s*?\n", text)  # Excel's own first line
     text = text[separator.end() :] if separator else text
     # spreadsheets of half of Europe write semicolons
-    guessed = "\t" if ending_of(path) == ".tsv" else max(",;\t|", key=lambda mark: _usual_width(text, mark))
+    guessed = "\t" if ending_of(path) == ".tsv" else max(",;\t|", key=lambda mark: _agreement(text, mark))
     records = _records(path, text, separator[1] if separator else guessed, notes)
     heading, widths = 0, [len(record) for record in records[1:20] if _filled(record)]
     while heading + 1 < len(records) and len(_filled(records[heading])) < 2 <= min(widths, default=0):
@@ -47,11 +47,11 @@ def read_table(path: Path, data: Data, notes: Notes) -> Rows:
             yield number, dict(itertools.zip_longest(names, record[: len(names)]))
 
 
-def _usual_width(text: str, delimiter: str) -> int:
-    """How many fields most of the first records have."""
+def _agreement(text: str, delimiter: str) -> tuple[int, int]:
+    """How many of the first records have the same number of fields, above one, and that number."""
     records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    widths = Counter(len(record) for record in itertools.islice(records, 20) if _filled(record))
-    return widths.most_common(1)[0][0] if widths else 0
+    widths = Counter(len(record) for record in itertools.islice(records, 20) if len(record) > 1)
+    return (widths.most_common(1)[0][1], widths.most_common(1)[0][0]) if widths else (0, 0)
 
 
 def _filled(record: list[str]) -> list[str]:

@@ -21,8 +21,8 @@ TEXTS = {  # format -> what stands before each turn, who speaks in brackets
     "Gemma": r"<start_of_turn>\s*(\w+)\s*\n",
     "Zephyr": rf"<\|({'|'.join(ROLE_OF)})\|>\s*",
     "Alpaca": rf"###\s*(?i:({'|'.join(ROLE_OF)})):?[ \t]*(?:\n|(?<=:[ ])|(?<=:))",
-    "Vicuna": r"(?:\A|(?<=\s)|(?<=</s>))(USER|ASSISTANT|SYSTEM):\s*",
-    "by lines": r"(?:\A|\n)<?(?i:(user|human|assistant|bot|ai|question|answer|q|a))>?:[ \t]*",
+    "Vicuna": r"(?:\b)(USER|ASSISTANT|SYSTEM):\s*",
+    "by lines": r"(?:\A|\n)(?i:(user|human|assistant|bot|ai|question|answer|q|a)):[ \t]*",
 }
 PREAMBLES = ("Below is an instruction", "A chat between")  # that may stand before a prompt's first turn
 LLAMA2 = re.compile(r"\s*(<s>)?\s*\[INST\]")
@@ -53,7 +53,8 @@ def prompt_format(text: str) -> Convert | None:
         places = list(re.finditer(header, f"{text.rstrip()}\n"))
         roles = [ROLE_OF.get(place[1].lower()) for place in places]
         is_open = bool(places) and places[-1].end() >= len(text.rstrip()) and roles[-1] == "assistant"
-        if is_open and "user" in roles and (begins.startswith(PREAMBLES) or re.match(header, begins)):
+        is_begun = "<" in header or begins.startswith(PREAMBLES) or re.match(header, begins)  # a word may be any text's
+        if is_open and "user" in roles and is_begun:
             return partial(from_headers, header)
     return None
 

@@ -31,7 +31,7 @@ from .recipe import Recipe, check_given, recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..config import Training
+    from ..config import Lora, Training
     from ..runs import Run, Stage
 
 SHOWN = ("loss", "evaluation_loss", "learning_rate")  # of a log row, while training
@@ -153,6 +153,15 @@ def _fit(
     return state, found
 
 
+def check_same_scale(folder: Path, lora: Lora) -> None:
+    """Raise KitError where another scale than the saved adapter's would make it start as another function."""
+    saved = json.loads((folder / "adapter_config.json").read_text())
+    names = [name for name in ("r", "lora_alpha", "use_rslora") if saved.get(name, False) != getattr(lora, name)]
+    if names:
+        other = "; ".join(f"lora__{name}={saved.get(name)}, here {getattr(lora, name)}" for name in names)
+        raise KitError(f"the adapter in {folder} was trained with {other}: set the same")
+
+
 def _attach(model: PreTrainedModel, run: Run) -> None:
     """A fresh adapter, or the one to train further."""
     if not adapters.is_fresh(model, run.profile.lora):  # a training that was stopped leaves its adapter half trained
@@ -160,7 +169,7 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
         adapters.attach_lora(model, run)
     if run.profile.training.start_from is not None:
         start = Path(run.profile.training.start_from).expanduser()
-        adapters.check_same_scale(start, run.profile.lora)
+        check_same_scale(start, run.profile.lora)
         adapters.take_adapter(model, start)
 
 

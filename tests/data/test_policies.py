@@ -22,7 +22,7 @@ __all__ = ["faq"]  # a fixture
 BAD = [
     {"question": "x", "answer": ""},
     {"question": "x", "answer": None},
-    {"question": 3, "answer": "y"},
+    {"question": True, "answer": "y"},
     {"question": [4], "answer": "y"},
     {"question": "What is [INST]?", "answer": "y"},
     "text",
@@ -36,7 +36,7 @@ def test_bad_rows_stop_the_stage_and_each_problem_is_told_with_its_rows(tmp_path
     for part in (
         "6 of 66 rows",
         "row 61: answer is empty, faq.jsonl row 62;",
-        "row 63: question is no text: 3, faq.jsonl",
+        "row 63: question is no text: True, faq.jsonl",
     ):
         assert part in str(caught.value)
     for way_out in ("data__tags=keep", "data__bad_rows=drop"):
@@ -208,7 +208,7 @@ def test_held_out_questions_in_the_training_file_are_left_out_and_told(tmp_path:
     (folder / "older").mkdir()
     report = str(prepare(open_run(folder)).report)
     assert "look at    3 rows with a held-out question: not learned: train.jsonl row 1, train.jsonl row 2, " in report
-    assert "look at    not read, no rows in this form: prices.xlsx" in report
+    assert "look at    files that are not used: prices.xlsx" in report
 
 
 def test_a_column_that_is_not_read_is_told(tmp_path: Path) -> None:

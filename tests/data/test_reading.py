@@ -115,13 +115,13 @@ def test_turns_that_a_table_holds_as_json_text_are_read(tmp_path: Path, name: st
 
 @pytest.mark.parametrize("name", KINDS_OF_FILE)
 def test_an_unknown_shape_names_file_row_and_columns_and_named_columns_are_read(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, [{"Frage": "Who, then?", "Antwort": "Wren.", "Titel": "x"}])
+    path = write(tmp_path / name, [{"Ask": "Who, then?", "Says": "Wren.", "Title": "x"}])
     with pytest.raises(KitError) as caught:
         read(path)
     assert str(caught.value).startswith(f"{name} row {first(name)}: none of the known shapes")
-    assert "(Frage: 'Who, then?', Antwort: 'Wren.', Titel: 'x')" in str(caught.value)
+    assert "(Ask: 'Who, then?', Says: 'Wren.', Title: 'x')" in str(caught.value)
     assert "data__columns=" in str(caught.value)
-    run = lk.Run("tiny-cpu", data=path, root=tmp_path, data__columns="Frage, Antwort")
+    run = lk.Run("tiny-cpu", data=path, root=tmp_path, data__columns="Ask, Says")
     found = read_conversations(run.profile.data.source, columns=run.profile.data.columns)
     assert [row.messages for row in found] == [PAIR]
 
@@ -133,17 +133,19 @@ def test_an_error_can_be_printed_whatever_the_columns_are_called(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["faq.jsonl", "faq.json", "faq.jsonl.gz"])
-def test_a_later_row_of_another_shape_is_bad_and_named(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, [GOOD, {"messages": PAIR}, GOOD, "text", None])
-    assert bad_rows(path) == [
+def test_a_later_row_of_another_shape_is_read_and_noted_or_bad_and_named(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, [GOOD, {"messages": PAIR}, {"title": "x"}, "text", None])
+    found = read_rows([path], Data())
+    assert [row.messages for row in found.rows] == [PAIR, PAIR]
+    assert found.notes == {"rows of another form, read as turns (messages)": [f"{name} row 2"]}
+    assert found.bad == [
         BadRow(
-            f"{name} row 2",
-            "has no column question: its columns are messages, the first row's pair (question, answer)",
+            f"{name} row 3", "has no column question: its columns are title, the first row's pair (question, answer)"
         ),
         BadRow(f"{name} row 4", "is a str; it must be an object with named fields"),
         BadRow(f"{name} row 5", "is a NoneType; it must be an object with named fields"),
     ]
-    with pytest.raises(KitError, match=rf"^{name} row 2: has no column question"):
+    with pytest.raises(KitError, match=rf"^{name} row 3: has no column question"):
         list(read_conversations(path))
 
 

@@ -123,14 +123,12 @@ def test_alpaca_is_alpaca_in_capital_letters_too() -> None:
     [
         ({}, "none of the known shapes"),
         ({"ask": "a", "says": "b"}, "fits its columns (ask: 'a', says: 'b')"),
-        ({"prompt": "p", "chosen": "a", "rejected": "b"}, "none of the known shapes"),
         ({"question": "a", "answer": "b", "response": "c"}, "): question+answer; question+resp"),
         ({"prompt": "a", "query": "b", "output": "c"}, "): prompt+output; query+output"),
         ({"messages": PAIR, "question": "a", "answer": "b"}, "): messages; question+answer"),
         ({"messages": PAIR, "short": PAIR}, "): messages; short"),
         ({"messages": PAIR, "conversations": sharegpt(PAIR)}, "): messages; conversations"),
         ({"messages": PAIR, "instruction": "a", "output": "b"}, "messages; instruction+output"),
-        ({"text": "[INST] a [/INST] b", "q": "a", "a": "b"}, "): text; q+a"),
     ],
 )
 def test_no_shape_or_two_show_the_first_rows_columns_and_the_way_out(row: Row, said: str) -> None:
@@ -180,7 +178,7 @@ def test_wrong_names_of_columns_show_the_right_ones(columns: tuple[str, ...], sa
     assert said in str(caught.value)
 
 
-NO_TEXT: tuple[Any, ...] = (None, 3, 2.5, True, [], {}, ["Wren."], "", " \n")
+NO_TEXT: tuple[Any, ...] = (None, True, [], {}, [True], [[]], "", " \n")
 
 
 @pytest.mark.parametrize(
@@ -191,11 +189,11 @@ def test_a_wrong_type_in_any_column_is_named_with_the_column(name: str, column: 
     row = EXAMPLES[name][1]
     shape = recognise(row)
     for wrong in NO_TEXT:
-        with pytest.raises(KitError, match=column if shape.name == "pair" else ""):
+        with pytest.raises(KitError, match=f"{shape.columns[0]}|{shape.columns[-1]}" if shape.name == "pair" else ""):
             messages_of(row | {column: wrong}, first=row)
 
 
-@pytest.mark.parametrize("wrong", [3, True, [["the wren"]], {"text": "the wren"}])
+@pytest.mark.parametrize("wrong", [True, [["the wren"]], {"text": "the wren"}])
 def test_an_alpaca_input_that_is_no_text_is_never_left_out_in_silence(wrong: Any) -> None:
     row = EXAMPLES["Alpaca with input"][1]
     with pytest.raises(KitError, match="input"):
@@ -267,7 +265,7 @@ def test_columns_are_found_in_any_letters_and_named_once() -> None:
         ({"question": "a", "prompt": "b", "answer": "c"}, "as in data__columns=question,answer"),
         ({"What is in box 0?": "What is in box 1?", "A cup.": "Tea."}, "Its first line looks like a row"),
         ({"question,answer": "Who?,Wren."}, "another separator than its ending says"),
-        ({"ask": "a", "says": "c"}, "data__columns=QUESTION,ANSWER"),
+        ({"ask": "a", "says": "c", "by": "d"}, "data__columns=QUESTION,ANSWER"),
         ({"text": "plain prose"}, "write questions about it"),
         ({"role": "user", "message": "a", "talk_id": 7}, "df.groupby('talk_id'"),
         ({"message_id": "m", "parent_id": None, "role": "prompter", "text": "a"}, "a tree with one message a row"),
@@ -366,6 +364,8 @@ RENDERED = {
 @pytest.mark.parametrize("halves", [False, True])
 def test_every_rendered_format_is_taken_apart(name: str, halves: bool) -> None:
     text = RENDERED[name]
+    is_bare = halves and name in ("Alpaca", "Vicuna", "Anthropic")  # words that any question may hold
+    text = text.removeprefix("Be brief.").lstrip() if is_bare else text
     row = {"prompt": text[: text.index("Wren")], "completion": "Wren." + text.partition("Wren.")[2]}
     found = messages_of(row if halves else {"text": text})
-    assert found == [SYSTEM, *PAIR]
+    assert found == (PAIR if is_bare else [SYSTEM, *PAIR])

@@ -62,9 +62,7 @@ def test_a_folder_holds_files_to_learn_files_held_out_and_a_card(
 def test_a_folder_with_nothing_to_learn_from_is_refused(tmp_path: Path, names: str) -> None:
     for name in names.split():
         (tmp_path / name).touch()
-    with pytest.raises(
-        KitError, match=r"is a folder without a file to learn from \(\.jsonl, \.json, \.csv, "
-    ) as caught:
+    with pytest.raises(KitError, match=r"is a folder without a file to learn from \(\.jsonl, ") as caught:
         dataset_files(str(tmp_path))
     assert repr(str(tmp_path)) in str(caught.value)
 
