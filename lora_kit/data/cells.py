@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import string
 from typing import Any
 
@@ -42,8 +43,8 @@ def text_of(row: Row, column: str) -> str:
     value = row[column]
     if isinstance(value, str) and value.strip():
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
-        return str(int(value) if value == int(value) else value)  # pandas makes 3.0 of 3 where others are missing
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value).removesuffix(".0")  # pandas makes 3.0 of 3 where others are missing
     raise KitError(f"{column} is {'no text: ' + short(value) if is_given(value) else 'empty'}")
 
 
