@@ -80,7 +80,8 @@ class Read:
         found: dict[str, list[str]] = {}
         for bad in self.bad:
             kind = re.sub(r"\d+|'[^']*'|\"[^\"]*\"|\[.*|\{.*|: .*", "", bad.problem)
-            found[kind] = [*found[kind], bad.row] if kind in found else [f"{bad.row}: {bad.problem}"]
+            places = found.setdefault(kind, [])
+            places.append(bad.row if places else f"{bad.row}: {bad.problem}")
         return sorted(found.values(), key=len, reverse=True)
 
 
