@@ -164,8 +164,8 @@ def _lines(data: dict[str, Any]) -> list[str]:
     added = {name.removesuffix("s"): count for name, count in data["added"].items() if count}
     lines += [f"  added      {plural(count, f'{name} row')} of the kit's own" for name, count in added.items()]
     for row in data["first"]:
-        texts = "; ".join(f"{name}: {text}" for name, text in row.items() if name != "row")
-        lines.append(f"  read       {row['row']}: {texts}")
+        lines.append(f"  read       {row['row']}")
+        lines += [f"             {name:<8}  {text}" for name, text in row.items() if name != "row"]
     lines += [f"  look at    {f['text']}{': ' + f['rows'] if f['rows'] else ''}" for f in data["findings"]]
     lines += [f"  the card   {name}: {text}" for name, text in data["measures"].items()]
     lines += [f"  advice     {text}" for text in data["advice"]]
