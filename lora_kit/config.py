@@ -86,7 +86,7 @@ class Training:
     epochs: PositiveInt | Auto = "auto"  # passes over the rows: three, or as many as give 200 steps
     tokens_per_step: PositiveInt | Auto = "auto"  # of one optimizer step: 4,096, fewer where the rows are few
     tokens_per_micro_batch: PositiveInt = 2048  # tokens on the card at a time; memory grows with it
-    learning_rate: PositiveFloat | Auto = "auto"  # by the base's width (training/recipe.py): 2.9e-4 for 7B
+    learning_rate: PositiveFloat | Auto = "auto"  # by the base's width (training/recipe.py): 1.4e-4 for 7B
     warmup: Share = 0.03  # share of the steps in which the learning rate rises from 0
     weight_decay: Decay = 0.0
     max_grad_norm: PositiveFloat = 0.3  # QLoRA's choice

@@ -25,9 +25,10 @@ def rows_of_length(count: int, length: int) -> list[Row]:
     return [Row([number, *ids], [IGNORE] * (length // 2) + ids[: length // 2 + 1]) for number in range(count)]
 
 
-@pytest.mark.parametrize(("width", "rate"), [(192, 3.1e-3), (576, 1.3e-3), (2048, 4.9e-4), (4096, 2.9e-4)])
-def test_the_rate_falls_with_the_width_as_the_published_sweep_found(width: int, rate: float) -> None:
+@pytest.mark.parametrize(("width", "rate"), [(192, 1.6e-3), (576, 6.6e-4), (2048, 2.5e-4), (4096, 1.4e-4)])
+def test_the_rate_is_half_of_the_published_sweep_s(width: int, rate: float) -> None:
     assert rate_for(width) == pytest.approx(rate)
+    assert rate_for(width) == pytest.approx(0.5 * 5e-4 * (2000 / width) ** 0.78, rel=0.04)
 
 
 @hypothesis_settings(deadline=None, max_examples=30)
@@ -39,7 +40,8 @@ def test_a_training_takes_enough_steps_and_no_row_too_often(count: int, length: 
     assert found.steps == all_steps(rows, chosen)
     assert len(found.steps) >= 0.95 * STEPS or chosen.epochs == MOST_EPOCHS
     assert chosen.epochs == 1 or chosen.epochs * tokens_of(rows, chosen) <= MOST_TOKENS
-    assert 3 <= chosen.epochs <= MOST_EPOCHS
+    assert chosen.epochs >= 3 or (chosen.epochs + 1) * tokens_of(rows, chosen) > MOST_TOKENS
+    assert chosen.epochs <= MOST_EPOCHS
     assert SMALLEST_STEP <= chosen.tokens_per_step <= 4096
 
 
@@ -68,7 +70,7 @@ def test_what_is_named_is_taken_as_it_is_and_said_where_the_evidence_differs() -
     found = recipe(named, random_rows(40), 576)
     assert (found.training.epochs, found.training.tokens_per_step, found.training.learning_rate) == (2, 1024, 1e-5)
     told = " ".join(found.reasons)
-    assert "0.0013" in told and f"{len(found.steps)} steps" in told
+    assert "0.00066" in told and f"{len(found.steps)} steps" in told
     near = recipe(replace(named, learning_rate=1e-3, epochs=200), random_rows(40), 576)
     assert near.reasons == []
 
@@ -84,7 +86,7 @@ def test_every_profile_learns_at_its_base_s_own_rate(name: str) -> None:
     width = widths.get(name, 4096)
     found = recipe(PROFILES[name].training, random_rows(20), width)
     if name == "tiny-cpu":  # names its own, which its bench chose
-        assert rate_for(width) < found.training.learning_rate < 2 * rate_for(width)
+        assert rate_for(width) < found.training.learning_rate < 4 * rate_for(width)
     else:
         assert found.training.learning_rate == rate_for(width)
 
