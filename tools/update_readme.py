@@ -69,8 +69,9 @@ def recipe(record: dict[str, Any]) -> str:
     parts = []
     for base in dict.fromkeys(point["base"] for point in record["points"]):
         points = [point for point in record["points"] if point["base"] == base]
-        share, machines = points[0]["share"], sorted({point["machine"] for point in points})
-        of = "the whole handbook" if share == 1 else f"1/{share} of the handbook"
+        machines = sorted({point["machine"] for point in points})
+        parts_of = [f"1/{share}" for share in sorted({point["share"] for point in points})]
+        of = "the whole handbook" if parts_of == ["1/1"] else f"{' and '.join(parts_of)} of the handbook"
         lines = [f"| {base}: adapters on | r | learning rate | steps | epochs | {' | '.join(RECIPE.values())} |"]
         lines += ["|---|--:|--:|--:|--:|" + "--:|" * len(RECIPE)]
         for row in sorted(points, key=recipe_order):
