@@ -205,13 +205,20 @@ def _as_lines(data: Any) -> str:
         )
     try:
         if isinstance(data, list):
-            return "".join(json.dumps(row, default=lambda value: value.tolist()) + "\n" for row in data)  # numpy's
+            return "".join(json.dumps(row, default=_plain) + "\n" for row in data)
         if kind == "DataFrame":
             return str(data.to_json(orient="records", lines=True, date_format="iso"))
         data.to_json(buffer := io.BytesIO(), force_ascii=True)
         return buffer.getvalue().decode()
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise KitError(f"the rows given as data cannot be written as JSON: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A numpy value as Python's own."""
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"it holds a {type(value).__name__}")
+    return value.tolist()
 
 
 def _folder_name(chosen: Profile) -> str:

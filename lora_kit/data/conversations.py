@@ -134,12 +134,13 @@ def _conversation(
     assert read.shape is not None
     shape = read.shape
     if not data.columns and not {*row} >= {*shape.columns} and NESTED not in row:
-        if other := _other_shape(row):
+        if other := shape_of(row):
             note(read.notes, f"rows of another form, read as {other}", place)
         shape = other or shape
     _note_unused(read, shape, row, data)
     messages = mended(shape.messages(row), roles, read.notes, place)
-    if data.tags == "keep" and any(tags_in(message["content"]) for message in messages):
+    texts = [message["content"] for message in messages]
+    if data.tags == "keep" and all(isinstance(text, str) for text in texts) and any(map(tags_in, texts)):
         messages = [message | {"content": plain_tags(message["content"])} for message in messages]
         note(read.notes, "tags of a prompt format, kept as plain text, spaced apart", place)
     check_messages(messages, last="assistant")
@@ -148,8 +149,8 @@ def _conversation(
     return _judged(conversation, row) if read.is_judged else conversation
 
 
-def _other_shape(row: dict[str, Any]) -> Shape | None:
-    """The shape of a later row that lacks the columns of the first."""
+def shape_of(row: dict[str, Any]) -> Shape | None:
+    """The shape of a row by itself, if it has one."""
     try:
         return recognise(row)
     except KitError:

@@ -80,17 +80,21 @@ def find(facts: Facts) -> list[Finding]:
         *[_finding("mended", text, len(at), first_few(at)) for text, at in [*read.notes.items(), *own.notes.items()]],
         *_of_rows("too long", facts.lengths.too_long, "left out: longer than max_length"),
         *_of_rows("shortened", facts.lengths.shortened, "without the oldest turns"),
-        *_if(len(files.skipped), "files", f"files that are not used: {skipped}"),
-        *_if(len(read.unused), "columns", f"columns that are not read: {', '.join(read.unused)}"),
+        *_if(skipped, "files", f"files that are not used: {skipped}", len(files.skipped)),
+        *_if(read.unused, "columns", f"columns that are not read: {', '.join(read.unused)}", len(read.unused)),
         *_of_rows("held out", facts.lost, "with a held-out question: not learned"),
         *_if(
-            bool(test and not own.rows and not own.bad),
+            test and not own.rows and not own.bad,
             "held out",
             f"no row to ask in {test}: some of the rows to learn are held out instead",
-            counted=False,
         ),
         *_bad("bad test rows", own, "to ask left out"),
-        *_if(len(own.unused), "test columns", f"columns of the test rows that are not read: {', '.join(own.unused)}"),
+        *_if(
+            own.unused,
+            "test columns",
+            f"columns of the test rows that are not read: {', '.join(own.unused)}",
+            len(own.unused),
+        ),
         *_of_rows(
             "test answers",
             [row.row for row in repeats(own.rows)[1]],
@@ -113,13 +117,11 @@ def find(facts: Facts) -> list[Finding]:
             "system texts",
             f"{plural(len(systems), 'different system text')} in the rows, as they stand there; chat and exports use "
             + (repr(facts.card["system"]) if "system" in facts.card else "none, unless data__system names one"),
-            counted=False,
         ),
         *_if(
-            bool(is_long),
+            is_long,
             "context",
             f"max_length={facts.profile.data.max_length} is more than the model's context of {most} tokens",
-            counted=False,
         ),
     ]
 
@@ -128,9 +130,9 @@ def _finding(name: str, text: str, count: int = 0, rows: str = "") -> Finding:
     return {"name": name, "text": text, "count": count, "rows": rows}
 
 
-def _if(count: int, name: str, text: str, *, counted: bool = True) -> list[Finding]:
-    """A finding where there is something to count."""
-    return [_finding(name, text, count if counted else 0)] if count else []
+def _if(is_so: object, name: str, text: str, count: int = 0) -> list[Finding]:
+    """A finding where something is so."""
+    return [_finding(name, text, count)] if is_so else []
 
 
 def _of_rows(name: str, places: Sequence[str], text: str) -> list[Finding]:
@@ -163,7 +165,7 @@ def _never_learned(facts: Facts) -> list[Finding]:
     asked = [row for row in facts.test if row.kind == "fact"] if facts.how == "own" else []
     count = sum(learned.isdisjoint(map(normalised, (row.answer, *row.accepted))) for row in asked)
     text = f"{count:,} of {plural(len(asked), 'held-out fact')} with an answer that no row to learn gives: not learned"
-    return _if(count, "answers", text)
+    return _if(count, "answers", text, count)
 
 
 def _common(rows: Sequence[Conversation]) -> list[Finding]:
@@ -177,7 +179,7 @@ def _common(rows: Sequence[Conversation]) -> list[Finding]:
         f"{plural(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels and stock "
         "phrases are: held-out questions with them measure judgement, not facts learned"
     )
-    return _if(len(often), "common answers", text)
+    return _if(often, "common answers", text, len(often))
 
 
 def common_answers(counts: dict[str, int], rows: int) -> set[str]:
@@ -214,4 +216,4 @@ def _system_share(rows: Sequence[Conversation]) -> list[Finding]:
     everything = sum(len(message["content"]) for row in rows for message in row.messages)
     share = sum(len(row.system or "") for row in rows) / max(everything, 1)
     text = f"the system prompt is {share:.0%} of all text: a shorter one trains faster"
-    return _if(share >= 0.5, "system prompt", text, counted=False)
+    return _if(share >= 0.5, "system prompt", text)

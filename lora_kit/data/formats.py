@@ -1,7 +1,7 @@
 """What a row may look like, found by its columns and turned into messages.
 
     turns    a list of {"role", "content"} or {"from", "value"}, texts in turn, or either written as JSON text
-    text     one column of conversations rendered to text (turns.py)
+    text     one column of conversations rendered to text (texts.py)
     pair     columns for question and answer, and for what belongs to them: PARTS
 
 The first row says which of the three a source holds. PARTS is the place where the next kind is one line.

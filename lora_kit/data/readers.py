@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,15 @@ from .filetext import BadRow, Notes, Rows, ending_of, note, text_of_file
 from .tables import read_table
 
 ADVICE = {  # other endings -> what to do
-    "xlsx": "save it as 'CSV UTF-8' there",
-    "xls": "save it as 'CSV UTF-8' there",
-    "ods": "save it as CSV with UTF-8 there",
-    "zip": "unpack it first",
-    "zst": "unpack it first",
-    "xz": "unpack it first",
-    "bz2": "unpack it first",
-    "txt": "write a row a line as JSON and call it .jsonl",
-    "pkl": "df.to_json('rows.jsonl', orient='records', lines=True) writes it so that it can be read",
+    ".xlsx": "save it as 'CSV UTF-8' there",
+    ".xls": "save it as 'CSV UTF-8' there",
+    ".ods": "save it as CSV with UTF-8 there",
+    ".zip": "unpack it first",
+    ".zst": "unpack it first",
+    ".xz": "unpack it first",
+    ".bz2": "unpack it first",
+    ".txt": "write a row a line as JSON and call it .jsonl",
+    ".pkl": "df.to_json('rows.jsonl', orient='records', lines=True) writes it so that it can be read",
 }
 
 
@@ -31,7 +32,7 @@ def reader_of(path: Path) -> Callable[[Path, Data, Notes], Rows]:
     ending = ending_of(path)
     if ending in READERS:
         return READERS[ending]
-    advice = ADVICE.get(ending.removeprefix("."), f"lora_kit reads {', '.join(READERS)} and .gz of them")
+    advice = ADVICE.get(ending, f"lora_kit reads {', '.join(READERS)} and .gz of them")
     raise KitError(f"{path.name} has the ending {ending!r}: {advice}")
 
 
@@ -57,15 +58,15 @@ def _json(path: Path, data: Data, notes: Notes) -> Rows:
 
 def _objects(path: Path, text: str) -> Rows:
     """Objects one after the other, each over several lines."""
-    decoder, place = json.JSONDecoder(), 0
-    while rest := text[place:].lstrip(" \t\r\n,"):
-        place = len(text) - len(rest)
+    decoder, between, end, number = json.JSONDecoder(), re.compile(r"[\s,]*"), 0, 1
+    while (place := between.match(text, end).end()) < len(text):  # type: ignore[union-attr]  # it always matches
+        number += text.count("\n", end, place)
         try:
-            row, end = decoder.raw_decode(text, place)
+            row, behind = decoder.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
             raise KitError(f"{path.name} is not JSON: {error}") from error
-        yield text.count("\n", 0, place) + 1, row
-        place = end
+        yield number, row
+        number, end = number + text.count("\n", place, behind), behind
 
 
 def _lines(path: Path, text: str, notes: Notes) -> Rows:
@@ -96,7 +97,7 @@ def _rows_of(path: Path, document: Any, data: Data, notes: Notes) -> list[Any]:
         return [dict(zip(fields, row, strict=True)) for row in rows]
     if isinstance(fields.get("columns"), list) and isinstance(fields.get("data"), list):  # orient="split"
         return [dict(zip(fields["columns"], row, strict=False)) for row in fields["data"]]
-    lists = {key: value for key, value in fields.items() if isinstance(value, list) and is_rows(value)}
+    lists = {key: rows for key, rows in fields.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
     if data.split in lists:
         return lists[str(data.split)]
     if lists and all({"role", "from"} & rows[0].keys() for rows in lists.values()):  # a conversation each
@@ -109,11 +110,6 @@ def _rows_of(path: Path, document: Any, data: Data, notes: Notes) -> list[Any]:
         example = next(iter(lists))
         raise KitError(f"{path.name} holds the lists {', '.join(lists)}: say which to learn, data__split={example}")
     raise KitError(f"{path.name} must hold a list of rows; it holds a {type(document).__name__}")
-
-
-def is_rows(value: list[Any]) -> bool:
-    """Whether a list holds objects."""
-    return bool(value) and isinstance(value[0], dict)
 
 
 def _arrow(path: Path, data: Data, notes: Notes) -> Rows:

@@ -25,23 +25,21 @@ def read_table(path: Path, data: Data, notes: Notes) -> Rows:
     text = text[separator.end() :] if separator else text
     # spreadsheets of half of Europe write semicolons
     guessed = "\t" if ending_of(path) == ".tsv" else max(",;\t|", key=lambda mark: _agreement(text, mark))
-    records = _records(path, text, separator[1] if separator else guessed, notes)
-    heading, widths = 0, [len(record) for record in records[1:20] if _filled(record)]
-    while heading + 1 < len(records) and len(_filled(records[heading])) < 2 <= min(widths, default=0):
-        if _filled(records[heading]):
-            note(
-                notes,
-                f"the title above the heading, left out: {_filled(records[heading])[0]!r}",
-                f"{path.name} row {heading + 1}",
-            )
+    delimiter = separator[1] if separator else guessed
+    records = _records(path, text, delimiter, notes)
+    heading, is_wide = 0, all(len(record) > 1 for record in records[1:20] if _filled(record))
+    while is_wide and heading + 1 < len(records) and _filled(records[heading]) in ([], records[heading][:1]):
+        if title := _filled(records[heading]):  # only its first cell is filled
+            place = f"{path.name} row {heading + 1}"
+            note(notes, f"the title above the heading, left out: {title[0]!r}", place)
         heading += 1
     first = records[heading] if records else []
     names = [" ".join(name.split()) or f"column {number}" for number, name in enumerate(first, start=1)]
-    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise KitError(f"{path.name} has more than one column called {', '.join(twice)}: rename or delete one")
     for number, record in enumerate(records[heading + 1 :], start=heading + 2):
         if _filled(record[len(names) :]):
-            text = f"has more than the header's {len(names)} fields: put a text that holds {guessed!r} in quotes"
+            text = f"has more than the header's {len(names)} fields: put a text that holds {delimiter!r} in quotes"
             yield number, BadRow("", text)
         elif _filled(record):  # blank rows hold nothing
             yield number, dict(itertools.zip_longest(names, record[: len(names)]))

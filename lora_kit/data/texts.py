@@ -20,8 +20,8 @@ TEXTS = {  # format -> what stands before each turn, who speaks in brackets
     "Llama 3": r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\s*",
     "Gemma": r"<start_of_turn>\s*(\w+)\s*\n",
     "Zephyr": rf"<\|({'|'.join(ROLE_OF)})\|>\s*",
-    "Alpaca": rf"###\s*(?i:({'|'.join(ROLE_OF)})):?[ \t]*(?:\n|(?<=:[ ])|(?<=:))",
-    "Vicuna": r"(?:\b)(USER|ASSISTANT|SYSTEM):\s*",
+    "Alpaca": rf"###\s*(?i:({'|'.join(ROLE_OF)}))[ \t]*[:\n]",
+    "Vicuna": r"\b(USER|ASSISTANT|SYSTEM):\s*",
     "by lines": r"(?:\A|\n)(?i:(user|human|assistant|bot|ai|question|answer|q|a)):[ \t]*",
 }
 PREAMBLES = ("Below is an instruction", "A chat between")  # that may stand before a prompt's first turn

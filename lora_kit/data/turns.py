@@ -17,20 +17,7 @@ Message = dict[str, Any]  # "role", "content"
 ROLES = {  # role -> what it may be called, in any letters
     "system": ("system", "developer"),
     "user": ("user", "human", "prompter", "customer", "instruction", "input", "question", "context", "q"),
-    "assistant": (
-        "assistant",
-        "gpt",
-        "ai",
-        "bot",
-        "model",
-        "chatgpt",
-        "bing",
-        "bard",
-        "claude",
-        "response",
-        "answer",
-        "a",
-    ),
+    "assistant": tuple("assistant gpt ai bot model chatgpt bing bard claude response answer a".split()),
     "tool": ("tool", "function", "observation", "function_call", "ipython"),
 }
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
@@ -107,8 +94,8 @@ def _messages_in(turn: Any, column: str) -> list[Message]:
 
 def without_ends(text: str) -> str:
     """A text without the format's own tokens that somebody typed at its start or end, as in "At six.</s>"."""
-    short_text = ENDS.sub("", STARTS.sub("", text)) if "<" in text else text
-    return text if "<s>" in short_text or not short_text.strip() else short_text  # HTML's <s>...</s> stays whole
+    bare = ENDS.sub("", STARTS.sub("", text)) if "<" in text else text
+    return text if "<s>" in bare or not bare.strip() else bare  # HTML's <s>...</s> stays whole
 
 
 def mended(messages: list[Message], roles: dict[str, str], notes: Notes, place: str) -> list[Message]:
@@ -129,9 +116,9 @@ def mended(messages: list[Message], roles: dict[str, str], notes: Notes, place: 
             raise KitError(f"has the roles {', '.join(names)}: say who they are, as in data__roles={example}")
         if role == "system" and not is_given(content):
             continue
-        if isinstance(content, str) and (short := without_ends(content)) != content:
+        if isinstance(content, str) and (bare := without_ends(content)) != content:
             note(notes, "the format's own <s> or </s> at the ends of texts, taken off", place)
-            content = short
+            content = bare
         if turns and turns[-1]["role"] == role and isinstance(content, str) and isinstance(turns[-1]["content"], str):
             turns[-1] = {"role": role, "content": f"{turns[-1]['content']}\n\n{content}"}
             note(notes, "turns of one speaker in a row, joined", place)

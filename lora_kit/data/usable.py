@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ..config import Data
 from ..errors import KitError
 from ..progress import Progress
-from .conversations import Conversation, Read, first_few, plural, read_rows
+from .conversations import Conversation, Read, first_few, plural, read_rows, shape_of
 from .encoding import LengthFilter
 from .filetext import BadRow, note
-from .formats import recognise
 from .sources import dataset_files, raw_rows
 from .splits import each_once
 
@@ -48,24 +47,20 @@ def check_told_apart(read: Read, data: Data) -> None:
         raise KitError(
             f"{same:,} of {len(read.rows):,} rows ask what others ask, with another answer; what tells them apart may "
             f"be in the columns that are not read: {', '.join(read.unused)}. Put it into the question, as "
-            f"data__columns={'{'}{next(iter(read.unused))}{'}'} {'{'}{question}{'}'},{answer}; or name the columns as "
+            f"data__columns={{{next(iter(read.unused))}}} {{{question}}},{answer}; or name the columns as "
             f"they are: data__columns={question},{answer}"
         )
 
 
 def with_answers(paths: Sequence[Path], data: Data, read: Read) -> list[Path]:
     """The test files whose rows have answers; one without, as Kaggle's, is passed over and noted."""
-    found = []
+    found, answer = [], read.shape.columns[-1] if read.shape else ""
     for path in paths:
-        row = next((raw[1] for raw in raw_rows(path, data, {}) if not isinstance(raw, BadRow)), None)
-        answer = read.shape.columns[-1] if read.shape else ""
-        try:
-            recognise(row, data.columns) if isinstance(row, dict) else None
-        except KitError:
-            if isinstance(row, dict) and answer not in row:
-                note(read.notes, f"a test file without the column {answer}, passed over", path.name)
-                continue
-        found.append(path)
+        first = next((raw[1] for raw in raw_rows(path, data, {}) if not isinstance(raw, BadRow)), None)
+        if isinstance(first, dict) and answer not in first and shape_of(first) is None:
+            note(read.notes, f"a test file without the column {answer}, passed over", path.name)
+        else:
+            found.append(path)
     return found
 
 

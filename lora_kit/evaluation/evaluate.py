@@ -60,7 +60,7 @@ def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[
             that fails.
     """
     own, inputs = _by_name(checks), evaluation_inputs(run, questions)
-    folder = check_files(run.find("evaluation", inputs) or _evaluate(run, inputs, questions))
+    folder = check_files(run.find("evaluation", inputs) or _evaluate(run, inputs, questions, own))
     if own:
         folder = _with_checks(run, inputs, folder, own)
     card: Card = json.loads((folder / "report_card.json").read_text())
@@ -86,11 +86,14 @@ def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str
     return inputs
 
 
-def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None) -> Path:
+def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, checks: dict[str, Check]) -> Path:
     """The models asked and their card written; what can be refused is refused before."""
     data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
     questions = choose_questions(run, data, source)
+    for row in questions:  # a check that fails should fail on a reference, before minutes of answers
+        for name, check in checks.items() if row["kind"] in OWN else ():
+            _passes(name, check, row["messages"][-1]["content"])
     room = json.loads((locate(run.profile.base) / "config.json").read_text())["max_position_embeddings"]
     check_length(max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens, room)
     cache = run.path / f"evaluation-unfinished-{fingerprint(inputs)[:6]}"
@@ -229,6 +232,6 @@ def _passes(name: str, check: Check, answer: str) -> bool:
     except Exception as error:  # a user's function may raise anything
         kind = type(error).__name__
         raise KitError(f"{name} fails on the answer {answer[:200]!r}: {kind}: {error}") from error
-    if passed not in (True, False):
+    if type(passed).__name__ not in ("bool", "bool_"):  # numpy's own too
         raise KitError(f"{name} must give True or False; on the answer {answer[:200]!r} it gives {passed!r}")
     return bool(passed)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SHARD = 10**9  # bytes of one file of the new model; memory grows with it
 KAGGLE_WORKING = Path("/kaggle/working")
 KAGGLE_KEEPS = 20 * 10**9  # bytes of that folder; beyond them a session's output is lost
+PLAIN = ("float32", "float16", "bfloat16")  # the dtypes of weights that can be added to
 NOT_MERGED = (  # settings of a PEFT LoRA whose update is not scale * B A, or that change more than linear layers
     "bias use_dora use_qalora lora_bias modules_to_save trainable_token_indices target_parameters layer_replication "
     "alora_invocation_tokens fan_in_fan_out"
@@ -186,7 +187,7 @@ def check_fits(deltas: dict[str, Delta], weights: Weights, adapter: Path) -> Non
         raise KitError(f"{shown(adapter)} changes {len(missing)} tensors that the base does not have, as {missing[0]}")
     for name, delta in deltas.items():
         shape, weight = (len(delta.b), delta.a.shape[1]), weights[name]
-        if shape != weight.shape or not weight.is_floating_point():
+        if shape != weight.shape or str(weight.dtype).removeprefix("torch.") not in PLAIN:
             held = f"{tuple(weight.shape)} in {weight.dtype}"
             raise KitError(f"the adapter does not fit {name}: {shape} against {held}")
 

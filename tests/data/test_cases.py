@@ -189,6 +189,7 @@ def test_rows_of_many_kinds_are_learned_as_they_are_meant(
 
 FILES = {  # a file that the content explains, as a pair of question and answer
     "title.csv": "My FAQ\n\nquestion,answer\nQ?,A\n",
+    "index.csv": ",text\n0,<s>[INST] Q? [/INST] A </s>\n1,<s>[INST] R? [/INST] A </s>\n",
     "blanks.csv": 'question, answer\n"Q?", "A"\n',
     "inches.tsv": 'question\tanswer\nQ?\tA\n5" pipe?\tA\n',
     "pretty.jsonl": '{\n "question": "Q?",\n "answer": "A"\n}\n{\n "question": "R?",\n "answer": "A"\n}',

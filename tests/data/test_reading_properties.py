@@ -86,6 +86,7 @@ def test_a_damaged_file_of_any_kind_is_read_or_explained(
     name=st.sampled_from(JSON),
     keep_tags=st.booleans(),
 )
+@example(rows=[{"messages": [{"input": None, "output": None}]}], name=JSON[0], keep_tags=True)
 @example(
     rows=[{"question": "a", "answer": "b"}, {"question": "a", "answer": "b", "kind": {}}],
     name=JSON[0],

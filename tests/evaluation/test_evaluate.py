@@ -101,6 +101,10 @@ def says_no(answer: str) -> str:
     return "no"
 
 
+def says_one(answer: str) -> int:
+    return 1
+
+
 def shorter_than(letters: int) -> Any:
     def short(answer: str) -> bool:
         return len(answer) < letters
@@ -172,6 +176,7 @@ def test_bad_rows_of_own_questions_are_named(done: lk.Run, tmp_path: Path, rows:
         ({"checks": has_no_answer}, "list of functions"),
         ({"checks": None}, "list of functions"),
         ({"checks": [says_no]}, "says_no must give True or False.*'no'"),
+        ({"checks": [says_one]}, "says_one must give True or False.* 1$"),
         ({"checks": [has_no_answer]}, "has_no_answer fails on .*ValueError: cannot judge"),
     ],
 )
