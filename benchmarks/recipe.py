@@ -1,7 +1,7 @@
 """Which recipe learns: python benchmarks/recipe.py [--base smollm2|tiny] [--device cuda]   (make bench-recipe)
 
-The handbook is learned by the same loop from one point of a grid to the next: learning rate, layers, rank, steps, and
-three seeds at the chosen point. Each point's adapter answers the held-out questions on the quantized base, which is
+The handbook is learned by the same loop from one point of a grid to the next: three seeds of the default recipe,
+learning rate, layers, rank, steps. Each point's adapter answers the held-out questions on the quantized base, which is
 what merging keeps. A finished point is kept in build/recipe and not trained again, so that the sweep can be spread over
 several calls. Writes benchmarks/results/recipe.json with every point that is there.
 
@@ -42,30 +42,35 @@ class Point:
     rate: float
     targets: str = "all linear"  # or "q and v"
     r: int = 16
-    steps: int = STEPS
+    steps: int = STEPS  # 0: as the default recipe says
     epochs: int = 3
     seed: int = 0
 
     @property
     def name(self) -> str:
+        if not self.steps:
+            return f"{self.base}-default-seed{self.seed}"
         targets = self.targets.replace(" ", "-")
         return f"{self.base}-{targets}-r{self.r}-{self.rate:.2g}-{self.steps}x{self.epochs}-seed{self.seed}"
 
 
 def grid(base: str) -> list[Point]:
     """All points of a base, the most telling first."""
+    from lora_kit.training.recipe import rate_for
+
     rule = float(f"{5e-4 * (2000 / WIDTHS[base]) ** 0.78:.2g}")  # the public sweep's
     middle = Point(base, rule, epochs=EPOCHS[base])
+    default = Point(base, rate_for(WIDTHS[base]), steps=0, epochs=0)
     old = Point(base, 2e-4, "q and v", steps=63, epochs=3)  # what the T4 profile was before
     rates = [float(f"{rule * factor:.2g}") for factor in (0.5, 2, 0.25, 4, 0.125, 8)]
     return [
+        *(replace(default, seed=seed) for seed in (0, 1, 2)),
         middle,
         old,
         *(replace(middle, rate=rate) for rate in rates[:4]),
         *(replace(middle, rate=rate, targets="q and v") for rate in (rule, *rates[1:2], rates[3])),
         *(replace(middle, steps=steps) for steps in (60, 120, 500)),
         *(replace(middle, r=r) for r in (4, 64)),
-        *(replace(middle, seed=seed) for seed in (1, 2)),
         *(replace(middle, epochs=epochs) for epochs in (3, 6, 12) if epochs != EPOCHS[base]),
         *(replace(middle, rate=rate) for rate in rates[4:]),
         *(replace(middle, rate=rate, targets="q and v") for rate in (rates[0], rates[5])),
@@ -146,14 +151,18 @@ class Bench:
         from lora_kit.config import ALL_LINEAR
         from lora_kit.training.batches import all_steps
         from lora_kit.training.loop import fit
-        from lora_kit.training.recipe import tokens_of
+        from lora_kit.training.recipe import recipe, tokens_of
         from lora_kit.training.train import loss_ends
 
         run = copy.copy(self.run)
         lora = replace(run.profile.lora, r=point.r, target_modules=QV if point.targets == "q and v" else ALL_LINEAR)
         settings = replace(run.profile.training, seed=point.seed, learning_rate=point.rate, epochs=point.epochs)
-        size = point.epochs * tokens_of(self.rows, settings) // point.steps
-        settings = replace(settings, tokens_per_step=size, tokens_per_micro_batch=min(size, 4096), evaluations=0)
+        if point.steps:
+            size = point.epochs * tokens_of(self.rows, settings) // point.steps
+            settings = replace(settings, tokens_per_step=size, tokens_per_micro_batch=min(size, 4096), evaluations=0)
+        else:
+            settings = replace(settings, learning_rate="auto", epochs="auto", evaluations=0)
+            settings = recipe(settings, self.rows, WIDTHS[point.base]).training
         run.profile = replace(run.profile, lora=lora, training=settings)
         detach_lora(self.model)
         attach_lora(self.model, run)
@@ -161,7 +170,10 @@ class Bench:
         log = fit(self.model, steps, settings).log
         trained = time.time() - start
         figures = self.ask()
+        size = settings.tokens_per_step
         taken = {"steps_taken": len(log), "tokens_per_step": size, "train_seconds": round(trained, 1)}
+        if not point.steps:
+            taken |= {"default": True, "steps": len(log), "epochs": settings.epochs, "rate": settings.learning_rate}
         taken |= {
             "loss": [round(row["loss"], 3) for row in log[:: max(1, len(log) // 25)]],
             "last_loss": round(loss_ends(log)[1], 4),
