@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lora_kit.config import Profile
+from lora_kit.config import ALL_LINEAR, Profile
 from lora_kit.machine import compute_dtype
 
 Rows = list[tuple[list[int], list[int]]]
@@ -146,7 +146,7 @@ class Peer:
             r=lora.r,
             lora_alpha=lora.lora_alpha,
             lora_dropout=lora.lora_dropout,
-            target_modules=list(lora.target_modules),
+            target_modules="all-linear" if lora.target_modules == ALL_LINEAR else list(lora.target_modules),
             init_lora_weights="gaussian",
             task_type="CAUSAL_LM",
         )

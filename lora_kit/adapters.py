@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .config import ALL_LINEAR
 from .errors import KitError
 from .quantization import describe
 
@@ -52,8 +53,7 @@ def attach(model: PreTrainedModel, profile: Profile, *, adapter: str = "default"
     if adapter in adapter_names(model):
         print(f"adapter {adapter!r} is attached already")
         return model
-    targets = list(profile.lora.target_modules)
-    check_targets(model, targets)
+    targets = target_names(model, profile.lora.target_modules)
     settings = asdict(profile.lora) | {"target_modules": targets}
     torch.manual_seed(profile.training.seed)
     _inject(model, LoraConfig(**settings, init_lora_weights="gaussian", task_type="CAUSAL_LM"), adapter)
@@ -61,17 +61,21 @@ def attach(model: PreTrainedModel, profile: Profile, *, adapter: str = "default"
     return model
 
 
-def check_targets(model: PreTrainedModel, targets: Iterable[str]) -> None:
-    """Raise KitError, with the names that exist, unless every target is a linear layer inside the decoder."""
+def target_names(model: PreTrainedModel, wanted: Iterable[str]) -> list[str]:
+    """The linear layers of the decoder that get an adapter; KitError, with the names that exist, for another one."""
     import torch
 
-    layers = {
+    found = [
         name.removesuffix(".base_layer").rpartition(".")[2]
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and ".layers." in name and "lora_" not in name
-    }
-    if unknown := [target for target in targets if target not in layers]:
-        raise KitError(f"the model has no linear layers named {unknown}; it has {', '.join(sorted(layers))}")
+    ]
+    layers, names = list(dict.fromkeys(found)), list(wanted)
+    if tuple(names) == ALL_LINEAR:
+        return layers
+    if unknown := [name for name in names if name not in layers]:
+        raise KitError(f"the model has no linear layers named {unknown}; it has {', '.join(layers)}")
+    return names
 
 
 def _inject(model: PreTrainedModel, config: Any, adapter: str) -> None:
@@ -167,7 +171,7 @@ def trainable(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
 def is_fresh(model: PreTrainedModel, lora: Lora, *, adapter: str = "default") -> bool:
     """Whether the adapter is attached with these settings and not trained yet: every B is zero."""
     config = getattr(model, "peft_config", {}).get(adapter)
-    wanted = asdict(lora) | {"target_modules": set(lora.target_modules)}
+    wanted = asdict(lora) | {"target_modules": set(target_names(model, lora.target_modules))}
     if config is None or any(getattr(config, name) != value for name, value in wanted.items()):
         return False
     return not any(layer.lora_B[adapter].weight.any() for layer in lora_layers(model))
@@ -216,7 +220,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "defaul
     config = LoraConfig.from_pretrained(str(folder))
     detach_lora(model, adapter=adapter)  # another rank or scale may be attached under this name
     if not isinstance(config.target_modules, str):  # PEFT also takes a pattern, which finds its modules itself
-        check_targets(model, config.target_modules)
+        target_names(model, config.target_modules)
     _inject(model, config, adapter)
     take_adapter(model, folder, adapter=adapter)
     return model.requires_grad_(False)

@@ -6,7 +6,6 @@ Safe by default: safetensors only, no remote code, a pinned revision; access is 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import Base
 from .errors import KitError
+from .families import check_family
 from .files import file_hash, shown
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def locate(base: Base) -> Path:
     """The local folder of the base model, downloaded if need be.
 
     Raises:
-        KitError: not a Llama, no safetensors, no access (the message says how to get it), no network, or it broke off.
+        KitError: no family that was tested, no safetensors, no access (the message says how to get it), no network, or
+            the download broke off.
     """
     folder = _local(base) or _cached(base)
     if folder is None:
@@ -46,7 +47,7 @@ def locate(base: Base) -> Path:
         except Exception as error:  # the network, the Hub, the disk: the library has many names for it
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise KitError(f"the download of {base.source} broke off ({reason}): call it again to go on") from error
-    return check_llama(folder)
+    return check_family(folder, base)
 
 
 def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
@@ -81,19 +82,6 @@ def file_identity(path: Path) -> str:
             file.seek(number * (size - SAMPLE) // (SAMPLES - 1))
             digest.update(file.read(SAMPLE))
     return f"sampled {digest.hexdigest()}"
-
-
-def check_llama(folder: Path) -> Path:
-    """Return `folder` when it holds a Llama in safetensors; KitError for another architecture or other files."""
-    try:
-        kind = json.loads((folder / "config.json").read_text())["model_type"]
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise KitError(f"{folder} has no readable config.json: give the folder of a Llama model") from error
-    if kind != "llama":
-        raise KitError(f"{folder} holds a {kind!r} model; lora_kit fine-tunes Llama models ('llama')")
-    if not any(folder.glob("*.safetensors")):
-        raise KitError(f"{folder} has no *.safetensors file; other weight formats are not loaded, for safety")
-    return folder
 
 
 def is_here(base: Base) -> bool:

@@ -23,7 +23,7 @@ Names = Annotated[tuple[str, ...], "one name at least, as q_proj,v_proj", bool]
 KaggleModel = Annotated[str, "owner/model/framework/variation/version", lambda value: value.count("/") == 4]
 Auto = Literal["auto"]  # decided when the rows are known, and printed with its reason
 
-ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL_LINEAR = ("all-linear",)  # every linear layer of the decoder, whatever a family calls them
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Base:
     gated: bool = False  # needs an accepted licence and a token
     kaggle: KaggleModel | None = None  # the same model as a Kaggle mount
     fallback: str | None = None  # the profile to go on with when access is missing
+    untested: bool = False  # try a family that nobody tested
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def _parse(value: Any, hint: Any) -> Any:
         texts = value if isinstance(value, str) else ",".join(map(str, value))
         parts = texts.rsplit(",", 1) if "{" in texts else texts.split(",")  # a template may hold commas itself
         found = tuple(str(part).strip() for part in parts if str(part).strip())
-        return ALL_LINEAR if found == ("all-linear",) else found
+        return found
     elif hint is bool:
         return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
     elif hint is NoneType and str(value).lower() == "none":

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .base import locate
 from .config import Profile
 from .errors import KitError
+from .families import FAMILIES, check_numbers, read_config
 from .machine import compute_dtype
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from .runs import Run
 
-LINEAR = re.compile(r"\.layers\.\d+\..*_proj\.weight$")  # the tensors that transformers quantizes in a Llama
+LINEAR = re.compile(r"\.layers\.\d+\..*_proj\.weight$")  # the tensors that transformers quantizes
 
 
 def load_base(run: Run, *, folder: Path | None = None) -> PreTrainedModel:
@@ -39,18 +40,20 @@ def load_base(run: Run, *, folder: Path | None = None) -> PreTrainedModel:
         folder: load these weights instead (a merged model).
 
     Raises:
-        KitError: not a Llama, no access, damaged weights, or no memory for it.
+        KitError: no family that was tested, no access, damaged weights, or no memory for it.
     """
-    start = time.monotonic()
-    model = load_model(run.profile, folder or locate(run.profile.base))
+    start, base = time.monotonic(), locate(run.profile.base)
+    check_numbers(read_config(base), compute_dtype(run.profile)[0], run.profile.data.max_length)
+    model = load_model(run.profile, folder or base)
     model.loading_seconds = time.monotonic() - start  # type: ignore[assignment]  # for the plan
     if folder is None:
-        print(f"base: {run.profile.base.title}, {describe(model)}")
+        untested = "" if model.config.model_type in FAMILIES else f", of the untested family {model.config.model_type}"
+        print(f"base: {run.profile.base.title}{untested}, {describe(model)}")
     return model
 
 
 def load_model(profile: Profile, folder: Path) -> PreTrainedModel:
-    """Load any Llama folder the way `profile` says, frozen; KitError where it is damaged or too large."""
+    """Load any model folder the way `profile` says, frozen; KitError where it is damaged or too large."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM

@@ -83,7 +83,7 @@ def test_attaching_twice_is_harmless(folder: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_wrong_target_lists_the_right_ones(folder: Path) -> None:
-    with pytest.raises(KitError, match=r"\['query'\].*down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"):
+    with pytest.raises(KitError, match=r"\['query'\].*q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"):
         attach(load_small_llama(folder), small_profile(lora__target_modules="query"))
 
 

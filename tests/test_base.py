@@ -12,9 +12,10 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from lora_kit import base as base_module
-from lora_kit.base import ASSETS, access_problem, check_llama, identity, load_tokenizer, locate
+from lora_kit.base import ASSETS, access_problem, identity, load_tokenizer, locate
 from lora_kit.config import Base
 from lora_kit.errors import KitError
+from lora_kit.families import read_config
 from lora_kit.presets import LLAMA2, profile
 
 PAGE = f"https://huggingface.co/{LLAMA2.source}"
@@ -125,8 +126,8 @@ def test_a_wrong_kaggle_handle_is_refused(handle: str) -> None:
 
 
 def test_another_architecture_and_weights_that_can_run_code_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(KitError, match=r"'mistral'.*'llama'"):
-        locate(Base(source=str(llama(tmp_path / "other", kind="mistral"))))
+    with pytest.raises(KitError, match=r"'bloom'.*llama"):
+        locate(Base(source=str(llama(tmp_path / "other", kind="bloom"))))
     with pytest.raises(KitError, match=r"no \*\.safetensors"):
         locate(Base(source=str(llama(tmp_path / "pickle", weights="pytorch_model.bin"))))
 
@@ -137,8 +138,8 @@ def test_a_damaged_config_is_refused(tmp_path: Path, text: str | bytes | None) -
     config.unlink()
     if text is not None:
         config.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(KitError, match=r"config\.json: give the folder of a Llama model"):
-        check_llama(tmp_path)
+    with pytest.raises(KitError, match=r"config\.json: give the folder of a chat model"):
+        read_config(tmp_path)
     with pytest.raises(KitError, match=r"config\.json"):
         locate(Base(source=str(tmp_path)))  # a folder is never taken for a name on the Hub
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ def card_texts(
         base=profile.base,
         adapter=Path(adapter_stage(run)).name,
         lora=profile.lora,
+        targets=_targets(training) if training else profile.lora.target_modules,
         quantization=profile.quantization.kind,
         seed=profile.training.seed,
         training=read_manifest(training)["figures"] if training else None,
@@ -59,6 +61,12 @@ def card_texts(
         page=page and Markup(page),
     )
     return {"README.md": card} | ({"NOTICE": NOTICE} if profile.base.licence == "llama2" else {})
+
+
+def _targets(training: Path) -> list[str]:
+    """The names of the layers that the trained adapter is on."""
+    names: list[str] = json.loads((training / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    return names
 
 
 def front_matter(base: Base, kind: str) -> str:

@@ -4,7 +4,7 @@ What the model's layers do differently in training leaves every result the same:
 
     training_mode      layers that are computed again in the backward pass, to save memory (Chen et al. 2016)
     last_mlp_at        the last MLP only where its output is read
-    shared_attention   rows behind one prefix, which is computed once
+    shared_attention   rows behind one prefix, which is computed once (attention.py)
 
 A layer keeps no state of a pass (no cache), so that computing it again gives the same.
 """
@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ..adapters import adapter_off
 from ..data.encoding import IGNORE
+from .attention import shared_attention
 from .batches import Batch, Row, for_measuring
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 
     from ..config import Training
 
-CHUNK = 4096  # learned positions whose logits exist at a time: 4096 x 32000 x 4 bytes is 0.5 GB
-ATTENTION = "lora_kit"  # our attention's name in transformers' list
+LOGITS = 2**29  # bytes of float32 logits that exist at a time: 4,194 positions of Llama 2, 1,024 of Gemma 3
 
 
 def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -39,7 +39,7 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     The caller divides by all learned tokens of the step, so that the split into micro-batches changes nothing.
 
     Args:
-        model: a causal language model whose body is `model.model` and whose head is `model.lm_head`.
+        model: a causal language model whose body is `model.model`.
         batch: rows, and the prefix that they share.
     """
     from torch.nn.functional import cross_entropy, kl_div
@@ -51,15 +51,32 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         hidden = hidden_states(model, batch, learned)  # (rows, width, dim)
         states, targets = hidden[learned], labels[learned]  # (learned, dim), (learned,)
         total = states.new_zeros((), dtype=hidden.dtype).float()
-        for start in range(0, len(targets), CHUNK):
-            logits = model.lm_head(states[start : start + CHUNK]).float()  # (chunk, vocab)
+        chunk = max(1, LOGITS // (4 * model.config.vocab_size))
+        for start in range(0, len(targets), chunk):
+            logits = head_logits(model, states[start : start + chunk])  # (chunk, vocab)
             if before is None:
-                total = total + cross_entropy(logits, targets[start : start + CHUNK], reduction="sum")
+                total = total + cross_entropy(logits, targets[start : start + chunk], reduction="sum")
             else:
-                base = model.lm_head(before[start : start + CHUNK]).float()
+                base = head_logits(model, before[start : start + chunk])
                 log_q, log_p = logits.log_softmax(-1), base.log_softmax(-1)
                 total = total + kl_div(log_q, log_p, reduction="sum", log_target=True)
     return total
+
+
+def head_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
+    """The model's logits, in float32, at last hidden states: (n, dim) to (n, vocab).
+
+    The whole model is called with its body put aside, so that what a family does behind its head is done too: Granite
+    divides the logits.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    found = BaseModelOutputWithPast(last_hidden_state=states.unsqueeze(0))
+    model.model.forward = lambda *_, **__: found
+    try:
+        return model(inputs_embeds=found.last_hidden_state, use_cache=False).logits[0].float()
+    finally:
+        del model.model.forward
 
 
 def base_states(model: PreTrainedModel, batch: Batch, learned: torch.Tensor) -> torch.Tensor:
@@ -87,8 +104,8 @@ def row_logits(
             hidden = hidden_states(model, batch, learned)
         for row, states, tokens, places in zip(batch.rows, hidden, labels, learned, strict=True):
             with torch.no_grad(), autocast(model):
-                logits = model.lm_head(states[places])
-            yield row, logits.float(), tokens[places]
+                logits = head_logits(model, states[places])
+            yield row, logits, tokens[places]
 
 
 def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
@@ -188,53 +205,6 @@ def last_mlp_at(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[Non
         yield
     finally:
         del mlp.forward
-
-
-@contextmanager
-def shared_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let rows that are laid behind one prefix see it and themselves, and nothing of each other.
-
-    The model is then called with one long row, prefix and rows end to end, and with prefix=... and rows=...; every
-    layer works once on all of it, and only the attention knows of the parts.
-    """
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(ATTENTION, _attention)
-    before = model.config._attn_implementation
-    model.config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    prefix: int = 0,
-    rows: int = 0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention over (1, heads, prefix + rows * width, head_dim): first the prefix, then all rows behind it."""
-    import torch
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    if not rows:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    q, k, v = (tensor[:, :, :prefix] for tensor in (query, key, value))
-    own_q, own_k, own_v = (  # (rows, heads, width, head_dim)
-        tensor[0, :, prefix:].unflatten(1, (rows, -1)).transpose(0, 1) for tensor in (query, key, value)
-    )
-    width = own_q.shape[2]
-    mask = torch.ones(width, prefix + width, dtype=torch.bool, device=query.device).tril(prefix)
-    first, _ = sdpa_attention_forward(module, q, k, v, None, **kwargs)
-    k, v = (torch.cat([b.expand(rows, -1, -1, -1), o], dim=2) for b, o in ((k, own_k), (v, own_v)))
-    rest, _ = sdpa_attention_forward(module, own_q, k, v, mask, **kwargs)
-    return torch.cat([first, rest.flatten(0, 1).unsqueeze(0)], dim=1), None
 
 
 def _padded(rows: list[list[int]], fill: int, device: torch.device, *, width: int) -> torch.Tensor:
