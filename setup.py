@@ -56,6 +56,7 @@ setup(
             "nbstripout",
             "rouge-score",
             "scipy",
+            "xllamacpp",  # llama.cpp, which the GGUF files are held against
         ],
     },
     entry_points={"console_scripts": ["lora-kit = lora_kit.__main__:main"]},

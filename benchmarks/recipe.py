@@ -139,9 +139,9 @@ class Bench:
 
     def ids(self, prompts: Sequence[list[int]]) -> list[list[int]]:
         from lora_kit.base import load_tokenizer
-        from lora_kit.generation import generate_ids
+        from lora_kit.generation import generate_ids, stop_tokens
 
-        eos = load_tokenizer(self.run.profile.base).eos_token_id
+        eos = stop_tokens(self.model, load_tokenizer(self.run.profile.base))
         most = self.run.profile.evaluation.max_new_tokens
         return generate_ids(self.model, prompts, max_new_tokens=most, eos_token_id=eos, batch_size=self.batch)
 

@@ -11,7 +11,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from .base import load_tokenizer, locate
-from .data.encoding import speaks_llama2
+from .data.chat_template import form_of, speaks_llama2, stop_id
 from .data.prepare import data_inputs, load_prepared
 from .errors import KitError
 from .evaluation.evaluate import evaluation_inputs
@@ -202,14 +202,14 @@ def _write_ollama(run: Run, target: Path, name: str) -> None:
 def modelfile(weights: str, tokenizer: PreTrainedTokenizerBase, system: str | None, context: int) -> str:
     """What `ollama create NAME -f Modelfile` reads: weights, the form of the prompts, system text, tokens of context.
 
-    Raises:
-        KitError: the prompts are neither Llama 2's nor Zephyr's, as TinyLlama's are.
+    Ollama knows most chat templates by itself, from the GGUF; Llama 2's and TinyLlama's are written down.
     """
-    llama2 = speaks_llama2(tokenizer)
-    if not llama2 and "<|assistant|>" not in str(tokenizer.chat_template):
-        raise KitError("there is no Ollama template for the prompts of this base: export 'gguf', write a Modelfile")
-    lines = [f"FROM ./{weights}", f'TEMPLATE """{LLAMA2 if llama2 else ZEPHYR}"""']
+    llama2, stop = speaks_llama2(tokenizer), str(tokenizer.convert_ids_to_tokens(stop_id(tokenizer)))
+    is_zephyr = "<|assistant|>" in str(tokenizer.chat_template) and stop == "</s>"
+    template = LLAMA2 if llama2 else ZEPHYR if is_zephyr else None
+    system = system or (None if llama2 else form_of(tokenizer).system)  # that the template would add
+    lines = [f"FROM ./{weights}", *([f'TEMPLATE """{template}"""'] if template else [])]
     if system:
         lines.append('SYSTEM """' + system.replace('"""', "'''") + '"""')
-    lines += [f"PARAMETER num_ctx {context}", "PARAMETER temperature 0", 'PARAMETER stop "</s>"']
+    lines += [f"PARAMETER num_ctx {context}", "PARAMETER temperature 0", f'PARAMETER stop "{stop}"']
     return "\n".join([*lines, *(['PARAMETER stop "[INST]"'] if llama2 else []), ""])

@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from .data.chat_template import stop_id
 from .data.encoding import encode_prompt
 from .errors import KitError
 
@@ -81,9 +82,9 @@ def _generate(model: Any, prompts: list[list[int]], config: Any, seed: int, watc
 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends an answer of this base: the tokenizer's EOS and those of its generation config."""
+    """Every token that ends an answer of this base: its format's, the tokenizer's EOS, its generation config's."""
     own = getattr(model.generation_config, "eos_token_id", None)
-    found = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+    found = {stop_id(tokenizer), tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
     return sorted(token for token in found if token is not None)
 
 

@@ -21,6 +21,7 @@ from lora_kit.data.encoding import encode_batch
 from lora_kit.errors import KitError
 from lora_kit.exporting import modelfile, plain_name
 
+from .data.test_templates import DEFAULT, TEMPLATES
 from .models import SHORT
 
 
@@ -119,16 +120,18 @@ def test_a_conversation_in_the_template_has_the_ids_of_the_training(done: lk.Run
     assert text.count("<s>") == 1 and ids == encode_batch([before + CHAT], tokenizer)[0].input_ids
 
 
-def test_other_prompts_are_zephyr_s_or_refused(done: lk.Run) -> None:
+def test_other_prompts_are_zephyr_s_or_left_to_ollama(done: lk.Run) -> None:
     tokenizer = deepcopy(load_tokenizer(done.profile.base))
     tokenizer.chat_template = ZEPHYR
     text = rendered(modelfile("m", tokenizer, "Be brief.", 1).split('"""')[1], CHAT[:3], "Be brief.")
     chat = [{"role": "system", "content": "Be brief."}, *CHAT[:3]]
     ours = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert text == ours and text.count("<|user|>\n") == 2
-    tokenizer.chat_template = "{% for message in messages %}<|im_start|>{{ message.content }}{% endfor %}"
-    with pytest.raises(KitError, match="gguf"):
-        modelfile("m", tokenizer, None, 1)
+    tokenizer.chat_template = TEMPLATES["SmolLM2, Qwen2.5"]
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    lines = modelfile("m", tokenizer, None, 1).splitlines()
+    assert not any(line.startswith("TEMPLATE") for line in lines)
+    assert {f'SYSTEM """{DEFAULT}"""', 'PARAMETER stop "<|im_end|>"'} <= set(lines)
 
 
 def test_an_unknown_format_lists_them(done: lk.Run) -> None:

@@ -67,15 +67,15 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> model_type and what 
 }
 
 
-def save_family(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Path:
+def save_family(folder: Path, name: str, **changes: Any) -> Path:
     """A random model of the kind, with weights of its norms and biases that are not those of the start."""
     kind, special = KINDS[name]
     torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SHAPE | special))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SHAPE | special | changes))
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
-    model.to(dtype).save_pretrained(folder)
+    model.save_pretrained(folder)
     return folder
 
 

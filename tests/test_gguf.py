@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import lora_kit as lk
@@ -19,8 +18,13 @@ from lora_kit.base import ASSETS, load_tokenizer
 from lora_kit.errors import KitError
 from lora_kit.gguf import write_gguf
 
+from .data.test_templates import PIECES, TEMPLATES, tokenizer_of
+from .llama_cpp import ask
 from .models import llama, save_small_llama
+from .test_families import KINDS, save_family
 
+CHATML = TEMPLATES["SmolLM2, Qwen2.5"]
+TEXTS = ["How many owls?", "Nine owls, (grey) öß 1234\n\n\n don't", "Tools: <s> 9 days.</s>"]
 IDS = torch.tensor([[1, 5, 6, 7, 8, 9, 40, 77]])
 TOKENIZER = AutoTokenizer.from_pretrained(ASSETS / "tiny-chat")
 
@@ -91,18 +95,64 @@ def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
         write_gguf(model, TOKENIZER, tmp_path / "m.gguf", name="x")
 
 
-def test_what_gguf_s_llama_does_not_cover_is_refused(tmp_path: Path) -> None:
-    model, other = save_small_llama(tmp_path), deepcopy(TOKENIZER)
-    content = json.loads(other.backend_tokenizer.to_str())
-    content["model"]["byte_fallback"] = False  # as in the byte-level tokenizers of GPT-2, SmolLM2, Llama 3
-    other._tokenizer = Tokenizer.from_str(json.dumps(content))
-    with pytest.raises(KitError, match="SentencePiece"):
-        write_gguf(model, other, tmp_path / "m.gguf", name="x")
-    config = json.loads((model / "config.json").read_text())
-    config["rope_parameters"] = {"rope_type": "yarn", "rope_theta": 1e4}
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
+        ({"model_type": "gemma3_text"}, "gemma3_text.*llama, qwen2"),
+        ({"model_type": "mistral", "sliding_window": 8}, "window"),
+        ({"model_type": "smollm3", "no_rope_layer_interval": 2}, "every fourth"),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(
+    tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
+    model = save_small_llama(tmp_path)
+    config = json.loads((model / "config.json").read_text()) | changes
     (model / "config.json").write_text(json.dumps(config))
-    with pytest.raises(KitError, match="'yarn'"):
+    with pytest.raises(KitError, match=reason):
         write_gguf(model, TOKENIZER, tmp_path / "m.gguf", name="x")
+
+
+def test_a_tokenizer_whose_pieces_nobody_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KitError, match="cuts text by"):
+        write_gguf(save_small_llama(tmp_path), tokenizer_of(CHATML, pieces=r"\s+|\S+"), tmp_path / "m.gguf", name="x")
+
+
+@pytest.mark.parametrize("family", [name for name in KINDS if "window" not in name and name != "gemma3"])
+def test_llama_cpp_gives_the_same_ids_and_answers_for_every_family(tmp_path: Path, family: str) -> None:
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: pip install xllamacpp")
+    tokenizer = tokenizer_of(CHATML)
+    model = save_family(tmp_path / "model", family, vocab_size=len(tokenizer) + 3, no_rope_layer_interval=4)
+    write_gguf(model, tokenizer, tmp_path / "m.gguf", name="x")
+    prompts = [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
+    found = ask(tmp_path / "m.gguf", prompts, TEXTS, max_new_tokens=8)
+    assert found["ids"] == prompts
+    ours = load(model)
+    for prompt, answer in zip(prompts, found["answers"], strict=True):
+        with torch.inference_mode():
+            likely = ours(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]  # (answer, vocab)
+        lost = likely.amax(-1) - likely[range(len(answer)), answer]
+        assert answer and lost.max() < 0.05  # float16's rounding decides between equals
+
+
+@pytest.mark.parametrize("cuts", ["SentencePiece", "GPT-2", "SmolLM2", "Qwen2.5"])
+def test_llama_cpp_cuts_text_as_the_tokenizer_does(tmp_path: Path, cuts: str) -> None:
+    pytest.importorskip("xllamacpp", reason="llama.cpp is not installed: pip install xllamacpp")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    ways = {
+        "GPT-2": byte_level,
+        "SmolLM2": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level]),
+    }
+    tokenizer = TOKENIZER if cuts == "SentencePiece" else tokenizer_of(CHATML, PIECES.replace("{1,3}", ""))
+    if cuts in ways:
+        tokenizer.backend_tokenizer.pre_tokenizer = ways[cuts]
+    model = save_family(tmp_path / "model", "llama", vocab_size=len(tokenizer))
+    write_gguf(model, tokenizer, tmp_path / "m.gguf", name="x")
+    texts = TEXTS[:2] if cuts == "SentencePiece" else TEXTS  # there llama.cpp puts a space behind a special token
+    texts = [*texts, "a  b\n\n  c\t9.75 €\r\n", "'Tis 12345 o'clock; she'll"]
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    assert ask(tmp_path / "m.gguf", [], texts, max_new_tokens=0)["ids"] == ids
 
 
 def test_without_the_gguf_package_the_message_says_how_to_get_it(

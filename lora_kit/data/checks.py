@@ -1,7 +1,8 @@
 """The proof: every encoded row taken apart again and held against what it was made from.
 
-`verify` shares no code with `encode`: it counts special tokens, looks where learned tokens begin and end, and decodes
-them. What it checks is what most often goes wrong unseen in fine-tuning; INVARIANTS names it.
+`verify` shares no code with `encode` but the text of a chat template: it counts special tokens, looks where learned
+tokens begin and end, and decodes them. What it checks is what most often goes wrong unseen in fine-tuning; INVARIANTS
+names it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KitError
+from .chat_template import answer_parts, speaks_llama2, stop_id
 from .conversations import Conversation, first_few, plural
-from .encoding import BATCH, IGNORE, Encoded, speaks_llama2
+from .encoding import BATCH, IGNORE, Encoded
 from .turns import Message, tags_in
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 INVARIANTS = {
     "ids": "every id is one of the model's, BOS and EOS are the model's own",
     "bos": "one BOS a pair, at its start",
-    "eos": "EOS learned once an answer, as its last token; not where an answer goes on",
+    "eos": "the stop token learned once an answer, as its last; not where an answer goes on",
     "labels": "a label is the id at its own place, or ignored",
     "prompt": "no learned prompt token",
     "format": "the prompt is the model's own format",
@@ -99,7 +101,8 @@ def _broken(
 ) -> list[set[str]]:
     """For every row the invariants that its ids, its labels and its decoded text break."""
     decode, size = tokenizer.backend_tokenizer.decode_batch, len(tokenizer)
-    bos, eos, most = tokenizer.bos_token_id, tokenizer.eos_token_id, min(model.get("vocab_size", size), size)
+    bos, stop, most = tokenizer.bos_token_id, stop_id(tokenizer), min(model.get("vocab_size", size), size)
+    stop_text = str(tokenizer.convert_ids_to_tokens(stop))
     is_foreign = any(_is_foreign(model, name, getattr(tokenizer, name)) for name in ("bos_token_id", "eos_token_id"))
     ids = [[i if 0 <= i < size else 0 for i in row.input_ids] for row in encoded]  # what can be decoded
     labels = [_as_many(row.labels, len(row.input_ids)) for row in encoded]
@@ -109,16 +112,16 @@ def _broken(
     found = []
     for n, row in enumerate(rows):
         wanted = expected(row.messages, tokenizer)
-        given = [message["content"] for message in row.messages if message["role"] == "assistant"]
-        broken = _broken_texts(wholes[n], wanted, [next(pieces) for _ in runs[n]], given, str(tokenizer.eos_token))
+        given = learned_answers(row.messages, tokenizer)
+        broken = _broken_texts(wholes[n], wanted, [next(pieces) for _ in runs[n]], given, stop_text)
         if is_foreign or not 0 <= min(encoded[n].input_ids) <= max(encoded[n].input_ids) < most:
             broken.add("ids")
         mark = str(tokenizer.bos_token)
         is_begun = ids[n].count(bos) == wanted.count(mark) and (ids[n][0] == bos) == wanted.startswith(mark)
         if bos is not None and not is_begun:
             broken.add("bos")
-        ends = sum(ids[n][end - 1] == eos for _, end in runs[n])
-        if not labels[n].count(eos) == ends == len(given) - row.is_open:
+        ends = sum(ids[n][end - 1] == stop for _, end in runs[n])
+        if not labels[n].count(stop) == ends == len(given) - row.is_open:
             broken.add("eos")
         is_shifted = any(labels[n][a:b] != [*encoded[n].input_ids[a:b]] for a, b in runs[n])
         if is_shifted or len(encoded[n].input_ids) != len(encoded[n].labels):
@@ -147,10 +150,16 @@ def _learned_runs(labels: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
+def learned_answers(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The answers that a row learns: all of them, or the last one where the template rewrites earlier turns."""
+    given = [message["content"] for message in messages if message["role"] == "assistant"]
+    return given if speaks_llama2(tokenizer) else given[-len(answer_parts(messages, tokenizer)) :]
+
+
 def expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
     """What a row must decode to; written anew here, so that an encoder's mistake is not repeated."""
     if not speaks_llama2(tokenizer):
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+        return answer_parts(messages, tokenizer)[-1][1]
     texts = [message["content"] for message in messages]
     if messages[0]["role"] == "system":
         texts = [f"<<SYS>>\n{texts[0]}\n<</SYS>>\n\n{texts[1]}", *texts[2:]]

@@ -1,7 +1,7 @@
 """From a conversation to token ids and labels: the one place that knows a prompt format.
 
     Llama 2:  [bos] tok("[INST] <<SYS>>\\nS\\n<</SYS>>\\n\\nU [/INST] A ") [eos]   for every user/assistant pair
-    others :  the tokenizer's own chat template
+    others :  the tokenizer's own chat template (chat_template.py)
 
 Labels are built from ids: every assistant turn's tokens and its EOS are learned, all else is IGNORE. Special tokens are
 put in as ids and never tokenized from text, because transformers 5 turns a rendered "<s>[INST]" into `[` where Meta's
@@ -14,10 +14,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import KitError
+from .chat_template import answer_parts, prompt_text, speaks_llama2
 from .conversations import Conversation, first_few, plural
 from .turns import Message, check_messages
 
@@ -73,17 +74,10 @@ def encode_prompt(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -
     """Encode a conversation that ends with the user's turn, ready for the model to answer."""
     check_messages(messages, last="user")
     if not speaks_llama2(tokenizer):
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return _ids([str(text)], tokenizer)[0]
+        return _ids([prompt_text(messages, tokenizer)], tokenizer)[0]
     *before, (asked, _) = _pairs(messages)
     prompt = _ids([f"[INST] {asked} [/INST]"], tokenizer)[0]
     return [*_join(_encode_pairs(before, tokenizer)).input_ids, tokenizer.bos_token_id, *prompt]
-
-
-def speaks_llama2(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer's chat format is Llama 2's (its own template says so, or it has none)."""
-    template = getattr(tokenizer, "chat_template", None)
-    return template is None or ("[INST]" in template and "<<SYS>>" in template)
 
 
 def last_answer(labels: Sequence[int]) -> tuple[int, int]:
@@ -193,26 +187,18 @@ def _keeps_words_apart(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _encode_template(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """The tokenizer's own template: each chat whole, and cut before and after every answer."""
-    cuts = [[turn for turn, message in enumerate(chat) if message["role"] == "assistant"] for chat in chats]
-    render, texts = partial(tokenizer.apply_chat_template, tokenize=False), []
-    for chat, turns in zip(chats, cuts, strict=True):
-        texts += [render(chat)]
-        texts += [render(chat[:turn], add_generation_prompt=True) for turn in turns]
-        texts += [render(chat[: turn + 1]) for turn in turns]
-    ids = iter(_ids([str(text) for text in texts], tokenizer))
-    return [_learned(next(ids), [next(ids) for _ in t], [next(ids) for _ in t], tokenizer) for t in cuts]
+    """The tokenizer's own template: every chat up to its last stop token, cut around the answers that it learns."""
+    parts = [answer_parts(chat, tokenizer) for chat in chats]
+    ids = iter(_ids([text for part in parts for text in (part[-1][1], *sum(part, ()))], tokenizer))
+    return [_learned(next(ids), [(next(ids), next(ids)) for _ in part]) for part in parts]
 
 
-def _learned(
-    ids: list[int], prompts: list[list[int]], untils: list[list[int]], tokenizer: PreTrainedTokenizerBase
-) -> Encoded:
-    eos, labels = tokenizer.eos_token_id, [IGNORE] * len(ids)
-    for prompt, until in zip(prompts, untils, strict=True):
-        if ids[: len(until)] != until or until[: len(prompt)] != prompt or eos not in until[len(prompt) :]:
-            raise KitError("the tokenizer's chat template rewrites earlier turns or ends answers without EOS")
-        end = until.index(eos, len(prompt)) + 1
-        labels[len(prompt) : end] = ids[len(prompt) : end]
+def _learned(ids: list[int], cuts: list[tuple[list[int], list[int]]]) -> Encoded:
+    labels = [IGNORE] * len(ids)
+    for prompt, until in cuts:
+        if ids[: len(until)] != until or until[: len(prompt)] != prompt:
+            raise KitError("the base's tokenizer joins the end of a question with the beginning of its answer")
+        labels[len(prompt) : len(until)] = until[len(prompt) :]
     return Encoded(ids, labels)
 
 

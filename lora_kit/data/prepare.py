@@ -16,6 +16,7 @@ from ..config import Data
 from ..errors import KitError
 from ..files import check_files, file_hash, read_manifest, shown
 from ..progress import Progress
+from .chat_template import one_per_answer
 from .checks import require, verify
 from .conversations import Conversation, Read, first_few, plural
 from .encoding import BATCH, Encoded, LengthFilter
@@ -96,6 +97,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
         own = usable_rows(with_answers(files.test, data, read), data, "the test rows", progress)
         held = Split("own", frozenset(row.question for row in own.rows)) if own.rows else split(read.rows)
         rows, foreign = rehearsals(read.rows, card, base.source)
+        rows = one_per_answer(rows, lengths.tokenizer)
         progress.title, progress.total = "encoding", len(rows)
         pairs = lengths.encode(rows, progress)
     if system := data.system or (read.systems[0] if len(read.systems) == 1 else None):
@@ -105,7 +107,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     test = _to_ask(held, [] if own.rows else read.rows, own, kit_rows(data, card, "test"), lengths)
     lengths.stop()
     own_words = in_own_words(run, [*foreign, *more])  # minutes on a new base: after all that could stop it
-    pairs += lengths.encode([*own_words, *added])
+    pairs += lengths.encode(one_per_answer([*own_words, *added], lengths.tokenizer))
     lengths.stop()
     # a row may ask a held-out question as it was read, or only once it is shortened
     out = {row.index for row in read.rows if row.question in held.questions}

@@ -236,8 +236,9 @@ def test_a_template_of_another_kind_teaches_answers_and_eos_only(
     chat: list[dict[str, str]], zephyr: PreTrainedTokenizerBase
 ) -> None:
     encoded = encode(Conversation(chat), zephyr)
-    turns = "".join(f"<|{message['role']}|>\n{message['content']}</s>\n" for message in chat)
-    assert encoded.input_ids == RAW.encode(turns, add_special_tokens=False).ids
+    turns = [m["content"].strip() if m["role"] == "assistant" else m["content"] for m in chat]
+    text = "".join(f"<|{m['role']}|>\n{turn}</s>\n" for m, turn in zip(chat, turns, strict=True))
+    assert encoded.input_ids == RAW.encode(text.removesuffix("\n"), add_special_tokens=False).ids
     assert [text.strip() for text in learned_answers(encoded, zephyr)] == [text.strip() for text in answers_of(chat)]
 
 

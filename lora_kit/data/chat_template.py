@@ -1,0 +1,133 @@
+"""One rule for every chat template, found by rendering it:
+
+    prompt  the conversation with the template's generation prompt, without thinking
+    row     prompt + answer + stop, where stop is the first special token behind an answer
+
+Training and use have the same prompt, because both come from `prompt_text`. A template that renders earlier turns
+otherwise once they are past (Qwen3 takes their thoughts out) gives one row per answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
+
+from ..errors import KitError
+from .conversations import Conversation
+from .turns import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SYSTEM, ASKED, ANSWER = "Sysprobe.", "Userprobe?", "Answerprobe."
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a template puts around an answer."""
+
+    lead: str  # between its generation prompt and an answer; part of the prompt
+    space: str  # spaces behind that: part of the answer, as "▁Yes" is one token
+    stop: str
+    folds_system: bool  # it knows no system text: that goes before the first question
+    system: str  # that it adds to conversations that bring none
+
+
+def speaks_llama2(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer's chat format is Llama 2's (its own template says so, or it has none)."""
+    template = getattr(tokenizer, "chat_template", None)
+    return template is None or ("[INST]" in template and "<<SYS>>" in template)
+
+
+def stop_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends an answer in this base's format."""
+    stop = tokenizer.eos_token if speaks_llama2(tokenizer) else form_of(tokenizer).stop
+    return cast("int", tokenizer.convert_tokens_to_ids(stop))
+
+
+def form_of(tokenizer: PreTrainedTokenizerBase) -> Form:
+    """The form of the tokenizer's chat template; KitError where answers cannot be found in what it renders."""
+    return _probe(tokenizer, str(tokenizer.chat_template))
+
+
+def prompt_text(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """A conversation that ends with a question, up to where the answer begins."""
+    form = form_of(tokenizer)
+    return render(folded(messages, form), tokenizer, prompt=True) + form.lead
+
+
+def answer_parts(chat: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
+    """For every answer that a row learns, the row's text up to where it begins and up to where it ends.
+
+    All answers of the chat where each prompt begins with the turns before it, else the last one alone.
+    """
+    form, parts = form_of(tokenizer), []
+    for turn in (turn for turn, message in enumerate(chat) if message["role"] == "assistant"):
+        prompt = prompt_text(chat[:turn], tokenizer)
+        parts.append((prompt, f"{prompt}{form.space}{chat[turn]['content'].strip()}{form.stop}"))
+    nests = all(later.startswith(row) for (_, row), (later, _) in itertools.pairwise(parts))
+    return parts if nests else parts[-1:]
+
+
+def one_per_answer(rows: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase) -> list[Conversation]:
+    """The same rows, so that each of their answers is learned: a chat that learns its last one alone as several."""
+    if speaks_llama2(tokenizer):
+        return list(rows)
+    found = []
+    for row in rows:
+        turns = [turn for turn, message in enumerate(row.messages) if message["role"] == "assistant"]
+        if len(turns) == 1 or len(answer_parts(row.messages, tokenizer)) == len(turns):
+            found.append(row)
+        else:
+            found += [replace(row, messages=row.messages[: turn + 1]) for turn in turns]
+    return found
+
+
+def folded(messages: list[Message], form: Form) -> list[Message]:
+    """The messages as the template takes them: answers stripped, a system text that it does not know in a question."""
+    turns = [m | {"content": m["content"].strip()} if m["role"] == "assistant" else m for m in messages]
+    if not form.folds_system or turns[0]["role"] != "system":
+        return turns
+    first = f"{turns[0]['content'].strip()}\n\n{turns[1]['content']}"
+    return [turns[1] | {"content": first}, *turns[2:]]
+
+
+def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, prompt: bool = False) -> str:
+    """The template's own text; KitError with its own words where it refuses."""
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
+        )
+    except Exception as error:  # a template raises what it likes, and jinja what it meets
+        raise KitError(f"the base's chat template refuses this conversation: {error}") from error
+    return str(text)
+
+
+@lru_cache(maxsize=8)
+def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> Form:
+    asked = [{"role": "user", "content": ASKED}]
+    prompt = render(asked, tokenizer, prompt=True)
+    before, found, behind = render([*asked, {"role": "assistant", "content": ANSWER}], tokenizer).partition(ANSWER)
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    stops = [(behind.index(token), -len(token), token) for token in special if token in behind]
+    if not found or ASKED not in prompt or not stops:
+        raise KitError("the base's chat template shows no question, no answer, or no special token behind it")
+    if not before.startswith(prompt):
+        raise KitError("the base's chat template begins answers with a thought: no reasoning model is trained here")
+    lead = before[len(prompt) :]
+    system, folds = _system(asked, prompt, tokenizer)
+    return Form(lead.rstrip(" "), lead[len(lead.rstrip(" ")) :], min(stops)[2], folds, system)
+
+
+def _system(asked: list[Message], prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
+    """The system text that a template adds by itself, and whether it takes none."""
+    try:
+        told = render([{"role": "system", "content": SYSTEM}, *asked], tokenizer, prompt=True)
+    except KitError:
+        return "", True
+    before, found, behind = told.partition(SYSTEM)
+    is_framed = found and prompt.startswith(before) and prompt.endswith(behind)
+    return prompt[len(before) : len(prompt) - len(behind)] if is_framed else "", not found
