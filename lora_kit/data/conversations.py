@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..config import Data
 from ..errors import KitError
 from .cells import is_given
-from .filetext import BadRow, Notes, note
 from .formats import NESTED, Shape, letters_of, part_of, recognise
+from .readers import BadRow, Notes, note
 from .sources import dataset_files, raw_rows
 from .turns import ROLE_OF, TURN_KEYS, Message, check_messages, mended, plain_tags, tags_in
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import itertools
 import json
 import re
-from collections.abc import Callable
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import Data
 from ..errors import KitError
-from .filetext import BadRow, Notes, Rows, ending_of, note, text_of_file
-from .tables import read_table
 
+Rows = Iterator[tuple[int, Any]]  # its number, as an editor or a spreadsheet counts; a row or a BadRow
+Notes = dict[str, list[str]]  # what was mended or left out -> places
+NO_LIMIT = 2**31 - 1  # characters of one CSV field; the csv module's own limit is 131,072
 ADVICE = {  # other endings -> what to do
     ".xlsx": "save it as 'CSV UTF-8' there",
     ".xls": "save it as 'CSV UTF-8' there",
@@ -27,6 +34,24 @@ ADVICE = {  # other endings -> what to do
 }
 
 
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used, and why."""
+
+    row: str
+    problem: str
+
+
+def note(notes: Notes, text: str, place: str) -> None:
+    """Remember what was mended or left out at a place."""
+    notes.setdefault(text, []).append(place)
+
+
+def ending_of(path: Path) -> str:
+    """The file's ending in small letters, that of a packed file without .gz."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
 def reader_of(path: Path) -> Callable[[Path, Data, Notes], Rows]:
     """What reads a file; KitError where its ending is unknown."""
     ending = ending_of(path)
@@ -36,9 +61,36 @@ def reader_of(path: Path) -> Callable[[Path, Data, Notes], Rows]:
     raise KitError(f"{path.name} has the ending {ending!r}: {advice}")
 
 
+def _text_of(path: Path, data: Data) -> str:
+    """The file's text: UTF-8, with a mark UTF-16 too, or what `data.encoding` says."""
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.name.lower().endswith(".gz") else content
+    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise KitError(f"{path.name} is not a whole gzip file: {error}") from error
+    except OSError as error:
+        raise KitError(f"{path.name} cannot be read: {error.strerror or error}") from error
+    is_marked = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # Excel's "Unicode text"
+    encoding = "utf-16" if is_marked else data.encoding
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except LookupError as error:
+        raise KitError(f"data__encoding={encoding!r} is no encoding: name one as utf-8, cp1252, gbk") from error
+    except UnicodeDecodeError as error:
+        line, start = content.count(b"\n", 0, error.start) + 1, max(0, error.start - 12)
+        near = content[start : error.start + 12].decode("cp1252", "replace")
+        is_western = all(byte < 0x80 for byte in content[max(0, error.start - 1) : error.start + 2 : 2])  # it is alone
+        looks = "It looks like Windows-1252, which Excel's plain CSV is" if is_western else "Save it as UTF-8"
+        example = "cp1252" if is_western else "gbk (Chinese), shift_jis (Japanese), cp1251 (Russian)"
+        raise KitError(
+            f"{path.name} is not {encoding} text, first in row {line} near {near!r}. {looks}, or name its encoding as "
+            f"data__encoding={example}"
+        ) from error
+
+
 def _json(path: Path, data: Data, notes: Notes) -> Rows:
-    """One list of rows, one list among other fields, or a row a line: the content says which."""
-    text, is_lines = text_of_file(path, data), ending_of(path) != ".json"
+    """One list of rows, one list among other fields, or objects one after the other: the content says which."""
+    text, is_lines = _text_of(path, data), ending_of(path) != ".json"
     start = len(text) - len(text.lstrip())
     try:
         document, end = json.JSONDecoder().raw_decode(text, start)
@@ -46,40 +98,26 @@ def _json(path: Path, data: Data, notes: Notes) -> Rows:
         if not is_lines or text[start : start + 1] == "[":
             raise KitError(f"{path.name} is not JSON: {error}") from error
         document, end = None, 0
-    if text[end:].strip() and "\n" in text[start:end]:
-        yield from _objects(path, text)
-    elif text[end:].strip() or not text.strip():
-        yield from _lines(path, text, notes)
-    elif is_lines and not isinstance(document, list):
-        yield text.count("\n", 0, start) + 1, document
+    if text[end:].strip() or (is_lines and not isinstance(document, list)):
+        between = r"\n(?=\{)" if "\n" in text[start:end] else r"\n"  # where an object is written over several lines
+        yield from _objects(path, re.split(between, text), notes)
     else:
         yield from enumerate(_rows_of(path, document, data, notes), start=1)
 
 
-def _objects(path: Path, text: str) -> Rows:
-    """Objects one after the other, each over several lines."""
-    decoder, between, end, number = json.JSONDecoder(), re.compile(r"[\s,]*"), 0, 1
-    while (place := between.match(text, end).end()) < len(text):  # type: ignore[union-attr]  # it always matches
-        number += text.count("\n", end, place)
-        try:
-            row, behind = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError) as error:
-            raise KitError(f"{path.name} is not JSON: {error}") from error
-        yield number, row
-        number, end = number + text.count("\n", place, behind), behind
-
-
-def _lines(path: Path, text: str, notes: Notes) -> Rows:
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.strip()
-        if line.endswith(("},", "],")):
-            line = line[:-1]
+def _objects(path: Path, pieces: list[str], notes: Notes) -> Rows:
+    number = 1
+    for piece in pieces:
+        row = piece.strip()
+        if row.endswith(("},", "],")):
+            row = row[:-1]
             note(notes, "a comma behind the row, passed over", f"{path.name} row {number}")
-        if line:
+        if row:
             try:
-                yield number, json.loads(line)
+                yield number, json.loads(row)
             except (ValueError, RecursionError) as error:  # ValueError: also an integer of thousands of digits
                 yield number, BadRow("", f"is not JSON: {error}")
+        number += 1 + piece.count("\n")
 
 
 def _rows_of(path: Path, document: Any, data: Data, notes: Notes) -> list[Any]:
@@ -93,8 +131,7 @@ def _rows_of(path: Path, document: Any, data: Data, notes: Notes) -> list[Any]:
     if columns and len(columns) == len(fields) and all(column.keys() == columns[0].keys() for column in columns):
         if not all(str(key).isdigit() for key in columns[0]):  # orient="index"
             return columns
-        rows = zip(*(column.values() for column in columns), strict=True)
-        return [dict(zip(fields, row, strict=True)) for row in rows]
+        return [{name: column[key] for name, column in fields.items()} for key in columns[0]]
     if isinstance(fields.get("columns"), list) and isinstance(fields.get("data"), list):  # orient="split"
         return [dict(zip(fields["columns"], row, strict=False)) for row in fields["data"]]
     lists = {key: rows for key, rows in fields.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
@@ -112,19 +149,81 @@ def _rows_of(path: Path, document: Any, data: Data, notes: Notes) -> list[Any]:
     raise KitError(f"{path.name} must hold a list of rows; it holds a {type(document).__name__}")
 
 
+def _table(path: Path, data: Data, notes: Notes) -> Rows:
+    """Comma, semicolon, tab or bar between the fields; rows are counted as a spreadsheet does, the heading too."""
+    csv.field_size_limit(NO_LIMIT)
+    text = _text_of(path, data)
+    if separator := re.match(r"sep=(.)\s*?\n", text):  # Excel's own first line
+        text, delimiter = text[separator.end() :], separator[1]
+    else:  # spreadsheets of half of Europe write semicolons
+        delimiter = "\t" if ending_of(path) == ".tsv" else max(",;\t|", key=lambda mark: _agreement(text, mark))
+    records = _records(path, text, delimiter, notes)
+    heading, is_wide = 0, all(len(record) > 1 for record in records[1:20] if _filled(record))
+    while is_wide and heading + 1 < len(records) and _filled(records[heading]) in ([], records[heading][:1]):
+        if title := _filled(records[heading]):  # only its first cell is filled
+            place = f"{path.name} row {heading + 1}"
+            note(notes, f"the title above the heading, left out: {title[0]!r}", place)
+        heading += 1
+    first = records[heading] if records else []
+    names = [" ".join(name.split()) or f"column {number}" for number, name in enumerate(first, start=1)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise KitError(f"{path.name} has more than one column called {', '.join(twice)}: rename or delete one")
+    for number, record in enumerate(records[heading + 1 :], start=heading + 2):
+        if _filled(record[len(names) :]):
+            text = f"has more than the header's {len(names)} fields: put a text that holds {delimiter!r} in quotes"
+            yield number, BadRow("", text)
+        elif _filled(record):  # blank rows hold nothing
+            yield number, dict(itertools.zip_longest(names, record[: len(names)]))
+
+
+def _agreement(text: str, delimiter: str) -> tuple[int, int]:
+    """How many of the first records have the same number of fields, above one, and that number."""
+    records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    widths = Counter(len(record) for record in itertools.islice(records, 20) if len(record) > 1)
+    return max(((count, width) for width, count in widths.items()), default=(0, 0))
+
+
+def _filled(record: list[str]) -> list[str]:
+    return [cell for cell in record if cell.strip()]
+
+
+def _records(path: Path, text: str, delimiter: str, notes: Notes) -> list[list[str]]:
+    """The table's records. A quote inside a quoted field is written twice, or, where that fails, with a backslash."""
+    failed: list[str] = []
+    ways: dict[str, dict[str, Any]] = {"": {}, 'quotes are written \\" in the file': {"escapechar": "\\"}}
+    if delimiter == "\t":  # few of these quote their fields
+        ways["quotes are part of the text in the file"] = {"quoting": csv.QUOTE_NONE}
+    for said, options in ways.items():
+        lines = io.StringIO(text, newline="")
+        rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True, **options)
+        try:
+            records = list(rows)
+        except csv.Error as error:
+            failed.append(f"near line {rows.line_num}: {error}")
+            continue
+        if said:
+            note(notes, said, path.name)
+        return records
+    raise KitError(
+        f"{path.name} is not a readable table {failed[0]}. Fix the quotes there: inside a quoted field a quote is "
+        'written twice ("")'
+    )
+
+
 def _arrow(path: Path, data: Data, notes: Notes) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 1
     try:
         if ending_of(path) == ".parquet":
             batches = pq.ParquetFile(path).iter_batches(1000)
         else:
-            batches = iter(pa.ipc.open_stream(pa.memory_map(str(path))))
-        numbers = itertools.count(1)
+            batches = pa.ipc.open_stream(pa.memory_map(str(path)))
         for batch in batches:
             batch.validate(full=True)  # a damaged file would crash the process, not raise
-            yield from ((number, row) for row, number in zip(batch.to_pylist(), numbers, strict=False))
+            yield from enumerate(batch.to_pylist(), start=number)
+            number += batch.num_rows
     except FileNotFoundError as error:
         raise KitError(f"{path.name} cannot be read: {error.strerror}") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, ValueError, LookupError) as error:  # pytz's
@@ -133,11 +232,7 @@ def _arrow(path: Path, data: Data, notes: Notes) -> Rows:
 
 
 READERS: dict[str, Callable[[Path, Data, Notes], Rows]] = {
-    ".jsonl": _json,
-    ".ndjson": _json,
-    ".json": _json,
-    ".csv": read_table,
-    ".tsv": read_table,
-    ".parquet": _arrow,
-    ".arrow": _arrow,
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _json),
+    **dict.fromkeys((".csv", ".tsv"), _table),
+    **dict.fromkeys((".parquet", ".arrow"), _arrow),
 }

@@ -14,8 +14,7 @@ from typing import Any
 
 from ..config import Data
 from ..errors import KitError
-from .filetext import BadRow, Notes, ending_of
-from .readers import READERS, reader_of
+from .readers import READERS, BadRow, Notes, ending_of, reader_of
 
 ASSETS = Path(__file__).parents[1] / "assets"
 EMBEDDED = ("handbook", "triage")
@@ -76,30 +75,24 @@ def dataset_files(data: Data) -> Files:
 
 def _in_folder(folder: Path, data: Data) -> Files:
     """The folder's files and those of its folders, as `save_to_disk` and the Hub lay them: train/..., data/train-..."""
+
+    def is_called(path: Path, *words: str) -> bool:  # a word of the file's name or of its folder's, as in faq-test.csv
+        return bool(re.search(rf"(^|[^a-z])({'|'.join(map(re.escape, words))})([^a-z]|$)", names[path]))
+
+    found = sorted(path for depth in range(3) for path in folder.glob("*/" * depth + "*") if path.is_file())
+    names = {path: path.relative_to(folder).as_posix().lower() for path in found}
     card = folder / "dataset.json"
-    everything = [path for path in sorted(p for n in range(3) for p in folder.glob("*/" * n + "*")) if path.is_file()]
-    everything = [path for path in everything if not any(part.startswith(".") for part in _parts(path, folder))]
-    files = [p for p in everything if ending_of(p) in READERS and p != card and p.name not in ABOUT]
-    called = [path for path in files if _is_called(path, folder, (data.split or "train",))]
-    test = [path for path in files if _is_called(path, folder, HELD_OUT_NAMES) and path not in called]
+    visible = [path for path in found if not re.search(r"(^|/)\.", names[path]) and path.name not in ABOUT]
+    files = [path for path in visible if ending_of(path) in READERS and path != card]
+    called = [path for path in files if is_called(path, data.split or "train")]
+    test = [path for path in files if is_called(path, *HELD_OUT_NAMES) and path not in called]
     train = called or ([path for path in files if path not in test] if data.split is None else [])
     if not train:
-        names = ", ".join(path.name for path in files)
-        wanted = f"called {data.split} ({names})" if data.split else f"to learn from ({', '.join(READERS)})"
+        listed = ", ".join(path.name for path in files)
+        wanted = f"called {data.split} ({listed})" if data.split else f"to learn from ({', '.join(READERS)})"
         raise KitError(f"data={data.source!r} is a folder without a file {wanted}")
-    used = {*train, *test, card}
-    skipped = [path for path in everything if path not in used and path.name not in ABOUT]
+    skipped = [path for path in visible if path not in {*train, *test, card}]
     return Files(train, test, card if card.is_file() else None, skipped)
-
-
-def _parts(path: Path, folder: Path) -> tuple[str, ...]:
-    return path.relative_to(folder).parts
-
-
-def _is_called(path: Path, folder: Path, names: tuple[str, ...]) -> bool:
-    """Whether one of the names is a word of the file's name or of its folder's, as in test.csv and faq-test.csv."""
-    words = "|".join(names)
-    return any(re.search(rf"(^|[^a-z])({words})([^a-z]|$)", part.lower()) for part in _parts(path, folder))
 
 
 def _from_hub(data: Data) -> Files:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import KitError
 from .cells import is_given, parsed, short
-from .filetext import Notes, note
+from .readers import Notes, note
 
 Message = dict[str, Any]  # "role", "content"
 

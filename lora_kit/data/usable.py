@@ -12,7 +12,7 @@ from ..errors import KitError
 from ..progress import Progress
 from .conversations import Conversation, Read, first_few, plural, read_rows, shape_of
 from .encoding import LengthFilter
-from .filetext import BadRow, note
+from .readers import BadRow, note
 from .sources import dataset_files, raw_rows
 from .splits import each_once
 

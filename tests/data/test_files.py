@@ -18,7 +18,7 @@ import pytest
 
 from lora_kit.config import Data
 from lora_kit.data import sources
-from lora_kit.data.filetext import BadRow
+from lora_kit.data.readers import BadRow
 from lora_kit.errors import KitError
 
 ROWS = [{"question": "Who?", "answer": "Wren."}, {"question": "Wo, dann?", "answer": 'Höhle\n"7" 🐦'}]
