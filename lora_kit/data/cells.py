@@ -1,18 +1,44 @@
-"""What one cell of a row holds: a text, answers, earlier turns, options, or nothing."""
+"""What one cell of a row holds: a text, answers, options, turns, or a conversation rendered to one text.
+
+TURN_KEYS, PAIR_KEYS, LISTS and TEXTS are the places where the next kind is one line.
+"""
 
 from __future__ import annotations
 
 import ast
 import json
-import math
+import re
 import string
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from ..errors import KitError
+from .turns import ROLE_OF, STARTS, Message, without_ends
 
 Row = dict[str, Any]
-EMPTY: tuple[Any, ...] = (None, "", [], {})
+Convert = Callable[[str], list[Message]]
+
 SHOWN = 100  # characters of a value that an error shows
+TURN_KEYS = (  # under which a turn says who speaks, and what
+    *(("role", "content"), ("from", "value"), ("role", "value"), ("role", "text"), ("type", "content")),
+    *(("speaker", "text"), ("speaker", "utterance"), ("author", "text"), ("sender", "message"), ("role", "message")),
+)
+PAIR_KEYS = (("input", "output"), ("human", "assistant"), ("user", "assistant"), ("question", "answer"))  # in one turn
+LISTS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")  # of texts in turn
+TEXTS = {  # format -> what stands before each turn, who speaks in brackets
+    "ChatML": r"<\|im_start\|>\s*(\w+)\s*\n",
+    "Llama 3": r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\s*",
+    "Gemma": r"<start_of_turn>\s*(\w+)\s*\n",
+    "Zephyr": rf"<\|({'|'.join(ROLE_OF)})\|>\s*",
+    "Alpaca": rf"###\s*(?i:({'|'.join(ROLE_OF)}))[ \t]*[:\n]",
+    "Vicuna": r"\b(USER|ASSISTANT|SYSTEM):\s*",
+    "by lines": r"(?:\A|\n)(?i:(user|human|assistant|bot|ai|question|answer|q|a)):[ \t]*",
+}
+PREAMBLES = ("Below is an instruction", "A chat between")  # that may stand before a prompt's first turn
+LLAMA2 = re.compile(r"\s*(<s>)?\s*\[INST\]")
+SYSTEM = re.compile(r"^<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)$", re.DOTALL)
+BEHIND = re.compile(r"</s>\s*(?!<s>|\[INST\]|\s|$)")  # text between the turns of a rendered prompt
 
 
 def short(value: Any) -> str:
@@ -21,9 +47,19 @@ def short(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
+def plain(name: str) -> str:
+    """A column's name in small letters, with single spaces and nothing in brackets."""
+    return " ".join(re.sub(r"\(.*?\)", "", str(name)).lower().split())
+
+
+def by_plain_name(names: Iterable[str]) -> dict[str, str]:
+    """The plain name -> the column."""
+    return {plain(name): name for name in names}
+
+
 def is_given(value: Any) -> bool:
     """Whether a cell holds something; NaN, which tables have for it, is nothing."""
-    return not (value in EMPTY or value != value or (isinstance(value, str) and not value.strip()))
+    return not (value in (None, "", [], {}) or value != value or (isinstance(value, str) and not value.strip()))
 
 
 def parsed(value: Any) -> Any:
@@ -38,43 +74,39 @@ def parsed(value: Any) -> Any:
     return value
 
 
-def text_of(row: Row, column: str) -> str:
-    """The text of a column, also a number's; KitError where it is empty or neither."""
-    value = row[column]
-    if isinstance(value, str) and value.strip():
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value).removesuffix(".0")  # pandas makes 3.0 of 3 where others are missing
-    raise KitError(f"{column} is {'no text: ' + short(value) if is_given(value) else 'empty'}")
-
-
-def answers_of(row: Row, column: str) -> list[str]:
-    """Every answer that counts as right, the one to learn first: SQuAD's, TriviaQA's, a list of texts, or one text."""
-    value = parsed(row[column]) if column.lower().strip() == "answers" else row[column]
-    found = [text for part in (value if isinstance(value, list) else [value]) for text in _answers_in(part)]
-    if found and all(isinstance(text, str) and text.strip() for text in found):
-        return list(dict.fromkeys(found))
-    if isinstance(value, dict) and value and not found:
-        raise KitError(f"{column} is no text: {short(value)}. Write it as JSON text: json.dumps(...)")
-    return [text_of(row, column)]
-
-
-def _answers_in(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        texts = value.get("text", value.get("value", []))
-        return [*(texts if isinstance(texts, list) else [texts]), *value.get("aliases", [])]
-    return [value]
-
-
 def optional_text(value: Any, column: str) -> str:
-    """A text that may be missing."""
+    """A text that may be missing, also a number's; KitError where the value is neither."""
     if not is_given(value):
         return ""
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise KitError(f"{column} is no text: {short(value)}")
+        return str(value).removesuffix(".0")  # pandas makes 3.0 of 3 where others are missing
+    way_out = ". Write it as JSON text: json.dumps(...)" if isinstance(value, dict) else ""
+    raise KitError(f"{column} is no text: {short(value)}{way_out}")
+
+
+def text_of(row: Row, column: str) -> str:
+    """The text of a column; KitError where it is empty or none."""
+    if text := optional_text(row[column], column):
+        return text
+    raise KitError(f"{column} is empty")
+
+
+def answers_of(row: Row, column: str) -> list[str]:
+    """Every answer of a list, or of an object as SQuAD and TriviaQA have it; none where the column is neither."""
+    value = parsed(row[column]) if column.lower().strip() == "answers" else row[column]
+    found: list[Any] = []
+    for part in value if isinstance(value, list) else [value] if isinstance(value, dict) else []:
+        texts = part.get("text", part.get("value", [])) if isinstance(part, dict) else part
+        found += texts if isinstance(texts, list) else [texts]
+        found += part.get("aliases") or [] if isinstance(part, dict) else []
+    return list(dict.fromkeys(found)) if all(isinstance(text, str) and text.strip() for text in found) else []
+
+
+def answer_of(row: Row, column: str) -> str:
+    """The answer to learn: the first of several, or the column's text."""
+    return (answers_of(row, column) or [text_of(row, column)])[0]
 
 
 def options_of(value: Any, column: str) -> str:
@@ -87,3 +119,108 @@ def options_of(value: Any, column: str) -> str:
     if isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values()):
         return "\n".join(f"{letter}. {text}" for letter, text in value.items())
     return optional_text(value, column)
+
+
+def in_turn(texts: list[str]) -> list[Message]:
+    """Texts of user and assistant in turn, the user first."""
+    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
+def are_texts(turns: Any) -> bool:
+    """Whether these are texts of user and assistant in turn."""
+    return isinstance(turns, list) and len(turns) > 1 and all(isinstance(turn, str) for turn in turns)
+
+
+def is_list_of_turns(value: Any) -> bool:
+    """Whether a column holds turns as objects."""
+    turns = parsed(value)
+    return isinstance(turns, list) and bool(turns) and _keys_of(turns[0]) is not None
+
+
+def _keys_of(turn: Any) -> tuple[str, str] | None:
+    """The two keys of a turn, in its own letters: of who speaks and what, or of a question and its answer."""
+    names = {str(name).lower(): name for name in turn} if isinstance(turn, dict) else {}
+    known = (*TURN_KEYS, *PAIR_KEYS)
+    return next(((names[one], names[other]) for one, other in known if one in names and other in names), None)
+
+
+def from_list(value: Any, column: str) -> list[Message]:
+    """A column's turns as role and content, the roles as they stand there."""
+    turns = parsed(value)
+    if not isinstance(turns, list) or not turns:
+        raise KitError(f"{column} must be a list of turns; it is {short(value)}")
+    return in_turn(turns) if are_texts(turns) else [message for turn in turns for message in _messages_in(turn, column)]
+
+
+def _messages_in(turn: Any, column: str) -> list[Message]:
+    """A turn's message, or the two of one that holds question and answer."""
+    if are_texts(turn):
+        return in_turn(turn)
+    keys = _keys_of(turn)
+    if keys and tuple(key.lower() for key in keys) in PAIR_KEYS:
+        return in_turn([turn[key] for key in keys])
+    if not keys or not isinstance(turn[keys[0]], str):
+        raise KitError(f"{column} must hold turns with the texts 'role' and 'content'; one is {short(turn)}")
+    content, role = turn[keys[1]], ROLE_OF.get(turn[keys[0]].strip().lower())
+    if turn.get("tool_calls") or turn.get("function_call") or role == "tool":
+        raise KitError(f"{column} holds a call of a tool; tools are not learned here: leave that row out")
+    if role == "assistant" and turn.get("weight", 1) in (0, "0", False):  # questions are not learned anyway
+        raise KitError(f"{column} holds an answer of weight 0; every answer is learned here: leave that row out")
+    if isinstance(content, list):
+        if other := [part for part in content if not isinstance(part, dict) or part.get("type") != "text"]:
+            raise KitError(f"{column} holds {short(other[0])}; only parts of the type 'text' are learned")
+        content = "\n".join(str(part.get("text")) for part in content)
+    return [{"role": turn[keys[0]], "content": content}]
+
+
+def text_format(text: str, *, is_prompt: bool = False) -> Convert | None:
+    """How to take a conversation that is rendered to text apart; None where the text is a text like any other.
+
+    Args:
+        text: of one column.
+        is_prompt: it must begin with its first turn, or a known preamble, and end where the answer begins.
+    """
+    text = text.rstrip()
+    if LLAMA2.match(text):
+        return from_llama2 if text.endswith("[/INST]") or not is_prompt else None
+    begins = STARTS.sub("", text).lstrip()
+    for header in TEXTS.values():
+        places = list(re.finditer(header, f"{text}\n"))
+        roles = [ROLE_OF.get(place[1].lower()) for place in places]
+        is_open = roles[-1:] == ["assistant"] and places[-1].end() >= len(text)
+        is_begun = "<" in header or begins.startswith(PREAMBLES) or re.match(header, begins)  # a word may be any text's
+        if {"user", "assistant"} <= {*roles} and (not is_prompt or (is_open and is_begun)):
+            return partial(from_headers, header)
+    return None
+
+
+def from_headers(header: str, text: str) -> list[Message]:
+    """Turns by what stands before each; what stands before the first one is the system text.
+
+    Behind the first answer only the two names that spoke before it begin a turn: others belong to the text.
+    """
+    text = STARTS.sub("", text)
+    places = list(re.finditer(header, text))
+    names = [place[1].lower() for place in places]
+    first = next((n for n, name in enumerate(names) if ROLE_OF.get(name) == "assistant"), len(names))
+    if not first or first == len(names):
+        raise KitError(f"holds no question with an answer: {short(text)}")
+    known = {names[first], *(name for name in names[:first] if ROLE_OF.get(name) == "user")}
+    turns = [place for n, place in enumerate(places) if n <= first or names[n] in known]
+    ends = [*(place.start() for place in turns[1:]), len(text)]
+    before = text[: turns[0].start()].strip()
+    system = [{"role": "system", "content": before}] if before else []
+    found = [(place[1], text[place.end() : end]) for place, end in zip(turns, ends, strict=True)]
+    return [*system, *({"role": role, "content": without_ends(content).strip()} for role, content in found)]
+
+
+def from_llama2(text: str) -> list[Message]:
+    """Llama 2's prompt; whatever stands outside of its turns is an error."""
+    parts = re.split(r"\s*\[INST\]|\[/INST\]", re.sub(r"</?s>", "", text))
+    if parts[0].strip() or BEHIND.search(text) or len(parts) < 3 or len(parts) % 2 == 0:
+        raise KitError(f"holds no rendered Llama-2 prompt '<s>[INST] ... [/INST] ... </s>'; it is {short(text)}")
+    turns = [part.strip() for part in parts[1:]]
+    system = SYSTEM.match(turns[0])
+    turns[0] = system[2] if system else turns[0]
+    before = [{"role": "system", "content": system[1]}] if system and system[1] else []
+    return [*before, *in_turn(turns)]

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Data
 from ..errors import KitError
-from .cells import is_given
-from .formats import NESTED, Shape, letters_of, part_of, recognise
+from .cells import TURN_KEYS, Row, is_given
+from .formats import Shape, letters_of, part_of, recognise
 from .readers import BadRow, Notes, note
 from .sources import dataset_files, raw_rows
-from .turns import ROLE_OF, TURN_KEYS, Message, check_messages, mended, plain_tags, tags_in
+from .turns import ROLE_OF, Message, check_messages, mended, plain_tags, tags_in
 
 if TYPE_CHECKING:
     from ..progress import Progress
 
 KINDS = ("fact", "decline", "general", "unseen")
 SHOWN = 5  # rows that a finding lists
-NOT_NOTED = ("id", NESTED)
 OURS = ("kind", "accepted", "about")  # columns that say something of the row, and are no part of the conversation
 TURN_FIELDS = {*(key for keys in TURN_KEYS for key in keys), "weight"}
 
@@ -101,42 +100,47 @@ def read_rows(paths: Sequence[Path], data: Data, *, is_asked: bool = False, prog
             read.bad.append(raw)
             continue
         place, row = raw
-        row = {"messages": row} if isinstance(row, list) else row  # a file of lists of turns
-        if not isinstance(row, dict):
-            read.bad.append(BadRow(place, f"is a {type(row).__name__}; it must be an object with named fields"))
-            continue
-        if read.shape is None:
-            _decide(read, place, row, data)
-        if "label" not in data.columns and str(row.get("label")).lower() == "false":  # KTO's
-            note(read.notes, "answers that are labelled false, left out", place)
-            continue
         try:
-            read.rows.append(_conversation(read, index, place, row, data, roles))
+            row = _as_row(row)
+            if read.shape is None:
+                read.shape = recognise(row, data.columns)
+                read.is_judged = is_asked or _is_judged(row)
+            if "label" not in data.columns and str(row.get("label")).lower() == "false":  # KTO's
+                note(read.notes, "answers that are labelled false, left out", place)
+            else:
+                read.rows.append(_conversation(read, read.shape, index, place, row, data, roles))
         except KitError as error:
+            if read.shape is None:  # the first row
+                raise KitError(f"{place}: {error}") from error
             read.bad.append(BadRow(place, str(error)))
     return read
 
 
-def _decide(read: Read, place: str, row: dict[str, Any], data: Data) -> None:
-    """Let the first row say the shape, and whether "kind" and "accepted" are ours."""
-    try:
-        read.shape = recognise(row, data.columns)
-    except KitError as error:
-        raise KitError(f"{place}: {error}") from error
+def _as_row(value: Any) -> Row:
+    """A row's columns: also those of a bare list of turns, and those that stand in Self-instruct's list of one row."""
+    row = {"messages": value} if isinstance(value, list) else value
+    if not isinstance(row, dict):
+        raise KitError(f"is a {type(row).__name__}; it must be an object with named fields")
+    inner = row.get("instances")
+    if not isinstance(inner, list) or not inner or not isinstance(inner[0], dict):
+        return row
+    if len(inner) > 1:
+        raise KitError(f"instances holds {len(inner)} rows: write each as a row of its own")
+    return {name: value for name, value in row.items() if name != "instances"} | inner[0]
+
+
+def _is_judged(row: Row) -> bool:
+    """Whether the columns "kind" and "accepted" are ours."""
     kind, accepted = row.get("kind"), row.get("accepted")
-    is_ours = kind in KINDS if isinstance(kind, str) else isinstance(accepted, list) and bool(accepted)
-    read.is_judged = read.is_judged or is_ours
+    return kind in KINDS if isinstance(kind, str) else isinstance(accepted, list) and bool(accepted)
 
 
 def _conversation(
-    read: Read, index: int, place: str, row: dict[str, Any], data: Data, roles: dict[str, str]
+    read: Read, shape: Shape, index: int, place: str, row: Row, data: Data, roles: dict[str, str]
 ) -> Conversation:
-    assert read.shape is not None
-    shape = read.shape
-    if not data.columns and not {*row} >= {*shape.columns} and NESTED not in row:
-        if other := shape_of(row):
-            note(read.notes, f"rows of another form, read as {other}", place)
-        shape = other or shape
+    if not data.columns and not {*row} >= {*shape.columns} and (other := shape_of(row)):
+        note(read.notes, f"rows of another form, read as {other}", place)
+        shape = other
     _note_unused(read, shape, row, data)
     messages = mended(shape.messages(row), roles, read.notes, place)
     texts = [message["content"] for message in messages]
@@ -149,7 +153,7 @@ def _conversation(
     return _judged(conversation, row) if read.is_judged else conversation
 
 
-def shape_of(row: dict[str, Any]) -> Shape | None:
+def shape_of(row: Row) -> Shape | None:
     """The shape of a row by itself, if it has one."""
     try:
         return recognise(row)
@@ -157,12 +161,12 @@ def shape_of(row: dict[str, Any]) -> Shape | None:
         return None
 
 
-def _note_unused(read: Read, shape: Shape, row: dict[str, Any], data: Data) -> None:
+def _note_unused(read: Read, shape: Shape, row: Row, data: Data) -> None:
     """Remember the columns, and the fields of turns, that hold something and are not read."""
-    known = {*shape.columns, *shape.optional, *NOT_NOTED, *(OURS if read.is_judged else ())}
+    parts = part_of(row)
+    known = {"id", *shape.columns, *shape.optional, *(OURS if read.is_judged else ())}
+    known |= {parts.get("system")} if data.columns else {*parts.values(), *letters_of(tuple(row))}
     known |= {"label"} if str(row.get("label")).lower() in ("true", "false") else set()
-    known |= {*letters_of(tuple(row))} if not data.columns else set()
-    known |= {part_of(row).get("system")} if data.columns else {*part_of(row).values()}
     names = [str(name) for name in row if name not in known and is_given(row[name])]
     turns = row.get(shape.columns[0]) if shape.name == "turns" else ()
     for turn in turns if isinstance(turns, list) else ():
@@ -182,7 +186,7 @@ def _roles(data: Data) -> dict[str, str]:
     return roles
 
 
-def _judged(conversation: Conversation, row: dict[str, Any]) -> Conversation:
+def _judged(conversation: Conversation, row: Row) -> Conversation:
     """The row with the kind and the accepted answers that its columns give."""
     kind, accepted = row.get("kind") or "fact", row.get("accepted") or conversation.accepted
     if kind not in KINDS:

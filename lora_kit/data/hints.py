@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from .cells import parsed
-from .turns import TURN_KEYS
+from .cells import TURN_KEYS, Row, by_plain_name, parsed
 
 
-def way_out(row: dict[str, Any], plain: dict[str, str]) -> str:
-    """The line that helps.
-
-    Args:
-        row: the first row of a source.
-        plain: a column's name in small letters -> the column.
-    """
-    names, nested = [str(name) for name in row], [n for n, v in row.items() if isinstance(parsed(v), dict | list)]
-    turns = next((keys for keys in (*TURN_KEYS, ("role", "message")) if {*keys} <= plain.keys()), None)
+def way_out(row: Row) -> str:
+    """The line that helps, by what the row looks like."""
+    names, known = [str(name) for name in row], by_plain_name(row)
+    nested = [name for name, value in row.items() if isinstance(parsed(value), dict | list)]
     texts = [str(name) for name, value in row.items() if isinstance(value, str)]
-    if {"message_id", "parent_id"} <= plain.keys():
+    turns = next((keys for keys in TURN_KEYS if {*keys} <= known.keys()), None)
+    if {"message_id", "parent_id"} <= known.keys():
         return "It is a tree with one message a row: write each way from the root to an answer as one row of turns"
-    if {"chosen", "rejected"} <= plain.keys():
-        better = "chosen" if "prompt" not in plain or nested else "prompt,chosen"
+    if {"chosen", "rejected"} <= known.keys():
+        better = "chosen" if "prompt" not in known or nested else "prompt,chosen"
         return f"It holds pairs of a better and a worse answer; the better ones are learned with data__columns={better}"
     if turns:
         group = next((name for name in names if "id" in name.lower()), "CONVERSATION")
         return (
             "It holds one turn a row. Group it: rows = [{'messages': [{'role': r, 'content': c} for r, c in "
-            f"zip(d[{plain[turns[0]]!r}], d[{plain[turns[1]]!r}])]}} for _, d in df.groupby({group!r}, sort=False)], "
+            f"zip(d[{known[turns[0]]!r}], d[{known[turns[1]]!r}])]}} for _, d in df.groupby({group!r}, sort=False)], "
             "and lk.Run(data=rows)"
         )
     if nested:

@@ -1,7 +1,4 @@
-"""Turns: out of lists, mended into the order that chat formats have, and checked.
-
-ROLES, TURN_KEYS and LISTS are the places where the next kind is one line.
-"""
+"""Messages: mended into the order that chat formats have, and checked. ROLES is where the next name is one line."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import re
 from typing import Any
 
 from ..errors import KitError
-from .cells import is_given, parsed, short
 from .readers import Notes, note
 
 Message = dict[str, Any]  # "role", "content"
@@ -21,12 +17,6 @@ ROLES = {  # role -> what it may be called, in any letters
     "tool": ("tool", "function", "observation", "function_call", "ipython"),
 }
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
-TURN_KEYS = (  # under which a turn says who speaks, and what
-    *(("role", "content"), ("from", "value"), ("role", "value"), ("role", "text"), ("type", "content")),
-    *(("speaker", "text"), ("speaker", "utterance"), ("author", "text"), ("sender", "message")),
-)
-PAIR_KEYS = (("input", "output"), ("human", "assistant"), ("user", "assistant"), ("question", "answer"))  # in one turn
-LISTS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")  # of texts in turn
 TAGS = (  # of prompt formats: inside a text they would forge a turn
     *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"),
     *("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|endoftext|>"),
@@ -36,60 +26,6 @@ STARTS = re.compile(r"^(\s*(<s>|<\|begin_of_text\|>|<bos>))+\s*")
 ENDS = re.compile(
     r"(\s*(</s>|<eos>|<\|im_end\|>|<\|eot_id\|>|<\|end\|>|<end_of_turn>|<\|endoftext\|>|<\|end_of_text\|>))+\s*$"
 )
-
-
-def from_list(value: Any, column: str) -> list[Message]:
-    """A column's turns as role and content, the roles as they stand there."""
-    turns = parsed(value)
-    if not isinstance(turns, list) or not turns:
-        raise KitError(f"{column} must be a list of turns; it is {short(value)}")
-    if all(isinstance(turn, list) and are_texts(turn) for turn in turns):  # pairs of question and answer
-        turns = [text for pair in turns for text in pair]
-    if are_texts(turns):
-        return in_turn(turns)
-    return [message for turn in turns for message in _messages_in(turn, column)]
-
-
-def is_list_of_turns(value: Any) -> bool:
-    """Whether a column holds turns as objects."""
-    turns = parsed(value)
-    first = turns[0] if isinstance(turns, list) and turns else None
-    return isinstance(first, dict) and bool(_keys_of(first, TURN_KEYS) or _keys_of(first, PAIR_KEYS))
-
-
-def are_texts(turns: Any) -> bool:
-    """Whether these are texts of user and assistant in turn."""
-    return isinstance(turns, list) and len(turns) > 1 and all(isinstance(turn, str) for turn in turns)
-
-
-def in_turn(texts: list[str]) -> list[Message]:
-    """Texts of user and assistant in turn, the user first."""
-    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
-
-
-def _keys_of(turn: dict[str, Any], known: tuple[tuple[str, str], ...]) -> tuple[str, str] | None:
-    """The two keys of the turn that say it, in its own letters."""
-    names = {str(name).lower(): name for name in turn}
-    return next(((names[one], names[other]) for one, other in known if one in names and other in names), None)
-
-
-def _messages_in(turn: Any, column: str) -> list[Message]:
-    """A turn's message, or the two of one that holds question and answer."""
-    keys = _keys_of(turn, TURN_KEYS) if isinstance(turn, dict) else None
-    if keys is None and isinstance(turn, dict) and (pair := _keys_of(turn, PAIR_KEYS)):
-        return in_turn([turn[pair[0]], turn[pair[1]]])
-    if keys is None or not isinstance(turn[keys[0]], str):
-        raise KitError(f"{column} must hold turns with the texts 'role' and 'content'; one is {short(turn)}")
-    content, role = turn[keys[1]], ROLE_OF.get(turn[keys[0]].strip().lower())
-    if turn.get("tool_calls") or turn.get("function_call") or role == "tool":
-        raise KitError(f"{column} holds a call of a tool; tools are not learned here: leave that row out")
-    if role == "assistant" and turn.get("weight", 1) in (0, "0", False):  # questions are not learned anyway
-        raise KitError(f"{column} holds an answer of weight 0; every answer is learned here: leave that row out")
-    if isinstance(content, list):
-        if other := [part for part in content if not isinstance(part, dict) or part.get("type") != "text"]:
-            raise KitError(f"{column} holds {short(other[0])}; only parts of the type 'text' are learned")
-        content = "\n".join(str(part.get("text")) for part in content)
-    return [{"role": turn[keys[0]], "content": content}]
 
 
 def without_ends(text: str) -> str:
@@ -114,7 +50,7 @@ def mended(messages: list[Message], roles: dict[str, str], notes: Notes, place: 
             names = list(dict.fromkeys(m["role"] for m in messages if m["role"].strip().lower() not in roles))
             example = ",".join(f"{name}:{'assistant' if n == 1 else 'user'}" for n, name in enumerate(names))
             raise KitError(f"has the roles {', '.join(names)}: say who they are, as in data__roles={example}")
-        if role == "system" and not is_given(content):
+        if role == "system" and not str(content or "").strip():
             continue
         if isinstance(content, str) and (bare := without_ends(content)) != content:
             note(notes, "the format's own <s> or </s> at the ends of texts, taken off", place)
@@ -124,19 +60,20 @@ def mended(messages: list[Message], roles: dict[str, str], notes: Notes, place: 
             note(notes, "turns of one speaker in a row, joined", place)
         else:
             turns.append({"role": role, "content": content})
-    start = int(bool(turns) and turns[0]["role"] == "system")
     if later := [number for number, turn in enumerate(turns) if turn["role"] == "system" and number]:
         raise KitError(
             f"has a system text at place {later[0] + 1}, between the turns: data__roles=system:user makes all system "
             "texts part of what is asked"
         )
-    if turns[start:] and turns[start]["role"] == "assistant":
-        del turns[start]
+    system = [turn for turn in turns[:1] if turn["role"] == "system"]
+    turns = turns[len(system) :]
+    if turns and turns[0]["role"] == "assistant":
+        turns = turns[1:]
         note(notes, "an answer before the first question, left out", place)
-    if turns[start:] and turns[-1]["role"] == "user" and len(turns) > start + 1:
-        del turns[-1]
+    if len(turns) > 1 and turns[-1]["role"] == "user":
+        turns = turns[:-1]
         note(notes, "a last question without an answer, left out", place)
-    return turns
+    return [*system, *turns]
 
 
 def tags_in(text: str) -> list[str]:
