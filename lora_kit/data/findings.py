@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,33 +19,39 @@ if TYPE_CHECKING:
 
 Finding = dict[str, Any]  # name, text, count, rows
 COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings
-ODD = {  # what a text should not hold -> name and what it is
-    r"[\0\ufffd]": ("characters", "with NUL or �, the trace of a wrong encoding: learned as they are"),
-    r"â€|Ã[\u0080-\u00bf©¤¼¶Ÿ]|Â[\u00a0-\u00bf]": ("mojibake", "of UTF-8 read as Windows-1252: learned as they are"),
-    r"\{\{\s*\w[^{}]*\}\}|<[A-Z][A-Z _]{2,}>|\[[A-Z][A-Z]+(?:[ _][A-Z]+)+\]": (
-        "placeholders",
+OTHER_ANSWERS = "{} to ask with another answer than before: each of the answers will count as right"
+NEARLY_EQUAL = "{} to learn nearly equal to a held-out one: the report card will flatter"
+ODD = {  # what a text should not hold: its form, and what it is
+    "characters": (r"[\0\ufffd]", "with NUL or �, the trace of a wrong encoding: learned as they are"),
+    "mojibake": (
+        r"â€|Ã[\u0080-\u00bf©¤¼¶Ÿ]|Â[\u00a0-\u00bf]",
+        "of UTF-8 read as Windows-1252: learned as they are",
+    ),
+    "placeholders": (
+        r"\{\{\s*\w[^{}]*\}\}|<[A-Z][A-Z _]{2,}>|\[[A-Z][A-Z]+(?:[ _][A-Z]+)+\]",
         "with names that nobody filled in, as {{name}} or <NAME>: learned as they stand",
     ),
 }
-SECRETS = {  # forms that the issuers document; a text that matches is suspected, not proven
-    "Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
-    "OpenAI or Anthropic key": r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}",
-    "GitHub token": r"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_[A-Za-z0-9_]{50,}",
-    "AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "Google key": r"\bAIza[A-Za-z0-9_-]{35}",
-    "Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
-    "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "token of a web session (JWT)": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.",
-    "GitLab token": r"\bglpat-[A-Za-z0-9_-]{16,}",
-    "API key": r"\b(?i:api|access|secret)[_ -]?(?i:key|token)\s{0,3}[:=]\s{0,3}[\"']?[A-Za-z0-9_./+-]{16,}",
-    "password in an address": r"\b[a-z][a-z0-9+]*://[^\s/:@]{1,40}:[^\s/:@]{1,60}@",
-    "password": r"\b(?i:password|passwd|kennwort|passwort)\s*(?:is|ist|[:=])\s{0,3}\S{0,40}\d",
+SECRETS = {  # signs of which one stands in it, in small letters, and its form, as its issuer documents it
+    "Hugging Face token": ("hf_", r"\bhf_[A-Za-z0-9]{30,}"),
+    "OpenAI or Anthropic key": ("sk-", r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}"),
+    "GitHub token": (
+        "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
+        r"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_[A-Za-z0-9_]{50,}",
+    ),
+    "AWS key": ("akia asia", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    "Google key": ("aiza", r"\bAIza[A-Za-z0-9_-]{35}"),
+    "Slack token": ("xox", r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
+    "private key": ("private", r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "token of a web session (JWT)": ("eyj", r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\."),
+    "GitLab token": ("glpat-", r"\bglpat-[A-Za-z0-9_-]{16,}"),
+    "API key": (
+        "key token",
+        r"\b(?i:api|access|secret)[_ -]?(?i:key|token)\s{0,3}[:=]\s{0,3}[\"']?[A-Za-z0-9_./+-]{16,}",
+    ),
+    "password in an address": ("://", r"\b[a-z][a-z0-9+]*://[^\s/:@]{1,40}:[^\s/:@]{1,60}@"),
+    "password": ("passw kennwort", r"\b(?i:password|passwd|kennwort|passwort)\s*(?:is|ist|[:=])\s{0,3}\S{0,40}\d"),
 }
-SECRET = re.compile("|".join(f"(?P<s{number}>{form})" for number, form in enumerate(SECRETS.values())))
-SIGNS = (  # what a secret holds, in small letters: the long search is made only where one of them stands
-    *"_ sk- glpat key= key: token= token: eyj :// akia asia aiza xox private passw kennwort".split(),
-    *("key =", "token ="),
-)
 
 
 @dataclass(frozen=True)
@@ -69,82 +75,43 @@ class Facts:
 
 
 def find(facts: Facts) -> list[Finding]:
-    """Everything that is odd, the gravest first."""
-    read, own, rows, files = facts.read, facts.own, facts.read.rows, facts.files
-    again, torn = repeats(rows)
-    skipped, test = (", ".join(path.name for path in paths) for paths in (files.skipped, files.test))
-    systems, most = read.systems, facts.model.get("max_position_embeddings")
-    is_long = most and facts.profile.data.max_length > most
-    return [
-        *_bad("bad rows", read, "left out"),
-        *[_finding("mended", text, len(at), first_few(at)) for text, at in [*read.notes.items(), *own.notes.items()]],
-        *_of_rows("too long", facts.lengths.too_long, "left out: longer than max_length"),
-        *_of_rows("shortened", facts.lengths.shortened, "without the oldest turns"),
-        *_if(skipped, "files", f"files that are not used: {skipped}", len(files.skipped)),
-        *_if(read.unused, "columns", f"columns that are not read: {', '.join(read.unused)}", len(read.unused)),
-        *_of_rows("held out", facts.lost, "with a held-out question: not learned"),
-        *_if(
-            test and not own.rows and not own.bad,
-            "held out",
-            f"no row to ask in {test}: some of the rows to learn are held out instead",
-        ),
-        *_bad("bad test rows", own, "to ask left out"),
-        *_if(
-            own.unused,
-            "test columns",
-            f"columns of the test rows that are not read: {', '.join(own.unused)}",
-            len(own.unused),
-        ),
-        *_of_rows(
-            "test answers",
-            [row.row for row in repeats(own.rows)[1]],
-            "to ask with another answer than before: each of the answers will count as right",
-        ),
+    """Everything that is odd; a text that may hold a secret is suspected, not proven."""
+    read, own = facts.read, facts.own
+    again, torn = _repeats(read.rows)
+    questions = plural(len({row.question for row in torn}), "question")
+    of_rows = [  # name, the rows, files or columns, and what they are, with "{}" for how many rows
+        *(("bad rows", places, "{} left out") for places in read.problems()),
+        *(("mended", places, text) for text, places in [*read.notes.items(), *own.notes.items()]),
+        ("too long", facts.lengths.too_long, "{} left out: longer than max_length"),
+        ("shortened", facts.lengths.shortened, "{} without the oldest turns"),
+        ("files", [path.name for path in facts.files.skipped], "files that are not used"),
+        ("columns", [*read.unused], "columns that are not read"),
+        ("held out", facts.lost, "{} with a held-out question: not learned"),
+        *(("bad test rows", places, "{} to ask left out") for places in own.problems()),
+        ("test columns", [*own.unused], "columns of the test rows that are not read"),
+        ("test answers", _places(_repeats(own.rows)[1]), OTHER_ANSWERS),
         *_texts(own.rows),
-        *_of_rows("duplicates", [row.row for row in again], "said before: what stands there is learned twice as hard"),
-        *_contradictions(torn),
-        *_of_rows(
-            "near duplicates",
-            [row.row for row in facts.near],
-            "to learn nearly equal to a held-out one: the report card will flatter",
-        ),
-        *_never_learned(facts),
-        *_common(rows),
-        *_texts(rows),
-        *_system_share(rows),
-        *_if(
-            len(systems) > 1 or facts.card.get("system", systems[0] if systems else "") not in systems,
-            "system texts",
-            f"{plural(len(systems), 'different system text')} in the rows, as they stand there; chat and exports use "
-            + (repr(facts.card["system"]) if "system" in facts.card else "none, unless data__system names one"),
-        ),
-        *_if(
-            is_long,
-            "context",
-            f"max_length={facts.profile.data.max_length} is more than the model's context of {most} tokens",
-        ),
+        ("duplicates", _places(again), "{} said before: what stands there is learned twice as hard"),
+        ("contradictions", _places(torn), f"{questions} with more than one answer: the model will waver between them"),
+        ("near duplicates", _places(facts.near), NEARLY_EQUAL),
+        *_texts(read.rows),
+    ]
+    return [
+        *(_finding(name, text, len(places), first_few(places)) for name, places, text in of_rows if places),
+        *(_finding(name, text, count) for name, text, count in _of_all(facts)),
     ]
 
 
-def _finding(name: str, text: str, count: int = 0, rows: str = "") -> Finding:
+def _finding(name: str, text: str, count: int, rows: str = "") -> Finding:
+    text = plural(count) + text[2:] if text.startswith("{}") else text
     return {"name": name, "text": text, "count": count, "rows": rows}
 
 
-def _if(is_so: object, name: str, text: str, count: int = 0) -> list[Finding]:
-    """A finding where something is so."""
-    return [_finding(name, text, count)] if is_so else []
+def _places(rows: Sequence[Conversation]) -> list[str]:
+    return [row.row for row in rows]
 
 
-def _of_rows(name: str, places: Sequence[str], text: str) -> list[Finding]:
-    """A finding of the rows at these places, if there are any."""
-    return [_finding(name, f"{plural(len(places))} {text}", len(places), first_few(places))] if places else []
-
-
-def _bad(name: str, read: Read, text: str) -> list[Finding]:
-    return [_finding(name, f"{plural(len(rows))} {text}: {first_few(rows)}", len(rows)) for rows in read.problems()]
-
-
-def repeats(rows: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
+def _repeats(rows: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
     """Rows that repeat an earlier one, and rows that answer an earlier question otherwise."""
     firsts = first_of_each(rows)
     again = [row for row in rows if firsts[row.question, row.answer_key] is not row]
@@ -153,33 +120,37 @@ def repeats(rows: Sequence[Conversation]) -> tuple[list[Conversation], list[Conv
     return again, torn
 
 
-def _contradictions(torn: list[Conversation]) -> list[Finding]:
-    count = len({row.question for row in torn})
-    text = f"{plural(count, 'question')} with more than one answer: the model will waver between them"
-    return [_finding("contradictions", text, count, first_few([row.row for row in torn]))] if torn else []
-
-
-def _never_learned(facts: Facts) -> list[Finding]:
-    """A test split of the dataset's own may ask what no row teaches."""
-    learned = {row.answer_key for row in facts.read.rows}
+def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
+    """Name, text and count of what is odd about the rows as a whole."""
+    rows, own, test = facts.read.rows, facts.own, ", ".join(path.name for path in facts.files.test)
+    if test and not own.rows and not own.bad:
+        yield "held out", f"no row to ask in {test}: some of the rows to learn are held out instead", 0
+    learned = {row.answer_key for row in rows}
     asked = [row for row in facts.test if row.kind == "fact"] if facts.how == "own" else []
-    count = sum(learned.isdisjoint(map(normalised, (row.answer, *row.accepted))) for row in asked)
-    text = f"{count:,} of {plural(len(asked), 'held-out fact')} with an answer that no row to learn gives: not learned"
-    return _if(count, "answers", text, count)
-
-
-def _common(rows: Sequence[Conversation]) -> list[Finding]:
-    if len(rows) < 10:
-        return []
-    share = Counter(row.answer_key for row in rows).most_common(1)[0][1] / len(rows)
+    if new := sum(learned.isdisjoint(map(normalised, (row.answer, *row.accepted))) for row in asked):
+        count = plural(len(asked), "held-out fact")
+        yield "answers", f"{new:,} of {count} with an answer that no row to learn gives: not learned", new
+    share = max(Counter(row.answer_key for row in rows).values(), default=0) / max(len(rows), 1)
+    if share >= 0.5 and len(rows) >= 10:
+        yield "one answer", f"{share:.0%} of all rows have the same answer: the model may say nothing else", 0
+    elif often := common_answers(phrasings(rows), len(rows)):
+        text = (
+            f"{plural(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels and "
+            "stock phrases are: held-out questions with them measure judgement, not facts learned"
+        )
+        yield "common answers", text, len(often)
+    everything = sum(len(message["content"]) for row in rows for message in row.messages)
+    share = sum(len(row.system or "") for row in rows) / max(everything, 1)
     if share >= 0.5:
-        return [_finding("one answer", f"{share:.0%} of all rows have the same answer: the model may say nothing else")]
-    often = common_answers(phrasings(rows), len(rows))
-    text = (
-        f"{plural(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels and stock "
-        "phrases are: held-out questions with them measure judgement, not facts learned"
-    )
-    return _if(often, "common answers", text, len(often))
+        yield "system prompt", f"the system prompt is {share:.0%} of all text: a shorter one trains faster", 0
+    systems, system = facts.read.systems, facts.card.get("system")
+    if len(systems) > 1 or (system and system not in systems):
+        used = repr(system) if system else "none, unless data__system names one"
+        count = plural(len(systems), "different system text")
+        yield "system texts", f"{count} in the rows, as they stand there; chat and exports use {used}", 0
+    length, most = facts.profile.data.max_length, facts.model.get("max_position_embeddings", 10**9)
+    if length > most:
+        yield "context", f"max_length={length} is more than the model's context of {most} tokens", 0
 
 
 def common_answers(counts: dict[str, int], rows: int) -> set[str]:
@@ -187,33 +158,28 @@ def common_answers(counts: dict[str, int], rows: int) -> set[str]:
     return {answer for answer, count in counts.items() if count > max(COMMON, COMMON_SHARE * rows)}
 
 
-def _texts(rows: Sequence[Conversation]) -> list[Finding]:
+def _texts(rows: Sequence[Conversation]) -> list[tuple[str, list[str], str]]:
     """What stands in the texts of rows: lost characters, names that nobody filled in, secrets."""
-    odd: dict[str, list[str]] = {form: [] for form in ODD}
-    secrets: dict[str, list[str]] = {}
+    odd: dict[str, list[str]] = {name: [] for name in ODD}
+    secrets: dict[str, list[str]] = {name: [] for name in SECRETS}
     for row in rows:
         text = "\n".join([message["content"] for message in row.messages])
-        for form, places in odd.items():
+        for name, (form, _) in ODD.items():
             if re.search(form, text):
-                places.append(row.row)
-        small = text.lower()
-        for name in secrets_in(row) if any(sign in small for sign in SIGNS) else ():
-            secrets.setdefault(name, []).append(row.row)
-    findings = [finding for form, places in odd.items() for finding in _of_rows(ODD[form][0], places, ODD[form][1])]
-    for name, places in secrets.items():
-        findings += _of_rows("secret", places, f"that may hold a secret ({name}): a model may repeat it to anyone")
-    return findings
+                odd[name].append(row.row)
+        for name in secrets_in(row):
+            secrets[name].append(row.row)
+    found = [(name, odd[name], f"{{}} {what}") for name, (_, what) in ODD.items()]
+    said = "{{}} that may hold a secret ({}): a model may repeat it to anyone"
+    return [*found, *(("secret", places, said.format(name)) for name, places in secrets.items())]
 
 
 def secrets_in(row: Conversation) -> list[str]:
-    """The names of the secrets that a row may hold."""
-    matches = [SECRET.search(message["content"]) for message in row.messages]
-    names = list(SECRETS)
-    return list(dict.fromkeys(names[int(str(match.lastgroup)[1:])] for match in matches if match))
-
-
-def _system_share(rows: Sequence[Conversation]) -> list[Finding]:
-    everything = sum(len(message["content"]) for row in rows for message in row.messages)
-    share = sum(len(row.system or "") for row in rows) / max(everything, 1)
-    text = f"the system prompt is {share:.0%} of all text: a shorter one trains faster"
-    return _if(share >= 0.5, "system prompt", text)
+    """The names of the secrets that a row may hold; the long search is made only where one of its signs stands."""
+    text = "\n".join([message["content"] for message in row.messages])
+    small = text.lower()
+    return [
+        name
+        for name, (signs, form) in SECRETS.items()
+        if any(sign in small for sign in signs.split()) and re.search(form, text)
+    ]
