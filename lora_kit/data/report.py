@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from ..templates import one_line, render
@@ -41,7 +42,8 @@ class Report:
     data: dict[str, Any]
 
     def __str__(self) -> str:
-        return "\n".join(_lines(self.data))
+        texts = {"learned": _learned(self.data), "asked": _held_out(self.data), "how": HOW, "invariants": INVARIANTS}
+        return render("report/data.txt", **self.data, **texts, plural=plural).rstrip()
 
     __repr__ = __str__
 
@@ -56,17 +58,7 @@ class Report:
         return [_learned(self.data), f"{_held_out(self.data)}, {HOW[self.data['held_out']]}", *measured, *proven]
 
     def _repr_html_(self) -> str:
-        from markupsafe import Markup
-
-        histogram = self.data["histogram"]
-        return render(
-            "report/data.html",
-            lines=str(self),
-            bars=list(zip(histogram["from"], histogram["rows"], strict=True)),
-            most=max(histogram["rows"]),
-            styles=STYLES,
-            rows=[Markup(row_html(row)) for row in self.data["preview"]],
-        )
+        return render("report/data.html", **self.data, text=str(self), styles=STYLES, underline=UNDERLINE)
 
     def preview(self) -> str:
         """The first rows as plain text, learned tokens between ⟦ and ⟧."""
@@ -134,10 +126,10 @@ def advice(rows: Sequence[Conversation]) -> list[str]:
     counts = [count for answer, count in wordings.items() if answer not in often]
     if not counts:
         return []
-    typical = median(counts)
-    lines = [f"{plural(len(counts), 'different answer')}, each asked in {_wordings(typical)} (median)"]
+    typical = median_low(counts)
+    lines = [f"{plural(len(counts), 'different answer')}, each asked in {plural(typical, 'wording')} (median)"]
     if typical < FEW_PHRASINGS:
-        measured = ", ".join(f"{share:.0%} with {_wordings(count)}" for count, share in MEASURED.items())
+        measured = ", ".join(f"{share:.0%} with {plural(count, 'wording')}" for count, share in MEASURED.items())
         lines.append(
             "few wordings an answer: facts are learned by being asked in many ways (measured on tiny-cpu, held-out "
             f"wordings answered exactly: {measured})"
@@ -147,29 +139,6 @@ def advice(rows: Sequence[Conversation]) -> list[str]:
             f"{len(counts):,} answers in few wordings look like a reference work: looking up the passage and putting "
             "it into the prompt (retrieval) will serve better than fine-tuning; fine-tune for tone and form"
         )
-    return lines
-
-
-def _wordings(count: float) -> str:
-    return f"{count:g} wording{'' if count == 1 else 's'}"
-
-
-def _lines(data: dict[str, Any]) -> list[str]:
-    files = f" ({', '.join(data['test_files'])})" if data["test_files"] else ""
-    lines = [
-        f"data: {data['source']}, {plural(data['rows_read'])} read as {data['shape']}",
-        f"  learned    {_learned(data)}",
-        f"  held out   {_held_out(data)}, {HOW[data['held_out']]}{files}",
-    ]
-    added = {name.removesuffix("s"): count for name, count in data["added"].items() if count}
-    lines += [f"  added      {plural(count, f'{name} row')} of the kit's own" for name, count in added.items()]
-    for row in data["first"]:
-        lines.append(f"  read       {row['row']}")
-        lines += [f"             {name:<8}  {text}" for name, text in row.items() if name != "row"]
-    lines += [f"  look at    {f['text']}{': ' + f['rows'] if f['rows'] else ''}" for f in data["findings"]]
-    lines += [f"  the card   {name}: {text}" for name, text in data["measures"].items()]
-    lines += [f"  advice     {text}" for text in data["advice"]]
-    lines += [f"  proven     {INVARIANTS[proof['name']]} ({plural(proof['rows'])})" for proof in data["proof"]]
     return lines
 
 
@@ -209,9 +178,8 @@ def row_html(row: list[dict[str, Any]]) -> str:
 
 def row_text(row: list[dict[str, Any]]) -> str:
     """Tokens as plain text, learned ones between ⟦ and ⟧."""
-    text, inside = "", False
-    for token in row:
-        text += "⟦" if token["learned"] and not inside else "⟧" if inside and not token["learned"] else ""
-        inside = token["learned"]
-        text += token["text"].replace("\u2581", " ").replace("<0x0A>", "\n")
-    return text + ("⟧" if inside else "")
+    text = ""
+    for is_learned, tokens in itertools.groupby(row, key=lambda token: bool(token["learned"])):
+        run = "".join(token["text"].replace("\u2581", " ").replace("<0x0A>", "\n") for token in tokens)
+        text += f"⟦{run}⟧" if is_learned else run
+    return text
