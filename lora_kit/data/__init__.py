@@ -2,7 +2,7 @@
 
 sources         which files                 readers             their rows
 formats         which columns: cells        turns               messages, mended and checked; hints: what helps
-conversations   all rows of a dataset       usable, splits, own_rows    which are learned, which are asked
+conversations   all rows of a dataset       splits, own_rows    which are learned, which are asked
 encoding        ids and labels              checks              the proof
 findings        what is odd                 report              what people see
 prepare         all of it in one call

@@ -49,7 +49,7 @@ def short(value: Any) -> str:
 
 def plain(name: str) -> str:
     """A column's name in small letters, with single spaces and nothing in brackets."""
-    return " ".join(re.sub(r"\(.*?\)", "", str(name)).lower().split())
+    return " ".join(re.sub(r"\(.*?\)", "", name).lower().split())
 
 
 def by_plain_name(names: Iterable[str]) -> dict[str, str]:
@@ -74,8 +74,9 @@ def parsed(value: Any) -> Any:
     return value
 
 
-def optional_text(value: Any, column: str) -> str:
-    """A text that may be missing, also a number's; KitError where the value is neither."""
+def optional_text(row: Row, column: str) -> str:
+    """The text of a column, also a number's, or none; KitError where it holds something else."""
+    value = row[column]
     if not is_given(value):
         return ""
     if isinstance(value, str):
@@ -88,7 +89,7 @@ def optional_text(value: Any, column: str) -> str:
 
 def text_of(row: Row, column: str) -> str:
     """The text of a column; KitError where it is empty or none."""
-    if text := optional_text(row[column], column):
+    if text := optional_text(row, column):
         return text
     raise KitError(f"{column} is empty")
 
@@ -109,16 +110,16 @@ def answer_of(row: Row, column: str) -> str:
     return (answers_of(row, column) or [text_of(row, column)])[0]
 
 
-def options_of(value: Any, column: str) -> str:
+def options_of(row: Row, column: str) -> str:
     """Options to choose from, a line each behind its letter."""
-    value = parsed(value)
+    value = parsed(row[column])
     if isinstance(value, dict) and isinstance(value.get("text"), list):  # ARC's
         value = dict(zip(value.get("label") or string.ascii_uppercase, value["text"], strict=False))
     if isinstance(value, list):
         value = dict(zip(string.ascii_uppercase, value, strict=False))
     if isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values()):
         return "\n".join(f"{letter}. {text}" for letter, text in value.items())
-    return optional_text(value, column)
+    return optional_text(row, column)
 
 
 def in_turn(texts: list[str]) -> list[Message]:
@@ -144,11 +145,11 @@ def _keys_of(turn: Any) -> tuple[str, str] | None:
     return next(((names[one], names[other]) for one, other in known if one in names and other in names), None)
 
 
-def from_list(value: Any, column: str) -> list[Message]:
+def from_list(row: Row, column: str) -> list[Message]:
     """A column's turns as role and content, the roles as they stand there."""
-    turns = parsed(value)
+    turns = parsed(row[column])
     if not isinstance(turns, list) or not turns:
-        raise KitError(f"{column} must be a list of turns; it is {short(value)}")
+        raise KitError(f"{column} must be a list of turns; it is {short(row[column])}")
     return in_turn(turns) if are_texts(turns) else [message for turn in turns for message in _messages_in(turn, column)]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Data
 from ..errors import KitError
 from .cells import TURN_KEYS, Row, is_given
-from .formats import Shape, letters_of, part_of, recognise
+from .formats import Shape, part_of, recognise, with_options
 from .readers import BadRow, Notes, note
 from .sources import dataset_files, raw_rows
 from .turns import ROLE_OF, Message, check_messages, mended, plain_tags, tags_in
@@ -101,7 +101,7 @@ def read_rows(paths: Sequence[Path], data: Data, *, is_asked: bool = False, prog
             continue
         place, row = raw
         try:
-            row = _as_row(row)
+            row = _as_row(row) if data.columns else with_options(_as_row(row))
             if read.shape is None:
                 read.shape = recognise(row, data.columns)
                 read.is_judged = is_asked or _is_judged(row)
@@ -165,9 +165,9 @@ def _note_unused(read: Read, shape: Shape, row: Row, data: Data) -> None:
     """Remember the columns, and the fields of turns, that hold something and are not read."""
     parts = part_of(row)
     known = {"id", *shape.columns, *shape.optional, *(OURS if read.is_judged else ())}
-    known |= {parts.get("system")} if data.columns else {*parts.values(), *letters_of(tuple(row))}
+    known |= {parts.get("system")} if data.columns else {*parts.values()}
     known |= {"label"} if str(row.get("label")).lower() in ("true", "false") else set()
-    names = [str(name) for name in row if name not in known and is_given(row[name])]
+    names = [name for name in row if name not in known and is_given(row[name])]
     turns = row.get(shape.columns[0]) if shape.name == "turns" else ()
     for turn in turns if isinstance(turns, list) else ():
         if isinstance(turn, dict) and not turn.keys() <= TURN_FIELDS:

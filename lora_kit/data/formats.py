@@ -17,8 +17,7 @@ from typing import Any
 
 from ..errors import KitError
 from . import cells
-from .cells import LISTS, Row, short
-from .hints import way_out
+from .cells import LISTS, TURN_KEYS, Row, short
 from .turns import Message
 
 Columns = tuple[str, ...]
@@ -41,7 +40,7 @@ PARTS = {  # part of a conversation -> what its column may be called
     ),
 }
 ASKED = ("instruction", "context", "question", "input", "options")  # what a question is made of, in this order
-LETTER = re.compile(r"(?:option|choice|opt)?[ _]?([a-f])$")  # a column for each option
+LETTER = re.compile(r"(?:option|choice|opt)?[ _]?([a-f])$")  # of a column that is one option
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,11 @@ class Shape:
     def messages(self, row: Row) -> list[Message]:
         """The row's messages as they stand there, with its system text; KitError where one is missing or no text."""
         if missing := [name for name in self.columns if name not in row]:
-            here = ", ".join(map(str, row)) or "none"
+            here = ", ".join(row) or "none"
             raise KitError(f"has no column {missing[0]}: its columns are {here}, the first row's {self!s}")
         messages = self.convert(row)
         column = part_of(row).get("system")
-        system = cells.optional_text(row[column], column) if column and column not in self.columns else ""
+        system = cells.optional_text(row, column) if column and column not in self.columns else ""
         if not system:
             return messages
         if messages[0]["role"] != "system":
@@ -74,7 +73,7 @@ class Shape:
 
     def answers(self, row: Row) -> list[str]:
         """Every answer that the row accepts, where it says them apart from its messages."""
-        column = next((name for name in row if str(name).lower() == "answers"), self.columns[-1])
+        column = next((name for name in row if name.lower() == "answers"), self.columns[-1])
         return cells.answers_of(row, column) if self.name == "pair" else []
 
 
@@ -92,7 +91,7 @@ def recognise(row: Row, columns: Columns = ()) -> Shape:
     if columns:
         return _named(row, columns)
     parts = {column for columns in _parts(tuple(row)).values() for column in columns}
-    alone = [_of_column(str(name), row[name]) for name in row if name not in (*parts, "chosen", "rejected")]
+    alone = [_of_column(name, row[name]) for name in row if name not in (*parts, "chosen", "rejected")]
     shapes = [*filter(None, alone), *_pairs(row)]
     if [shape.name for shape in shapes] == ["text", "pair"]:
         return shapes[1]  # the same rendered, as Stanford's Alpaca has it
@@ -100,7 +99,7 @@ def recognise(row: Row, columns: Columns = ()) -> Shape:
         return shapes[0]
     example = ", ".join(f"{name}: {short(value)}" for name, value in row.items())
     if not shapes:
-        raise KitError(f"none of the known shapes fits its columns ({example}). {way_out(row)}")
+        raise KitError(f"none of the known shapes fits its columns ({example}). {_way_out(row)}")
     fitting = ["+".join(shape.columns) for shape in shapes]
     raise KitError(
         f"more than one shape fits its columns ({example}): {'; '.join(fitting)}. Say which holds the conversation, as "
@@ -118,19 +117,20 @@ def _parts(names: Columns) -> dict[str, list[str]]:
     """Part -> every column that may be it."""
     columns = cells.by_plain_name(names)
     found = {part: [columns[name] for name in known if name in columns] for part, known in PARTS.items()}
-    found["answer"] = [column for column in found["answer"] if column not in letters_of(names)]
     if len(found["answer"]) > 1:  # TriviaQA's like: beside the answer all that are right
-        found["answer"] = [column for column in found["answer"] if str(column).lower() != "answers"]
+        found["answer"] = [column for column in found["answer"] if column.lower() != "answers"]
     if not any(found[part] for part in ("question", "instruction", "input")):
         found["question"], found["context"] = found["context"], []
     return {part: columns for part, columns in found.items() if columns}
 
 
-@lru_cache(maxsize=256)
-def letters_of(names: Columns) -> dict[str, str]:
-    """Columns that hold an option each -> its letter; one alone is none."""
-    found = {name: place[1].upper() for name in names if (place := LETTER.match(str(name).lower().strip()))}
-    return found if len(found) > 1 else {}
+def with_options(row: Row) -> Row:
+    """The row with a column for each option put into one of them all; one letter alone is none."""
+    letters = {name: place[1].upper() for name in row if (place := LETTER.match(name.lower().strip()))}
+    if len(letters) < 2:
+        return row
+    options = {letter: row[name] for name, letter in letters.items() if cells.is_given(row[name])}
+    return {name: value for name, value in row.items() if name not in letters} | {"options": options}
 
 
 def _named(row: Row, columns: Columns) -> Shape:
@@ -138,14 +138,14 @@ def _named(row: Row, columns: Columns) -> Shape:
     names = re.findall(r"\{([^{}]*)\}", columns[0])  # of a template
     known, wanted = cells.by_plain_name(row), [*names, *columns[1:]] if names else columns
     if missing := [name for name in wanted if cells.plain(name) not in known]:
-        raise KitError(f"data__columns names {', '.join(missing)}, but the columns are {', '.join(map(str, row))}")
+        raise KitError(f"data__columns names {', '.join(missing)}, but the columns are {', '.join(row)}")
     found = tuple(known[cells.plain(name)] for name in wanted)
     if names and len(columns) == 2:
         return Shape("pair", found[-1:], partial(_filled, columns[0], found[-1]), found[:-1])
     if len({*found}) < len(found):
         raise KitError(f"data__columns names {found[0]} twice: name the question's column, then the answer's")
     if len(found) == 2:
-        return Shape("pair", found, partial(_two_columns, *found))
+        return Shape("pair", found, partial(_pair, "question", *found, is_named=True))
     shape = _of_column(found[0], row[found[0]]) if len(found) == 1 else None
     if shape is None:
         raise KitError(
@@ -160,7 +160,7 @@ def _of_column(name: str, value: Any) -> Shape | None:
     """The shape of one column alone: of turns, or of rendered texts."""
     is_turns = cells.is_list_of_turns(value) or (name.lower() in LISTS and cells.are_texts(cells.parsed(value)))
     if is_turns or name in LISTS[:2]:  # an empty list under a usual name is a bad row
-        return Shape("turns", (name,), lambda row: cells.from_list(row[name], name))
+        return Shape("turns", (name,), lambda row: cells.from_list(row, name))
     if isinstance(value, str) and (convert := cells.text_format(value)):
         return Shape("text", (name,), lambda row: convert(cells.text_of(row, name)))
     return None
@@ -171,42 +171,29 @@ def _pairs(row: Row) -> list[Shape]:
     parts = _parts(tuple(row))
     own = next((part for part in ("question", "instruction", "input") if part in parts), "")
     pairs = [(question, answer) for question in parts.get(own, []) for answer in parts.get("answer", [])]
-    return [Shape("pair", pair, partial(_all_parts, own, *pair)) for pair in pairs]
+    return [Shape("pair", pair, partial(_pair, own, *pair)) for pair in pairs]
 
 
-def _all_parts(own: str, question: str, answer: str, row: Row) -> list[Message]:
-    """Everything of the prompt that a row holds, and its answer; also what only later rows have.
+def _pair(own: str, question: str, answer: str, row: Row, *, is_named: bool = False) -> list[Message]:
+    """A question and its answer: texts, lists of messages, or the two halves of a rendered prompt.
 
-    Args:
-        own: the part that the question's column is.
-        question: the column.
-        answer: the answer's column.
-        row: column names to values.
+    Unless the user names the two, all else of the prompt in a row belongs to the question; `own`: its column's part.
     """
-    columns = {part: column for part, column in part_of(row).items() if column not in (question, answer)}
-    found = {part: row[column] for part, column in columns.items()}
-    texts = {part: cells.optional_text(found[part], columns[part]) for part in ASKED[:-1] if part in found}
-    letters = {letter: row[name] for name, letter in letters_of(tuple(row)).items() if cells.is_given(row[name])}
-    texts["options"] = cells.options_of(letters or found.get("options"), columns.get("options", "options"))
-    if texts["options"] and not isinstance(row[answer], str):
+    others = {} if is_named else {part: name for part, name in part_of(row).items() if name not in (question, answer)}
+    reads = dict.fromkeys(ASKED, cells.optional_text) | {"options": cells.options_of}
+    texts = {part: reads[part](row, name) for part, name in others.items() if part in reads}
+    if texts.get("options") and not isinstance(row[answer], str):
         raise KitError(f"{answer} is no text: {short(row[answer])}. Beside options write the letter or the text")
-    history = cells.parsed(found.get("history"))
-    earlier = cells.from_list(history, columns["history"]) if cells.is_given(history) else []
-    if not earlier and not any(texts.values()):
-        return _two_columns(question, answer, row)
-    texts[own] = cells.text_of(row, question)
+    history = others.get("history")
+    earlier = cells.from_list(row, history) if history and cells.is_given(cells.parsed(row[history])) else []
+    is_alone = not earlier and not any(texts.values())
+    if is_alone and cells.is_list_of_turns(row[question]):
+        return [message for column in (question, answer) for message in cells.from_list(row, column)]
+    texts[own], answered = cells.text_of(row, question), cells.answer_of(row, answer)
+    if is_alone and (convert := cells.text_format(texts[own], is_prompt=True)):
+        return convert(f"{texts[own]}\n{answered}")
     asked = "\n\n".join(texts[part] for part in ASKED if texts.get(part))
-    return [*earlier, *cells.in_turn([asked, cells.answer_of(row, answer)])]
-
-
-def _two_columns(question: str, answer: str, row: Row) -> list[Message]:
-    """Texts, lists of messages, or the two halves of a rendered prompt."""
-    if cells.is_list_of_turns(row[question]):
-        return [message for column in (question, answer) for message in cells.from_list(row[column], column)]
-    asked, answered = cells.text_of(row, question), cells.answer_of(row, answer)
-    if convert := cells.text_format(asked, is_prompt=True):
-        return convert(f"{asked}\n{answered}")
-    return cells.in_turn([asked, answered])
+    return [*earlier, *cells.in_turn([asked, answered])]
 
 
 def _filled(template: str, answer: str, row: Row) -> list[Message]:
@@ -215,7 +202,40 @@ def _filled(template: str, answer: str, row: Row) -> list[Message]:
 
     def value(place: re.Match[str]) -> str:
         column = known.get(cells.plain(place[1]))
-        return "" if column is None else cells.optional_text(row[column], column)
+        return "" if column is None else cells.optional_text(row, column)
 
     asked = re.sub(r"\{([^{}]*)\}", value, template.replace("\\n", "\n"))
     return cells.in_turn([re.sub(r"\n{3,}", "\n\n", asked).strip(), cells.answer_of(row, answer)])
+
+
+def _way_out(row: Row) -> str:
+    """The line that helps, by what the row looks like."""
+    names, known = [*row], cells.by_plain_name(row)
+    nested = [name for name, value in row.items() if isinstance(cells.parsed(value), dict | list)]
+    texts = [name for name, value in row.items() if isinstance(value, str)]
+    turns = next((keys for keys in TURN_KEYS if {*keys} <= known.keys()), None)
+    if {"message_id", "parent_id"} <= known.keys():
+        return "It is a tree with one message a row: write each way from the root to an answer as one row of turns"
+    if {"chosen", "rejected"} <= known.keys():
+        better = "chosen" if "prompt" not in known or nested else "prompt,chosen"
+        return f"It holds pairs of a better and a worse answer; the better ones are learned with data__columns={better}"
+    if turns:
+        group = next((name for name in names if "id" in name.lower()), "CONVERSATION")
+        return (
+            "It holds one turn a row. Group it: rows = [{'messages': [{'role': r, 'content': c} for r, c in "
+            f"zip(d[{known[turns[0]]!r}], d[{known[turns[1]]!r}])]}} for _, d in df.groupby({group!r}, sort=False)], "
+            "and lk.Run(data=rows)"
+        )
+    if nested:
+        return (
+            f"{', '.join(nested)} holds lists or objects of a form that is not known: write each row as "
+            '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
+        )
+    if len(names) == 1 and re.search(r"[,;\t|]", names[0]):
+        return "It seems to be a table with another separator than its ending says"
+    if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in names):
+        return "Its first line looks like a row: give the table a line with the names of the columns, question,answer"
+    if len(names) == 1:
+        return "A text without a question and an answer in it is not learned here: write questions about it"
+    example = ",".join(texts) if len(texts) == 2 else "QUESTION,ANSWER, with their names for the two"
+    return f"Say which columns hold question and answer: data__columns={example}"

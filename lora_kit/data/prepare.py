@@ -24,8 +24,7 @@ from .findings import Facts
 from .own_rows import in_own_words, kit_rows, rehearsals
 from .report import Report, make_report
 from .sources import dataset_files
-from .splits import Split, each_once, near_duplicates, split
-from .usable import check_told_apart, usable_rows, with_answers
+from .splits import Split, check_told_apart, each_once, near_duplicates, split, usable_rows, with_answers
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -22,13 +22,8 @@ Rows = Iterator[tuple[int, Any]]  # its number, as an editor or a spreadsheet co
 Notes = dict[str, list[str]]  # what was mended or left out -> places
 NO_LIMIT = 2**31 - 1  # characters of one CSV field; the csv module's own limit is 131,072
 ADVICE = {  # other endings -> what to do
-    ".xlsx": "save it as 'CSV UTF-8' there",
-    ".xls": "save it as 'CSV UTF-8' there",
-    ".ods": "save it as CSV with UTF-8 there",
-    ".zip": "unpack it first",
-    ".zst": "unpack it first",
-    ".xz": "unpack it first",
-    ".bz2": "unpack it first",
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save it as 'CSV UTF-8' there"),
+    **dict.fromkeys((".zip", ".zst", ".xz", ".bz2"), "unpack it first"),
     ".txt": "write a row a line as JSON and call it .jsonl",
     ".pkl": "df.to_json('rows.jsonl', orient='records', lines=True) writes it so that it can be read",
 }

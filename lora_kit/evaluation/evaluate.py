@@ -19,9 +19,8 @@ from ..data.conversations import Conversation
 from ..data.encoding import Encoded, encode_batch, last_answer, run_start
 from ..data.prepare import Prepared, data_inputs, load_prepared
 from ..data.sources import dataset_files
-from ..data.splits import near_duplicates
+from ..data.splits import near_duplicates, question_files, read_questions
 from ..data.turns import TAGS
-from ..data.usable import question_files, read_questions
 from ..errors import KitError
 from ..files import check_files, file_hash, fingerprint, shown
 from ..generation import check_length, prompts_of

@@ -12,7 +12,7 @@ import pytest
 import lora_kit as lk
 from lora_kit.data.encoding import encode_batch
 from lora_kit.data.prepare import load_prepared
-from lora_kit.data.usable import read_questions
+from lora_kit.data.splits import read_questions
 from lora_kit.evaluation import asking
 from lora_kit.evaluation.asking import reference_losses
 from lora_kit.evaluation.evaluate import evaluation_inputs, leaked, noise, with_general
