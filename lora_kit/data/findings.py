@@ -21,37 +21,31 @@ Finding = dict[str, Any]  # name, text, count, rows
 COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings
 OTHER_ANSWERS = "{} to ask with another answer than before: each of the answers will count as right"
 NEARLY_EQUAL = "{} to learn nearly equal to a held-out one: the report card will flatter"
-ODD = {  # what a text should not hold: its form, and what it is
-    "characters": (r"[\0\ufffd]", "with NUL or �, the trace of a wrong encoding: learned as they are"),
-    "mojibake": (
-        r"â€|Ã[\u0080-\u00bf©¤¼¶Ÿ]|Â[\u00a0-\u00bf]",
-        "of UTF-8 read as Windows-1252: learned as they are",
-    ),
-    "placeholders": (
-        r"\{\{\s*\w[^{}]*\}\}|<[A-Z][A-Z _]{2,}>|\[[A-Z][A-Z]+(?:[ _][A-Z]+)+\]",
-        "with names that nobody filled in, as {{name}} or <NAME>: learned as they stand",
-    ),
+ODD = {  # what a text should not hold -> what it is
+    "characters": "{} with NUL or �, the trace of a wrong encoding: learned as they are",
+    "mojibake": "{} of UTF-8 read as Windows-1252: learned as they are",
+    "placeholders": "{} with names that nobody filled in, as {{name}} or <NAME>: learned as they stand",
 }
-SECRETS = {  # signs of which one stands in it, in small letters, and its form, as its issuer documents it
+GITHUB = r"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_[A-Za-z0-9_]{50,}"
+API_KEY = r"\b(?i:api|access|secret)[_ -]?(?i:key|token)\s{0,3}[:=]\s{0,3}[\"']?[A-Za-z0-9_./+-]{16,}"
+FORMS = {  # signs of which one stands in a text, in small letters; and the form, a secret's as its issuer documents it
+    "characters": ("\0 \ufffd", r"[\0\ufffd]"),
+    "mojibake": ("â ã", r"â€|Ã[\u0080-\u00bf©¤¼¶Ÿ]|Â[\u00a0-\u00bf]"),
+    "placeholders": ("{{ < [", r"\{\{\s*\w[^{}]*\}\}|<[A-Z][A-Z _]{2,}>|\[[A-Z][A-Z]+(?:[ _][A-Z]+)+\]"),
     "Hugging Face token": ("hf_", r"\bhf_[A-Za-z0-9]{30,}"),
     "OpenAI or Anthropic key": ("sk-", r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}"),
-    "GitHub token": (
-        "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
-        r"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_[A-Za-z0-9_]{50,}",
-    ),
+    "GitHub token": ("ghp_ gho_ ghu_ ghs_ ghr_ github_pat_", GITHUB),
     "AWS key": ("akia asia", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     "Google key": ("aiza", r"\bAIza[A-Za-z0-9_-]{35}"),
     "Slack token": ("xox", r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
     "private key": ("private", r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
     "token of a web session (JWT)": ("eyj", r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\."),
     "GitLab token": ("glpat-", r"\bglpat-[A-Za-z0-9_-]{16,}"),
-    "API key": (
-        "key token",
-        r"\b(?i:api|access|secret)[_ -]?(?i:key|token)\s{0,3}[:=]\s{0,3}[\"']?[A-Za-z0-9_./+-]{16,}",
-    ),
+    "API key": ("key token", API_KEY),
     "password in an address": ("://", r"\b[a-z][a-z0-9+]*://[^\s/:@]{1,40}:[^\s/:@]{1,60}@"),
     "password": ("passw kennwort", r"\b(?i:password|passwd|kennwort|passwort)\s*(?:is|ist|[:=])\s{0,3}\S{0,40}\d"),
 }
+SECRETS = [name for name in FORMS if name not in ODD]
 
 
 @dataclass(frozen=True)
@@ -159,27 +153,23 @@ def common_answers(counts: dict[str, int], rows: int) -> set[str]:
 
 
 def _texts(rows: Sequence[Conversation]) -> list[tuple[str, list[str], str]]:
-    """What stands in the texts of rows: lost characters, names that nobody filled in, secrets."""
-    odd: dict[str, list[str]] = {name: [] for name in ODD}
-    secrets: dict[str, list[str]] = {name: [] for name in SECRETS}
+    """Rows by what their texts hold: lost characters, names that nobody filled in, secrets."""
+    found: dict[str, list[str]] = {name: [] for name in FORMS}
     for row in rows:
-        text = "\n".join([message["content"] for message in row.messages])
-        for name, (form, _) in ODD.items():
-            if re.search(form, text):
-                odd[name].append(row.row)
-        for name in secrets_in(row):
-            secrets[name].append(row.row)
-    found = [(name, odd[name], f"{{}} {what}") for name, (_, what) in ODD.items()]
+        for name in odd_in(row):
+            found[name].append(row.row)
     said = "{{}} that may hold a secret ({}): a model may repeat it to anyone"
-    return [*found, *(("secret", places, said.format(name)) for name, places in secrets.items())]
+    return [
+        (name if name in ODD else "secret", places, ODD.get(name, said.format(name))) for name, places in found.items()
+    ]
 
 
-def secrets_in(row: Conversation) -> list[str]:
-    """The names of the secrets that a row may hold; the long search is made only where one of its signs stands."""
+def odd_in(row: Conversation) -> list[str]:
+    """The forms that a row's texts hold; the long search is made only where one of its signs stands."""
     text = "\n".join([message["content"] for message in row.messages])
     small = text.lower()
     return [
         name
-        for name, (signs, form) in SECRETS.items()
-        if any(sign in small for sign in signs.split()) and re.search(form, text)
+        for name, (signs, form) in FORMS.items()
+        if any(sign in small for sign in signs.split(" ")) and re.search(form, text)
     ]

@@ -27,12 +27,6 @@ MANY_ANSWERS = 1000  # different answers: more than an adapter of usual rank was
 PREVIEW = 3  # rows that the report shows token by token
 FIRST, CUT = 2, 90  # rows shown as they were read, and characters of each text
 BINS = 12
-STYLES = {
-    "learned": "background:#cfe8cf;color:#123",
-    "special": "background:#f4d9b0;color:#123;font-weight:bold",
-    "ignored": "color:#888",
-}
-UNDERLINE = ";border-bottom:2px solid #2a7a2a"  # a learned special token shows both
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +52,7 @@ class Report:
         return [_learned(self.data), f"{_held_out(self.data)}, {HOW[self.data['held_out']]}", *measured, *proven]
 
     def _repr_html_(self) -> str:
-        return render("report/data.html", **self.data, text=str(self), styles=STYLES, underline=UNDERLINE)
+        return render("report/data.html", **self.data, text=str(self))
 
     def preview(self) -> str:
         """The first rows as plain text, learned tokens between ⟦ and ⟧."""
@@ -173,7 +167,7 @@ def row_tokens(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[dict[st
 
 def row_html(row: list[dict[str, Any]]) -> str:
     """Tokens in colour: learned, only read, special; the id shows under the mouse."""
-    return render("report/tokens.html", tokens=row, styles=STYLES, underline=UNDERLINE)
+    return render("report/tokens.html", tokens=row)
 
 
 def row_text(row: list[dict[str, Any]]) -> str:

@@ -15,7 +15,7 @@ from rapidfuzz import fuzz
 
 from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE
-from lora_kit.data.findings import SECRETS, secrets_in
+from lora_kit.data.findings import SECRETS, odd_in
 from lora_kit.data.prepare import Prepared, prepare
 from lora_kit.data.report import MEASURED
 from lora_kit.data.splits import HOW, MOST, NEAR, near_duplicates, split
@@ -214,7 +214,7 @@ def test_a_secret_is_told_by_its_row_and_never_repeated(tmp_path: Path, name: st
     "text", ["The password is on the note.", "hf_model", "risk-" + "averse-" * 9, "AKIA", "sk-8 road", "password: ask"]
 )
 def test_what_only_looks_like_a_secret_is_not_told(text: str) -> None:
-    assert secrets_in(row("Who?", text)) == []
+    assert odd_in(row("Who?", text)) == []
 
 
 class Page(HTMLParser):
