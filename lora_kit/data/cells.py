@@ -188,9 +188,11 @@ def text_format(text: str, *, is_prompt: bool = False) -> Convert | None:
     for header in TEXTS.values():
         places = list(re.finditer(header, f"{text}\n"))
         roles = [ROLE_OF.get(place[1].lower()) for place in places]
-        is_open = roles[-1:] == ["assistant"] and places[-1].end() >= len(text)
+        if not {"user", "assistant"} <= {*roles}:
+            continue
+        is_open = roles[-1] == "assistant" and places[-1].end() >= len(text)
         is_begun = "<" in header or begins.startswith(PREAMBLES) or re.match(header, begins)  # a word may be any text's
-        if {"user", "assistant"} <= {*roles} and (not is_prompt or (is_open and is_begun)):
+        if not is_prompt or (is_open and is_begun):
             return partial(from_headers, header)
     return None
 

@@ -60,8 +60,10 @@ class Conversation:
 
 @dataclass
 class Read:
-    """What some files hold."""
+    """What some files hold, read as `data` says it."""
 
+    data: Data
+    roles: dict[str, str]  # what speakers are called -> system, user or assistant
     rows: list[Conversation] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     notes: Notes = field(default_factory=dict)  # what was mended or left out -> places of rows
@@ -92,7 +94,7 @@ def read_rows(paths: Sequence[Path], data: Data, *, is_asked: bool = False, prog
         data: columns, roles, encoding, tags; what is empty is found.
         is_asked: the columns "kind" and "accepted" are ours in any case.
     """
-    read, roles = Read(is_judged=is_asked), _roles(data)
+    read = Read(data, _roles(data), is_judged=is_asked)
     for index, raw in enumerate(raw for path in paths for raw in raw_rows(path, data, read.notes)):
         if progress and index % 1000 == 0:
             progress.update(index)
@@ -104,11 +106,11 @@ def read_rows(paths: Sequence[Path], data: Data, *, is_asked: bool = False, prog
             row = _as_row(row) if data.columns else with_options(_as_row(row))
             if read.shape is None:
                 read.shape = recognise(row, data.columns)
-                read.is_judged = is_asked or _is_judged(row)
+                read.is_judged |= _is_judged(row)
             if "label" not in data.columns and str(row.get("label")).lower() == "false":  # KTO's
                 note(read.notes, "answers that are labelled false, left out", place)
             else:
-                read.rows.append(_conversation(read, read.shape, index, place, row, data, roles))
+                read.rows.append(_conversation(read, read.shape, index, place, row))
         except KitError as error:
             if read.shape is None:  # the first row
                 raise KitError(f"{place}: {error}") from error
@@ -135,16 +137,14 @@ def _is_judged(row: Row) -> bool:
     return kind in KINDS if isinstance(kind, str) else isinstance(accepted, list) and bool(accepted)
 
 
-def _conversation(
-    read: Read, shape: Shape, index: int, place: str, row: Row, data: Data, roles: dict[str, str]
-) -> Conversation:
-    if not data.columns and not {*row} >= {*shape.columns} and (other := shape_of(row)):
+def _conversation(read: Read, shape: Shape, index: int, place: str, row: Row) -> Conversation:
+    if not read.data.columns and not {*row} >= {*shape.columns} and (other := shape_of(row)):
         note(read.notes, f"rows of another form, read as {other}", place)
         shape = other
-    _note_unused(read, shape, row, data)
-    messages = mended(shape.messages(row), roles, read.notes, place)
+    _note_unused(read, shape, row)
+    messages = mended(shape.messages(row), read.roles, read.notes, place)
     texts = [message["content"] for message in messages]
-    if data.tags == "keep" and all(isinstance(text, str) for text in texts) and any(map(tags_in, texts)):
+    if read.data.tags == "keep" and all(isinstance(text, str) for text in texts) and any(map(tags_in, texts)):
         messages = [message | {"content": plain_tags(message["content"])} for message in messages]
         note(read.notes, "tags of a prompt format, kept as plain text, spaced apart", place)
     check_messages(messages, last="assistant")
@@ -161,11 +161,11 @@ def shape_of(row: Row) -> Shape | None:
         return None
 
 
-def _note_unused(read: Read, shape: Shape, row: Row, data: Data) -> None:
+def _note_unused(read: Read, shape: Shape, row: Row) -> None:
     """Remember the columns, and the fields of turns, that hold something and are not read."""
     parts = part_of(row)
     known = {"id", *shape.columns, *shape.optional, *(OURS if read.is_judged else ())}
-    known |= {parts.get("system")} if data.columns else {*parts.values()}
+    known |= {parts.get("system")} if read.data.columns else {*parts.values()}
     known |= {"label"} if str(row.get("label")).lower() in ("true", "false") else set()
     names = [name for name in row if name not in known and is_given(row[name])]
     turns = row.get(shape.columns[0]) if shape.name == "turns" else ()

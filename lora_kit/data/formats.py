@@ -39,7 +39,10 @@ PARTS = {  # part of a conversation -> what its column may be called
         *("antwort", "respuesta", "risposta", "ответ", "答案", "answers"),
     ),
 }
-ASKED = ("instruction", "context", "question", "input", "options")  # what a question is made of, in this order
+ASKED = {  # what a question is made of, in this order -> how its column is read
+    **dict.fromkeys(("instruction", "context", "question", "input"), cells.optional_text),
+    "options": cells.options_of,
+}
 LETTER = re.compile(r"(?:option|choice|opt)?[ _]?([a-f])$")  # of a column that is one option
 
 
@@ -180,8 +183,7 @@ def _pair(own: str, question: str, answer: str, row: Row, *, is_named: bool = Fa
     Unless the user names the two, all else of the prompt in a row belongs to the question; `own`: its column's part.
     """
     others = {} if is_named else {part: name for part, name in part_of(row).items() if name not in (question, answer)}
-    reads = dict.fromkeys(ASKED, cells.optional_text) | {"options": cells.options_of}
-    texts = {part: reads[part](row, name) for part, name in others.items() if part in reads}
+    texts = {part: ASKED[part](row, name) for part, name in others.items() if part in ASKED}
     if texts.get("options") and not isinstance(row[answer], str):
         raise KitError(f"{answer} is no text: {short(row[answer])}. Beside options write the letter or the text")
     history = others.get("history")

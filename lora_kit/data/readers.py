@@ -184,25 +184,23 @@ def _filled(record: list[str]) -> list[str]:
 
 def _records(path: Path, text: str, delimiter: str, notes: Notes) -> list[list[str]]:
     """The table's records. A quote inside a quoted field is written twice, or, where that fails, with a backslash."""
-    failed: list[str] = []
     ways: dict[str, dict[str, Any]] = {"": {}, 'quotes are written \\" in the file': {"escapechar": "\\"}}
     if delimiter == "\t":  # few of these quote their fields
         ways["quotes are part of the text in the file"] = {"quoting": csv.QUOTE_NONE}
+    problem = ""
     for said, options in ways.items():
         lines = io.StringIO(text, newline="")
         rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True, **options)
         try:
             records = list(rows)
         except csv.Error as error:
-            failed.append(f"near line {rows.line_num}: {error}")
+            problem = problem or f"near line {rows.line_num}: {error}"
             continue
         if said:
             note(notes, said, path.name)
         return records
-    raise KitError(
-        f"{path.name} is not a readable table {failed[0]}. Fix the quotes there: inside a quoted field a quote is "
-        'written twice ("")'
-    )
+    advice = 'Fix the quotes there: inside a quoted field a quote is written twice ("")'
+    raise KitError(f"{path.name} is not a readable table {problem}. {advice}")
 
 
 def _arrow(path: Path, data: Data, notes: Notes) -> Rows:
