@@ -99,7 +99,7 @@ def answers_of(row: Row, column: str) -> list[str]:
     value = parsed(row[column]) if column.lower().strip() == "answers" else row[column]
     found: list[Any] = []
     for part in value if isinstance(value, list) else [value] if isinstance(value, dict) else []:
-        texts = part.get("text", part.get("value", [])) if isinstance(part, dict) else part
+        texts = part.get("text", part.get("value", [])) if isinstance(part, dict) else [part]
         found += texts if isinstance(texts, list) else [texts]
         found += part.get("aliases") or [] if isinstance(part, dict) else []
     return list(dict.fromkeys(found)) if all(isinstance(text, str) and text.strip() for text in found) else []

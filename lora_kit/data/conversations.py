@@ -112,7 +112,7 @@ def read_rows(paths: Sequence[Path], data: Data, *, is_asked: bool = False, prog
             else:
                 read.rows.append(_conversation(read, read.shape, index, place, row))
         except KitError as error:
-            if read.shape is None:  # the first row
+            if read.shape is None and isinstance(row, dict):  # the first row
                 raise KitError(f"{place}: {error}") from error
             read.bad.append(BadRow(place, str(error)))
     return read

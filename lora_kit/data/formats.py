@@ -77,7 +77,8 @@ class Shape:
     def answers(self, row: Row) -> list[str]:
         """Every answer that the row accepts, where it says them apart from its messages."""
         column = next((name for name in row if name.lower() == "answers"), self.columns[-1])
-        return cells.answers_of(row, column) if self.name == "pair" else []
+        is_apart = self.name == "pair" and not cells.is_list_of_turns(row[column])
+        return cells.answers_of(row, column) if is_apart else []
 
 
 def recognise(row: Row, columns: Columns = ()) -> Shape:
@@ -94,8 +95,10 @@ def recognise(row: Row, columns: Columns = ()) -> Shape:
     if columns:
         return _named(row, columns)
     parts = {column for columns in _parts(tuple(row)).values() for column in columns}
-    alone = [_of_column(name, row[name]) for name in row if name not in (*parts, "chosen", "rejected")]
-    shapes = [*filter(None, alone), *_pairs(row)]
+    others = [name for name in row if name not in (*parts, "chosen", "rejected")]
+    alone = [shape for name in others if (shape := _of_column(name, row[name]))]
+    usual = [_turns(name) for name in LISTS[:2] if name in row]  # an empty list there is a bad row
+    shapes = [*(alone or usual[:1]), *_pairs(row)]
     if [shape.name for shape in shapes] == ["text", "pair"]:
         return shapes[1]  # the same rendered, as Stanford's Alpaca has it
     if len(shapes) == 1:
@@ -128,12 +131,12 @@ def _parts(names: Columns) -> dict[str, list[str]]:
 
 
 def with_options(row: Row) -> Row:
-    """The row with a column for each option put into one of them all; one letter alone is none."""
+    """The row with its columns of one option each, as A, B and C beside an answer, put into one column."""
     letters = {name: place[1].upper() for name in row if (place := LETTER.match(name.lower().strip()))}
-    if len(letters) < 2:
+    others = {name: value for name, value in row.items() if name not in letters}
+    if len(letters) < 2 or "answer" not in part_of(others):
         return row
-    options = {letter: row[name] for name, letter in letters.items() if cells.is_given(row[name])}
-    return {name: value for name, value in row.items() if name not in letters} | {"options": options}
+    return others | {"options": {letter: row[name] for name, letter in letters.items() if cells.is_given(row[name])}}
 
 
 def _named(row: Row, columns: Columns) -> Shape:
@@ -161,12 +164,15 @@ def _named(row: Row, columns: Columns) -> Shape:
 
 def _of_column(name: str, value: Any) -> Shape | None:
     """The shape of one column alone: of turns, or of rendered texts."""
-    is_turns = cells.is_list_of_turns(value) or (name.lower() in LISTS and cells.are_texts(cells.parsed(value)))
-    if is_turns or name in LISTS[:2]:  # an empty list under a usual name is a bad row
-        return Shape("turns", (name,), lambda row: cells.from_list(row, name))
+    if cells.is_list_of_turns(value) or (name.lower() in LISTS and cells.are_texts(cells.parsed(value))):
+        return _turns(name)
     if isinstance(value, str) and (convert := cells.text_format(value)):
         return Shape("text", (name,), lambda row: convert(cells.text_of(row, name)))
     return None
+
+
+def _turns(column: str) -> Shape:
+    return Shape("turns", (column,), lambda row: cells.from_list(row, column))
 
 
 def _pairs(row: Row) -> list[Shape]:
@@ -189,7 +195,7 @@ def _pair(own: str, question: str, answer: str, row: Row, *, is_named: bool = Fa
     history = others.get("history")
     earlier = cells.from_list(row, history) if history and cells.is_given(cells.parsed(row[history])) else []
     is_alone = not earlier and not any(texts.values())
-    if is_alone and cells.is_list_of_turns(row[question]):
+    if is_alone and isinstance(row[question], list) and cells.is_list_of_turns(row[question]):
         return [message for column in (question, answer) for message in cells.from_list(row, column)]
     texts[own], answered = cells.text_of(row, question), cells.answer_of(row, answer)
     if is_alone and (convert := cells.text_format(texts[own], is_prompt=True)):
