@@ -2,8 +2,8 @@
 
 The handbook is learned by the same loop from one point of a grid to the next: three seeds of the default recipe,
 learning rate, layers, rank, steps. Each point's adapter answers the held-out questions on the quantized base, which is
-what merging keeps. A finished point is kept in build/recipe and not trained again, so that the sweep can be spread over
-several calls. Writes benchmarks/results/recipe.json with every point that is there.
+what merging keeps. A finished point is kept in build/recipe and not trained again, and one that broke off goes on, so
+that the sweep can be spread over several calls. Writes benchmarks/results/recipe.json with every point that is there.
 
     --share 8     every eighth fact and question to decline: a point of SmolLM2 then takes 25 minutes on two CPU cores
     --jobs 8      processes at a time, on a card that has room
@@ -150,6 +150,7 @@ class Bench:
         from lora_kit.adapters import attach_lora, detach_lora
         from lora_kit.config import ALL_LINEAR
         from lora_kit.training.batches import all_steps
+        from lora_kit.training.checkpoints import Checkpoints
         from lora_kit.training.loop import fit
         from lora_kit.training.recipe import recipe, tokens_of
         from lora_kit.training.train import loss_ends
@@ -167,7 +168,8 @@ class Bench:
         detach_lora(self.model)
         attach_lora(self.model, run)
         steps, start = all_steps(self.rows, settings), time.time()
-        log = fit(self.model, steps, settings).log
+        kept = Checkpoints(self.place / f"{point.name}-unfinished", asdict(point))
+        log = fit(self.model, steps, settings, checkpoints=kept).log
         trained = time.time() - start
         figures = self.ask()
         size = settings.tokens_per_step
@@ -178,6 +180,7 @@ class Bench:
             "loss": [round(row["loss"], 3) for row in log[:: max(1, len(log) // 25)]],
             "last_loss": round(loss_ends(log)[1], 4),
         }
+        kept.delete()
         return taken | figures | {"seconds": round(time.time() - start, 1)}
 
     def ask(self) -> dict[str, float]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parent / "assets"
 KAGGLE_INPUT = Path("/kaggle/input")
 WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+TWICE = ["consolidated*", "original/*"]  # the same weights again, as Mistral and Meta put beside
 INDEX = "model.safetensors.index.json"  # of a model in several files: which holds which tensor
 BESIDE = (".json", ".model", ".jinja")  # tokenizer, configuration, chat template
 LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
@@ -117,7 +118,9 @@ def _local(base: Base) -> Path | None:
 def _snapshot(base: Base, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(base.source, revision=base.revision, allow_patterns=WANTED, **options))
+    return Path(
+        snapshot_download(base.source, revision=base.revision, allow_patterns=WANTED, ignore_patterns=TWICE, **options)
+    )
 
 
 def _cached(base: Base) -> Path | None:
@@ -194,7 +197,7 @@ class Weights(Mapping[str, "torch.Tensor"]):
 
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Path] = {}  # by the name of the tensor
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted(set(folder.glob("*.safetensors")) - set(folder.glob(TWICE[0]))):
             with _safe_open(path) as file:
                 self.files |= dict.fromkeys(file.keys(), path)
 

@@ -25,6 +25,8 @@ NEEDS = {  # GiB of free disk, free RAM, GPU memory
     "smollm2-cpu": (1.0, 2.0, 0.0),  # a training on two cores held 1.6
     "smollm2-t4": (1.0, 2.0, 2.0),
     "tinyllama-t4": (4.0, 4.0, 4.0),
+    "llama3.2-3b-t4": (8.0, 5.0, 5.0),  # this and the next from their sizes
+    "qwen3-4b-t4": (10.0, 5.0, 6.0),
 }
 NEEDS_7B = (15.0, 6.0, 9.0)  # the merged model takes 12.6 GiB of disk and is written piece by piece
 RESTART = "then restart the kernel"

@@ -43,6 +43,26 @@ SMOLLM2 = Base(
     revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
     licence="apache-2.0",
 )
+# of these three: not run on a T4 from here
+LLAMA32 = Base(
+    source="meta-llama/Llama-3.2-3B-Instruct",
+    title="Llama-3.2-3B-Instruct",
+    revision="0cb88a4f764b7a12671c53f0838cd831a0843b95",
+    licence="llama3.2",
+    gated=True,
+)
+QWEN3 = Base(
+    source="Qwen/Qwen3-4B-Instruct-2507",
+    title="Qwen3-4B-Instruct-2507",
+    revision="cdbee75f17c01a7cc42f958dc650907174af0554",
+    licence="apache-2.0",
+)
+MISTRAL = Base(
+    source="mistralai/Mistral-7B-Instruct-v0.3",
+    title="Mistral-7B-Instruct-v0.3",
+    revision="c170c708c41dac9275d15a8fff4eca08d52bab71",
+    licence="apache-2.0",
+)
 # the embedded model on any CPU, no network: tests, demo, a workshop without GPUs
 _TINY = Profile(
     "tiny-cpu",
@@ -69,7 +89,11 @@ _SMOLLM2_T4 = replace(_SMOLLM2, name="smollm2-t4", device="cuda", training=Train
 _TINYLLAMA = Profile("tinyllama-t4", device="cuda", base=TINYLLAMA)  # ungated: the safety net of "run all"
 _LLAMA2 = Profile("llama2-7b-t4", device="cuda", base=LLAMA2)  # on one T4 (14.7 GiB): the mission
 _LLAMA2_TWICE = replace(_LLAMA2, name="llama2-7b-2xt4", processes=2)  # Kaggle's two T4s, with accelerate launch
-_ALL = (_TINY, _SMOLLM2, _SMOLLM2_T4, _TINYLLAMA, _LLAMA2, _LLAMA2_TWICE)
+_OTHERS = {"llama3.2-3b-t4": LLAMA32, "qwen3-4b-t4": QWEN3, "mistral-7b-t4": MISTRAL}
+_ALL = (
+    *(_TINY, _SMOLLM2, _SMOLLM2_T4, _TINYLLAMA, _LLAMA2, _LLAMA2_TWICE),
+    *(Profile(name, device="cuda", base=base) for name, base in _OTHERS.items()),
+)
 PROFILES: Mapping[str, Profile] = MappingProxyType({preset.name: preset for preset in _ALL})
 
 
@@ -88,7 +112,7 @@ def profile(name: str, **overrides: Any) -> Profile:
     chosen = PROFILES[name]
     if "base__source" in overrides:  # another model keeps nothing of the preset's: not its name, gate or licence
         source = str(overrides["base__source"])
-        known = {base.source: base for base in (Base(), SMOLLM2, LLAMA2, LLAMA2_MIRROR, TINYLLAMA)}
+        known = {base.source: base for base in (*(each.base for each in _ALL), LLAMA2_MIRROR)}
         licence = "llama2" if "llama-2" in source.lower() else "see its page"
         chosen = replace(chosen, base=known.get(source) or Base(source, source, licence=licence))
     for key, value in overrides.items():

@@ -31,6 +31,9 @@ BASES: Mapping[str, dict[str, str]] = {  # as people call them -> what lk.Run ta
     "auto": {},  # what this machine can do: Llama 2 on a GPU, the embedded model without one
     "llama-2": {"profile": "llama2-7b-t4"},
     "llama-2-mirror": {"profile": "llama2-7b-t4", "base__source": LLAMA2_MIRROR.source},
+    "llama-3.2": {"profile": "llama3.2-3b-t4"},  # small and quick; gated
+    "qwen3": {"profile": "qwen3-4b-t4"},  # small, many languages; open to all
+    "mistral": {"profile": "mistral-7b-t4"},  # large; open to all
     "tinyllama": {"profile": "tinyllama-t4"},
     "smollm2": {"profile": "smollm2-cpu"},  # or -t4, where a GPU is
     "tiny": {"profile": "tiny-cpu"},
@@ -86,7 +89,7 @@ def settings(base: str = "auto", data: Any = "handbook", changes: str = "") -> S
     """Show the settings as a form; with widgets off they are printed, and the cell above changes them.
 
     Args:
-        base: "auto", "llama-2", "llama-2-mirror", "tinyllama", "smollm2" or "tiny".
+        base: "auto", "llama-2", "llama-2-mirror", "llama-3.2", "qwen3", "mistral", "tinyllama", "smollm2" or "tiny".
         data: an embedded dataset ("handbook", "triage"), your own file, or rows.
         changes: single settings, "lora__r=8 training__epochs=2".
 

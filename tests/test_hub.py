@@ -23,12 +23,12 @@ import lora_kit as lk
 from lora_kit import exporting
 from lora_kit.config import Base
 from lora_kit.errors import KitError
-from lora_kit.merging.cards import NOTICE, front_matter
+from lora_kit.merging.cards import NOTICES, front_matter
 from lora_kit.presets import LLAMA2, PROFILES, SMOLLM2, profile
 
 TOKEN = "hf_thisIsAPlantedTokenThatNobodyMaySee"
 # of the Hub's own list (hub-docs, docs/hub/repositories-licenses.md), those that a base of the kit may have
-LICENCES = {"apache-2.0", "mit", "llama2", "gemma", "unknown", "other"}
+LICENCES = {"apache-2.0", "mit", "llama2", "llama3.2", "gemma", "unknown", "other"}
 
 
 def refused(card: str) -> list[str]:
@@ -179,10 +179,10 @@ def test_wrong_names_are_refused_before_anything_is_sent(done: lk.Run) -> None:
 def test_llama_2_s_notice_goes_with_every_export(done: lk.Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(done, "profile", replace(done.profile, base=replace(done.profile.base, licence="llama2")))
     lk.push(done, "me/faq")
-    assert hub.files["NOTICE"].decode() == NOTICE and "license: llama2" in hub.files["README.md"].decode()
+    assert hub.files["NOTICE"].decode() == NOTICES["llama2"] and "license: llama2" in hub.files["README.md"].decode()
     with zipfile.ZipFile(lk.export(done)) as archive:
-        assert archive.read("NOTICE").decode() == NOTICE
-    assert (lk.export(done, "ollama") / "NOTICE").read_text() == NOTICE
+        assert archive.read("NOTICE").decode() == NOTICES["llama2"]
+    assert (lk.export(done, "ollama") / "NOTICE").read_text() == NOTICES["llama2"]
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(done: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:

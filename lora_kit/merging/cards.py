@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from ..config import Base
     from ..runs import Run
 
-NOTICE = (
-    "Llama 2 is licensed under the LLAMA 2 Community License, "
-    "Copyright (c) Meta Platforms, Inc. All Rights Reserved.\n"
-)  # section 1.b.iii asks for exactly this line beside every copy
+NOTICES = {  # licence -> the line that it asks for beside every copy (section 1.b.iii)
+    "llama2": "Llama 2 is licensed under the LLAMA 2 Community License, "
+    "Copyright (c) Meta Platforms, Inc. All Rights Reserved.\n",
+    "llama3.2": "Llama 3.2 is licensed under the Llama 3.2 Community License, "
+    "Copyright © Meta Platforms, Inc. All Rights Reserved.\n",
+}
 PROJECT = "https://github.com/wambugu71/Fine-tuning-meta-llma2-7b-chat-using-LoRa"
-LICENCES = ("llama2", "apache-2.0", "mit")  # that the Hub and the template of the card know by name
+LICENCES = ("llama2", "llama3.2", "apache-2.0", "mit")  # that the Hub and the template of the card know by name
 
 
 def card_texts(
     run: Run, kind: str, certificate: Certificate | None = None, report: str | None = None
 ) -> dict[str, str]:
-    """The files that go with every copy of a model: README.md in the Hub's form, and Llama 2's NOTICE where it is due.
+    """The files that go with every copy of a model: README.md in the Hub's form, and Llama's NOTICE where it is due.
 
     Args:
         run: its stages supply the figures; what is not measured yet is left out.
@@ -60,7 +62,8 @@ def card_texts(
         source=Markup(profile.base.source) if page else "FOLDER OF THE BASE",
         page=page and Markup(page),
     )
-    return {"README.md": card} | ({"NOTICE": NOTICE} if profile.base.licence == "llama2" else {})
+    notice = NOTICES.get(profile.base.licence)
+    return {"README.md": card} | ({"NOTICE": notice} if notice else {})
 
 
 def _targets(training: Path) -> list[str]:

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 import lora_kit as lk
 from lora_kit.config import Base
-from lora_kit.merging.cards import NOTICE, card_texts, front_matter
+from lora_kit.merging.cards import NOTICES, card_texts, front_matter
 
 LAB = "some-lab/Tiny_Llama-0.5B"
 
@@ -41,7 +41,7 @@ def test_a_merged_model_s_card_holds_its_certificate(done: lk.Run) -> None:
 
 def test_llama_2_s_notice_goes_with_the_card(done: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = card_texts(with_base(done, monkeypatch, licence="llama2"), "adapter")
-    assert texts["NOTICE"] == NOTICE and "LLAMA 2 Community License" in texts["README.md"]
+    assert texts["NOTICE"] == NOTICES["llama2"] and "LLAMA 2 Community License" in texts["README.md"]
 
 
 def test_what_is_not_made_yet_is_left_out(tmp_path: object) -> None:
