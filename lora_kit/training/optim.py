@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from ..adapters import trainable
+from ..errors import KitError
 from .loss import compute_dtype_of, learned_tokens, loss_sum
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ def probe_scale(model: PreTrainedModel, batch: Batch, scaler: torch.amp.GradScal
         if is_finite:
             break
         scale /= 2
+    else:
+        raise KitError(
+            "the gradients of this base are not finite in float16, however small the loss is made: set "
+            "quantization__compute_dtype=float32 (slower), or take another base"
+        )
     if processes()[1] > 1:  # the smallest of all processes
         found = torch.tensor(scale, device=model.device)
         torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MIN)

@@ -12,7 +12,7 @@ from lora_kit.adapters import attach_lora, trainable
 from lora_kit.data.encoding import IGNORE
 from lora_kit.errors import KitError
 from lora_kit.quantization import load_model
-from lora_kit.training import loop
+from lora_kit.training import loop, optim
 from lora_kit.training.batches import Batch, Row, epoch_steps
 from lora_kit.training.loop import check_finite, fit
 from lora_kit.training.loss import learned_tokens, loss_sum, training_mode
@@ -251,6 +251,17 @@ def test_the_loss_scale_is_found_before_the_first_step(folder: Path) -> None:
     probe_scale(model, monster, scaler)
     assert 2**-4 <= scaler.get_scale() <= 2**16
     assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, trainable(model).values(), strict=True))
+
+
+def test_a_base_whose_gradients_never_fit_float16_names_the_dtype_that_does(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted(folder, quantization__compute_dtype="float16")
+    weight = next(iter(trainable(model).values()))
+    monkeypatch.setattr(optim, "loss_sum", lambda *_: (weight * float("inf")).sum())
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    with pytest.raises(KitError, match="quantization__compute_dtype=float32"):
+        probe_scale(model, Batch([], random_rows(2)), scaler)
 
 
 def test_an_adapter_that_learned_nothing_is_a_failure(folder: Path) -> None:
