@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+import lora_kit as lk
 from lora_kit.adapters import attach, save_adapter, trainable
 from lora_kit.config import ALL_LINEAR, Base
 from lora_kit.data.encoding import IGNORE
@@ -21,10 +22,12 @@ from lora_kit.merging.certificate import certify
 from lora_kit.merging.merge import merge_folder
 from lora_kit.quantization import load_model
 from lora_kit.training.batches import Batch, Row
-from lora_kit.training.loss import loss_sum, training_mode
+from lora_kit.training.loss import learned_tokens, loss_sum, training_mode
 from lora_kit.training.selfcheck import check_loss, plain_loss
-from tests.models import FakeRun, gradients, random_rows, small_profile
+from tests.data.test_templates import FORMS
+from tests.models import SHORT, FakeRun, gradients, random_rows, small_profile
 
+ROLES = ("user", "assistant")
 WINDOW = 12  # shorter than the rows and their prefix
 SHAPE: dict[str, Any] = {
     "vocab_size": 256,
@@ -139,7 +142,8 @@ def test_loss_and_gradients_are_those_of_the_plain_model(name: str, base: Path, 
 def test_the_self_check_agrees(base: Path) -> None:
     ours, plain = check_loss(with_adapter(base), batches(20))
     assert ours == pytest.approx(plain, rel=1e-5)
-    assert plain == pytest.approx(2 * plain_loss(with_adapter(base), longest(batches(20)[0])), rel=1e-5)
+    batch = longest(batches(20)[0])
+    assert plain == pytest.approx(plain_loss(with_adapter(base), batch) / learned_tokens(batch), rel=1e-5)
 
 
 def longest(batch: Batch) -> Batch:
@@ -214,6 +218,26 @@ def test_numbers_beyond_the_dtype_are_refused_with_the_setting_that_helps(tmp_pa
     model.model.embed_tokens.weight.data[:] = float("inf")
     with pytest.raises(KitError, match="quantization__compute_dtype=float32"):
         check_loss(model, batches(0))
+
+
+def test_the_whole_course_on_another_family_with_a_template_that_rewrites_turns(tmp_path: Path) -> None:
+    tokenizer = FORMS["Qwen3"]
+    names = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    base = save_family(tmp_path / "base", "qwen3", vocab_size=len(tokenizer), max_position_embeddings=512, **names)
+    tokenizer.save_pretrained(base)
+    turns = ("Which owl is {}?", "Owl {}.", "Sure?", "Yes, {}.")
+    rows = [[{"role": ROLES[n % 2], "content": turn.format(row)} for n, turn in enumerate(turns)] for row in range(20)]
+    run = lk.Run("tiny-cpu", root=tmp_path, data=[{"messages": row} for row in rows], base__source=str(base), **SHORT)
+    data = lk.prepare(run)
+    assert len(data.train) == 2 * (20 - len(data.test))  # a row for each answer
+    model = lk.load_base(run)
+    log = lk.train(model, data, run)
+    assert log[-1]["loss"] < log[0]["loss"]
+    lk.release(model)
+    merged = lk.merge(run)
+    assert json.loads((merged / "certificate.json").read_text())["problems"] == []
+    assert lk.evaluate(run)["figures"]["stopped"]["n"] == len(data.test) == 2
+    assert lk.export(run, "gguf").stat().st_size > 10**5
 
 
 def test_every_family_of_the_table_is_tried_here() -> None:

@@ -11,7 +11,7 @@ from ..data.encoding import IGNORE
 from ..errors import KitError
 from .attention import shared_attention
 from .batches import Batch
-from .loss import autocast, compute_dtype_of, loss_sum
+from .loss import autocast, compute_dtype_of, learned_tokens, loss_sum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,7 +21,7 @@ TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2}  # families tha
 
 
 def check_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[float, float]:
-    """The loss of a few of the longest rows as training computes it, and as the model itself does.
+    """The loss per learned token of a few of the longest rows, as training computes it and as the model itself does.
 
     A family that needs more than the training knows of (a scale behind the head, a window, rows that see each other
     behind a shared prefix) would train without an error, and wrongly.
@@ -34,13 +34,15 @@ def check_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[float,
         KitError: the two differ, with both; or one of them is not finite.
     """
     with_prefix = [batch for batch in batches if batch.prefix]
-    ours = plain = 0.0
+    ours, plain, tokens = 0.0, 0.0, 0
     for some in (batches, with_prefix) if with_prefix else (batches,):
         widest = max(some, key=lambda batch: batch.width)
         longest = sorted(widest.rows, key=lambda row: -len(row.input_ids))[:ROWS]
         batch = Batch(widest.prefix, [replace(row, is_rehearsal=False) for row in longest])
         ours += training_loss(model, batch)
         plain += plain_loss(model, batch)
+        tokens += learned_tokens(batch)
+    ours, plain = ours / tokens, plain / tokens
     dtype = str(compute_dtype_of(model)).removeprefix("torch.")
     if not math.isfinite(ours) or not math.isfinite(plain):
         raise KitError(
