@@ -10,7 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lora_kit as lk
-from lora_kit.data.encoding import encode_batch
+from lora_kit.data.encoding import encode_batch, encode_prompt
+
+from .llama_cpp import ask
 
 FOLDER = Path(__file__).parents[1] / "build" / "smollm2"
 pytestmark = pytest.mark.real
@@ -25,7 +27,8 @@ def test_the_ids_are_those_of_the_model_s_own_template() -> None:
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     for chat in (CHAT, CHAT[1:], [*CHAT, CHAT[1], CHAT[2]]):
         (row,) = encode_batch([chat], tokenizer)
-        assert row.input_ids == tokenizer.apply_chat_template(chat, return_dict=False)
+        whole = tokenizer.apply_chat_template(chat, return_dict=False)
+        assert row.input_ids == whole[:-1] and tokenizer.decode(whole[-1]) == "\n"  # a row ends with its stop token
         learned = [i for i, label in zip(row.input_ids, row.labels, strict=True) if label >= 0]
         said = sum(turn["role"] == "assistant" for turn in chat)
         assert tokenizer.decode(learned) == "Wet.<|im_end|>" * said
@@ -38,7 +41,8 @@ def test_it_learns_merges_and_answers_with_its_own_general_rows(tmp_path: Path) 
     data = lk.prepare(run)
     model = lk.load_base(run)
     log = lk.train(model, data, run)
-    assert log[0]["loss"] > 1.5 > log[-1]["loss"]
+    losses = [row["evaluation_loss"] for row in log if "evaluation_loss" in row]  # of facts that are not learned
+    assert losses[-1] < losses[0] / 2, losses
     lk.release(model)
     merged = lk.merge(run)
     plain = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
@@ -50,3 +54,6 @@ def test_it_learns_merges_and_answers_with_its_own_general_rows(tmp_path: Path) 
     kept = card["figures"]["kept"]
     assert kept["base"] == 1.0 and 0.2 < kept["merged"] <= 1.0 and card["figures"]["kept_kl"]["base"] == 0.0
     assert json.loads((merged / "certificate.json").read_text())["problems"] == []
+    asked = encode_prompt([{"role": "user", "content": "What colour is door 3?"}], tokenizer)
+    found = ask(lk.export(run, "gguf"), [asked], [tokenizer.decode(asked)], max_new_tokens=12)
+    assert found["ids"] == [asked] and "green" in tokenizer.decode(found["answers"][0])  # llama.cpp's own
