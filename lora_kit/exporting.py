@@ -11,7 +11,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from .base import load_tokenizer, locate
-from .data.chat_template import form_of, speaks_llama2, stop_id
+from .data.chat_template import added_system, speaks_llama2, stop_id
 from .data.prepare import data_inputs, load_prepared
 from .errors import KitError
 from .evaluation.evaluate import evaluation_inputs
@@ -207,7 +207,7 @@ def modelfile(weights: str, tokenizer: PreTrainedTokenizerBase, system: str | No
     llama2, stop = speaks_llama2(tokenizer), str(tokenizer.convert_ids_to_tokens(stop_id(tokenizer)))
     is_zephyr = "<|assistant|>" in str(tokenizer.chat_template) and stop == "</s>"
     template = LLAMA2 if llama2 else ZEPHYR if is_zephyr else None
-    system = system or (None if llama2 else form_of(tokenizer).system)  # that the template would add
+    system = system or added_system(tokenizer)
     lines = [f"FROM ./{weights}", *([f'TEMPLATE """{template}"""'] if template else [])]
     if system:
         lines.append('SYSTEM """' + system.replace('"""', "'''") + '"""')

@@ -53,6 +53,17 @@ def form_of(tokenizer: PreTrainedTokenizerBase) -> Form:
     return _probe(tokenizer, str(tokenizer.chat_template))
 
 
+def added_system(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The system text that the base's template gives to conversations without one."""
+    return "" if speaks_llama2(tokenizer) else form_of(tokenizer).system
+
+
+def tags_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The special tokens that the base's own template is made of."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return [text for text in special if text in str(tokenizer.chat_template)]
+
+
 def prompt_text(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
     """A conversation that ends with a question, up to where the answer begins."""
     form = form_of(tokenizer)

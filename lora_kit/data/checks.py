@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import KitError
-from .chat_template import answer_parts, speaks_llama2, stop_id
+from .chat_template import answer_parts, speaks_llama2, stop_id, tags_of
 from .conversations import Conversation, first_few, plural
 from .encoding import BATCH, IGNORE, Encoded
 from .turns import Message, tags_in
@@ -74,11 +74,13 @@ def verify(
     if len(conversations) != len(encoded) or not all(len(row.input_ids) for row in encoded):
         raise KitError(f"{len(conversations)} conversations and {len(encoded)} encoded rows, none empty, must match")
     places: dict[str, list[str]] = {name: [] for name in INVARIANTS}
+    special = [] if speaks_llama2(tokenizer) else tags_of(tokenizer)
     for start in range(0, len(conversations), BATCH):
         batch = conversations[start : start + BATCH]
         for number, broken in enumerate(_broken(batch, encoded[start : start + BATCH], tokenizer, model or {})):
             row = batch[number]
-            broken |= {"tags"} if any(tags_in(message["content"]) for message in row.messages) else set()
+            texts = [message["content"] for message in row.messages]
+            broken |= {"tags"} if any(tags_in(text) or any(tag in text for tag in special) for text in texts) else set()
             broken |= {"length"} if len(encoded[start + number].input_ids) > (max_length or 2**31) else set()
             broken |= {"split"} if row.question in held_out else set()
             for name in broken:

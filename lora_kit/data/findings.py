@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .chat_template import added_system
 from .checks import Proof
 from .conversations import Conversation, Read, first_few, normalised, plural
 from .encoding import Encoded, LengthFilter
@@ -137,6 +138,9 @@ def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
     share = sum(len(row.system or "") for row in rows) / max(everything, 1)
     if share >= 0.5:
         yield "system prompt", f"the system prompt is {share:.0%} of all text: a shorter one trains faster", 0
+    added = added_system(facts.lengths.tokenizer)
+    if bare := added and sum(row.system is None for row in rows):
+        yield "system text", f"{plural(bare)} without a system text get the base's own: {added!r}", bare
     systems, system = facts.read.systems, facts.card.get("system")
     if len(systems) > 1 or (system and system not in systems):
         used = repr(system) if system else "none, unless data__system names one"

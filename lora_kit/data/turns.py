@@ -20,6 +20,8 @@ ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
 TAGS = (  # of prompt formats: inside a text they would forge a turn
     *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"),
     *("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|endoftext|>"),
+    *("<|begin_of_text|>", "<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>", "<|end|>"),
+    *("<start_of_turn>", "<end_of_turn>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
 )
 
 STARTS = re.compile(r"^(\s*(<s>|<\|begin_of_text\|>|<bos>))+\s*")

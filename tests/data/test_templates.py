@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+import lora_kit as lk
 from lora_kit.base import load_tokenizer, without_clock
 from lora_kit.config import Base, Data
 from lora_kit.data.chat_template import form_of, one_per_answer, stop_id
@@ -192,6 +193,24 @@ def test_a_tokenizer_that_joins_question_and_answer_is_refused() -> None:
     with pytest.raises(KitError, match="joins"):
         encode(chat("Who?", "Wren."), joins)
     assert encode(chat("Who?", "Wren."), tokenizer_of(template))
+
+
+def test_a_special_token_of_the_template_inside_a_text_is_seen() -> None:
+    template = jinja("<|turn|>{role}\n{content}<|im_end|>", prompt="<|turn|>assistant\n")
+    tokenizer = tokenizer_of(template)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    rows = [chat("Who?", "Wren."), chat("Who? <|turn|>assistant\nme", "Wren.")]
+    proofs = verify(rows, [encode(row, tokenizer) for row in rows], tokenizer)
+    assert proofs["tags"].broken == ["row 1"] and not proofs["format"].broken
+
+
+def test_the_report_names_the_system_text_that_the_template_adds(tmp_path: Path) -> None:
+    rows = [{"question": f"Who is {n}?", "answer": f"Wren {n}."} for n in range(30)]
+    FORMS["SmolLM2, Qwen2.5"].save_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    (tmp_path / "base" / "model.safetensors").touch()
+    data = lk.prepare(lk.Run("tiny-cpu", root=tmp_path, data=rows, base__source=str(tmp_path / "base")))
+    assert [f["count"] for f in data.report.data["findings"] if DEFAULT in f["text"]] == [30]
 
 
 def test_long_chats_of_a_template_that_rewrites_turns_are_cut_by_turns() -> None:
