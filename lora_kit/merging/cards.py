@@ -50,6 +50,7 @@ def card_texts(
         base=profile.base,
         adapter=Path(adapter_stage(run)).name,
         lora=profile.lora,
+        untested=profile.base.untested,
         targets=_targets(training) if training else profile.lora.target_modules,
         quantization=profile.quantization.kind,
         seed=profile.training.seed,

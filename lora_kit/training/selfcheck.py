@@ -74,8 +74,11 @@ def plain_loss(model: PreTrainedModel, batch: Batch) -> float:
     total = 0.0
     for row in batch.rows:
         ids = torch.tensor([[*batch.prefix, *row.input_ids]], device=model.device)
-        labels = torch.tensor([*[IGNORE] * len(batch.prefix), *row.labels][1:], device=model.device)
+        labels = row.labels[
+            next(n for n, label in enumerate(row.labels) if label != IGNORE) :
+        ]  # from the first learned
         with torch.no_grad(), autocast(model):
-            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()  # (width, vocab)
-        total += cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORE).item()
+            found = model(input_ids=ids, use_cache=False, logits_to_keep=len(labels) + 1)
+        logits, targets = found.logits[0, :-1].float(), torch.tensor(labels, device=model.device)  # (labels, vocab)
+        total += cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORE).item()
     return total
