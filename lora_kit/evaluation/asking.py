@@ -59,11 +59,7 @@ ITSELF = Divergence(0.0, 1.0)  # the base
 def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Path) -> dict[str, Any]:
     """Each model's answers by its name; "again": pairs of question and what the base says to it in other batches.
 
-    Args:
-        run: its base and adapter.
-        questions: what is asked.
-        merged: the folder of the merged model.
-        cache: a folder that keeps each model's answers as soon as they are whole; they are not asked for again.
+    The folder `cache` keeps each model's answers as soon as they are whole; they are not asked for again.
     """
     model, found = None, dict[str, Any]()
     try:
@@ -168,14 +164,7 @@ def likeliest(model: PreTrainedModel, rows: Sequence[Row], settings: Training) -
 def divergences(
     model: PreTrainedModel, rows: Sequence[Row], base: Sequence[Likeliest], settings: Training
 ) -> list[Divergence]:
-    """KL(base || model) of each answer, a lower bound, and agreement.
-
-    Args:
-        model: the tuned one.
-        rows: the base's own answers, from `answer_rows`.
-        base: the base's tokens there, from `likeliest`.
-        settings: the token budget of a batch.
-    """
+    """How far the model is from the base along the base's own answers (`answer_rows`), by its `likeliest` tokens."""
     import torch
 
     found = [ITSELF] * len(rows)

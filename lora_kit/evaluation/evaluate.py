@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 Card = dict[str, Any]
 Check = Callable[[str], bool]
 FORM = 4  # of the card; a card of an older form is made anew
-COMPARED = 20_000  # learned rows that leaks are looked for in, evenly spaced; the card says when there are more
 
 
 def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[Check] = ()) -> Card:
@@ -98,8 +97,25 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
     check_length(max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens, room)
     cache = run.path / f"evaluation-unfinished-{fingerprint(inputs)[:6]}"
     with run.writing("evaluation", inputs) as stage:
-        card, rows = judged_card(run, data, questions, ask_models(run, questions, merged, cache))
-        _write(run, stage, card | {"questions": "held out" if source is None else Path(source).name}, rows)
+        found = ask_models(run, questions, merged, cache)
+        learned = leaked([row["encoded"] for row in questions], data, load_tokenizer(run.profile.base))
+        rows = [
+            judge(row, {model: found[model][i] for model in MODELS}, data.card) | {"leaked": learned[i]}
+            for i, row in enumerate(questions)
+        ]
+        own = sum(row["kind"] in OWN for row in rows)
+        card = {
+            "title": run.profile.base.title,
+            "profile": run.profile.name,
+            "dataset": data.card.get("title", data.card["name"]),
+            "adapter": Path(adapter_stage(run)).name,
+            "questions": "held out" if source is None else Path(source).name,
+            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "figures": card_metrics(rows, data.card),
+            "leaked": {"questions": sum(learned), "n": len(rows), "own": own, "learned_rows": len(data.train)},
+            "noise": noise(questions, found, data.card),
+        }
+        _write(run, stage, card, rows)
     shutil.rmtree(cache, ignore_errors=True)
     return stage.target
 
@@ -133,11 +149,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def choose_questions(run: Run, data: Prepared, source: str | Path | None) -> list[Question]:
-    """The held-out questions, or those of the user's file, with their prompts and whole rows as ids.
-
-    Raises:
-        KitError: there are none, or rows of the file cannot be used.
-    """
+    """The held-out questions, or those of the user's file, with their prompts and whole rows as ids."""
     tokenizer, system = load_tokenizer(run.profile.base), data.card.get("system")
     rows = data.test if source is None else read_questions(str(source), run.profile.data, tokenizer, system)
     if not rows:
@@ -159,52 +171,27 @@ def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*rows, *more]
 
 
-def leaked(asked: Sequence[Encoded], data: Prepared, tokenizer: PreTrainedTokenizerBase) -> tuple[list[bool], int]:
-    """For each question whether the adapter learned it, and how many learned rows were compared.
+def leaked(asked: Sequence[Encoded], data: Prepared, tokenizer: PreTrainedTokenizerBase) -> list[bool]:
+    """For each question whether the adapter learned it.
 
     A question was learned where a learned row asks it in the same words, or where question and answer both nearly
     are those of one (`near_duplicates`).
     """
-    chosen = data.train.select(range(0, len(data.train), -(-len(data.train) // COMPARED)))
-    learned = [_last_turn(row["input_ids"], row["labels"], i, tokenizer) for i, row in enumerate(chosen)]
-    mine = [_last_turn(row.input_ids, row.labels, i, tokenizer) for i, row in enumerate(asked)]
+    rows = [Encoded(row["input_ids"], row["labels"]) for row in data.train]
+    learned, mine = ([_last_turn(row, i, tokenizer) for i, row in enumerate(part)] for part in (rows, asked))
     same, near = {row.question for row in learned}, {row.index for row in near_duplicates(mine, learned)}
-    return [row.index in near or row.question in same for row in mine], len(learned)
+    return [row.index in near or row.question in same for row in mine]
 
 
-def _last_turn(ids: list[int], labels: list[int], index: int, tokenizer: PreTrainedTokenizerBase) -> Conversation:
+def _last_turn(row: Encoded, index: int, tokenizer: PreTrainedTokenizerBase) -> Conversation:
     """The last question and answer as text, without the system text and the format's tags."""
-    start, end = last_answer(labels)
-    before = run_start(labels, start, learned=False)
-    asked, answer = (
-        str(tokenizer.decode(part, skip_special_tokens=True)) for part in (ids[before:start], ids[start:end])
-    )
+    start, end = last_answer(row.labels)
+    before = run_start(row.labels, start, learned=False)
+    parts = row.input_ids[before:start], row.input_ids[start:end]
+    asked, answer = (str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts)
     segments = [part.strip() for part in re.split("|".join(map(re.escape, TAGS)), asked) if part.strip()]
     question = segments[-1] if segments else ""
     return Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], index=index)
-
-
-def judged_card(
-    run: Run, data: Prepared, questions: Sequence[Question], found: dict[str, Any]
-) -> tuple[Card, list[dict[str, Any]]]:
-    """The card of what the models said, but for the verdict, and each question with how its answers are judged."""
-    learned, compared = leaked([row["encoded"] for row in questions], data, load_tokenizer(run.profile.base))
-    rows = [
-        judge(row, {model: found[model][i] for model in MODELS}, data.card) | {"leaked": was}
-        for i, (row, was) in enumerate(zip(questions, learned, strict=True))
-    ]
-    leaks = {"questions": sum(learned), "n": len(rows), "own": sum(row["kind"] in OWN for row in rows)}
-    card = {
-        "title": run.profile.base.title,
-        "profile": run.profile.name,
-        "dataset": data.card.get("title", data.card["name"]),
-        "adapter": Path(adapter_stage(run)).name,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "figures": card_metrics(rows, data.card),
-        "leaked": leaks | {"learned_rows": len(data.train), "compared": compared},
-        "noise": noise(questions, found, data.card),
-    }
-    return card, rows
 
 
 def noise(questions: Sequence[Question], found: dict[str, Any], card: dict[str, Any]) -> dict[str, int]:

@@ -20,10 +20,7 @@ TIMES = 3  # how often a run of words must follow itself to be a repetition
 def judge(question: dict[str, Any], answers: dict[str, dict[str, Any]], card: dict[str, Any]) -> dict[str, Any]:
     """One row of the side-by-side table: the question, its reference, each model's answer, and how it is judged.
 
-    Args:
-        question: `kind`, `messages` and `accepted`, as a held-out row of the data; `encoded`, the whole row.
-        answers: model -> its answer: `text`, `ids`, `stopped`, `loss`, `agreement`, `kl`.
-        card: the dataset's own patterns for declining and style.
+    Questions and answers are those of asking.py; the dataset's card holds its patterns for declining and style.
     """
     base = answers["base"]
     measures = {model: measure(answer, question, card, base["text"]) for model, answer in answers.items()}
@@ -33,10 +30,9 @@ def judge(question: dict[str, Any], answers: dict[str, dict[str, Any]], card: di
         "reference": question["messages"][-1]["content"],
         "tokens": sum(label != IGNORE for label in question["encoded"].labels),
         "base_tokens": len(base["ids"]),
-        **{model: answer["text"] for model, answer in answers.items()},
         "marks": {model: measured["marked"] for model, measured in measures.items()},
         "measures": measures,
-    }
+    } | {model: answer["text"] for model, answer in answers.items()}
 
 
 def measure(answer: dict[str, Any], question: dict[str, Any], card: dict[str, Any], base: str) -> dict[str, Any]:

@@ -68,9 +68,8 @@ def test_learned_questions_are_found_word_by_word_and_nearly(done: lk.Run) -> No
     asked = [
         [system, {"role": "user", "content": text}, {"role": "assistant", "content": said}] for text, said in pairs
     ]
-    found, compared = leaked(encode_batch(asked, tokenizer), data, tokenizer)
-    assert found == [True, True, True, False] and compared == len(data.train)
-    held_out, _ = leaked(encode_batch([row["messages"] for row in data.test], tokenizer), data, tokenizer)
+    assert leaked(encode_batch(asked, tokenizer), data, tokenizer) == [True, True, True, False]
+    held_out = leaked(encode_batch([row["messages"] for row in data.test], tokenizer), data, tokenizer)
     assert not any(held_out)
 
 
