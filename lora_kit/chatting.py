@@ -42,8 +42,6 @@ def chat(run: Run, question: str | None = None, *, adapter: str | None = None, t
     """
     if not isinstance(temperature, int | float) or not (temperature == 0 or COOLEST <= temperature <= WARMEST):
         raise KitError(f"temperature={temperature!r} must be 0, or a number from {COOLEST:g} to {WARMEST:g}")
-    if not isinstance(question, str | None) or not isinstance(adapter, str | None):
-        raise KitError(f"question={question!r} and adapter={adapter!r} must be texts, the adapter's the name of one")
     talk = Talk(run, adapter)
     if question:
         print_answers(talk, question, temperature)

@@ -152,14 +152,6 @@ def test_temperatures_that_would_overflow_are_refused(done: lk.Run, temperature:
         lk.chat(done, "When?", temperature=temperature)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"question": "word " * 3000}, "512"),
-        ({"question": 5}, "question=5"),
-        ({"adapter": ["a", "b"]}, r"adapter=\['a', 'b'\]"),
-    ],
-)
-def test_what_cannot_be_asked_is_refused(done: lk.Run, given: dict[str, Any], message: str) -> None:
-    with pytest.raises(KitError, match=message):
-        lk.chat(done, **given)
+def test_what_cannot_be_asked_is_refused(done: lk.Run) -> None:
+    with pytest.raises(KitError, match="512"):
+        lk.chat(done, "word " * 3000)
