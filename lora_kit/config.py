@@ -5,7 +5,7 @@ The type of a field says which values are right. Command lines and forms give te
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from math import inf
 from types import NoneType, UnionType
@@ -127,21 +127,12 @@ class Profile:
 
 def settings(chosen: Profile) -> dict[str, Any]:
     """Every setting by its override name, flat: what a manifest holds and `lk.Run(**overrides)` accepts."""
-    sections = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
-    return {
-        f"{section}__{field.name}": getattr(part, field.name)
-        for section, part in sections.items()
-        if is_dataclass(part)
-        for field in fields(part)
-    }
+    sections = {name: part for name, part in vars(chosen).items() if is_dataclass(part)}
+    return {f"{section}__{name}": value for section, part in sections.items() for name, value in vars(part).items()}
 
 
 def convert(name: str, value: Any) -> Any:
-    """A value as the type of its setting, from what a command line or a form gives ("16", "q_proj,v_proj").
-
-    Raises:
-        KitError: it does not fit; the message says what does.
-    """
+    """A value as the type of its setting, from a command line's text too; a KitError that says what fits if not it."""
     hint = _hints()[name]
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for option in sorted(options, key=lambda option: option is not NoneType):  # "none" is None before it is a text

@@ -179,11 +179,7 @@ def gpu_problem(profile: Profile, count: int) -> str | None:
 
 
 def prepare_process(profile: Profile) -> str:
-    """Show CUDA the GPUs that the profile uses, and say in a phrase what it runs on ("Tesla T4, float16").
-
-    Raises:
-        KitError: the profile needs a GPU, and there is none, too old a one, or too few.
-    """
+    """Show CUDA the GPUs that the profile uses, and say what it runs on ("Tesla T4, float16"), or why it cannot run."""
     if problem := gpu_problem(profile, set_visible_gpus(profile)):
         raise KitError(problem)
     found = gpu() if profile.device == "cuda" else None

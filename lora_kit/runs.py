@@ -98,11 +98,7 @@ class Run:
         return next((m.parent for m in manifests if read_manifest(m.parent)["fingerprint"] == wanted), None)
 
     def need(self, stage: str, inputs: dict[str, Any], *, made_by: str) -> Path:
-        """Like `find`, with every file checked against its hash.
-
-        Raises:
-            KitError: the stage was not made yet (the message names the call that makes it), or it is damaged.
-        """
+        """Like `find`, every file checked against its hash; a KitError names the call that makes what is missing."""
         folder = self.find(stage, inputs)
         if folder is None:
             raise KitError(
@@ -222,8 +218,7 @@ def _plain(value: Any) -> Any:
 
 
 def _folder_name(chosen: Profile) -> str:
-    preset = settings(profile(chosen.name))
-    changed = {key: value for key, value in settings(chosen).items() if preset[key] != value}
+    changed = dict(settings(chosen).items() - settings(profile(chosen.name)).items())
     return f"{chosen.name}-{fingerprint(changed)[:6]}" if changed else chosen.name
 
 
