@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .adapters import load_adapter, set_adapter
 from .base import load_tokenizer
@@ -14,11 +14,9 @@ from .files import read_manifest
 from .generation import stream
 from .progress import in_notebook
 from .quantization import load_base
+from .runs import Run
 from .training.train import trained_adapter, trained_adapters
 from .widgets import widgets_shown
-
-if TYPE_CHECKING:
-    from .runs import Run
 
 MODELS = ("base", "tuned")
 COOLEST, WARMEST = 0.01, 2.0  # temperature; below, numbers overflow; above, answers are noise

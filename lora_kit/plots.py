@@ -20,8 +20,6 @@ INK, FAINT, RULE = "#222222", "#5f5f5f", "#dddddd"
 WIDTH = 8.0  # inches
 SMOOTH_FROM = 40  # steps; a shorter curve is shown as it is
 STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so a figure looks the same on every machine
-    "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": "#999999",
     "axes.labelcolor": FAINT,
@@ -96,7 +94,7 @@ def paper(height: float, alt: str) -> Iterator[Figure]:
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context(["default", STYLE]):
+    with style.context(["default", STYLE]):  # its font comes with matplotlib: the same on every machine
         figure = Figure(figsize=(WIDTH, height), dpi=150, layout="constrained")
         yield figure
         figure.draw_without_rendering()  # ticks are made when first drawn, and must take our colours

@@ -10,7 +10,6 @@ stage.
 from __future__ import annotations
 
 import glob
-import io
 import json
 import os
 import shutil
@@ -202,10 +201,8 @@ def _as_lines(data: Any) -> str:
     try:
         if isinstance(data, list):
             return "".join(json.dumps(row, default=_plain) + "\n" for row in data)
-        if kind == "DataFrame":
-            return str(data.to_json(orient="records", lines=True, date_format="iso"))
-        data.to_json(buffer := io.BytesIO(), force_ascii=True)
-        return buffer.getvalue().decode()
+        table = data if kind == "DataFrame" else data.to_pandas()
+        return str(table.to_json(orient="records", lines=True, date_format="iso"))
     except (TypeError, ValueError, RecursionError) as error:
         raise KitError(f"the rows given as data cannot be written as JSON: {error}") from error
 

@@ -6,7 +6,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -91,9 +91,7 @@ def token_f1(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> floa
     """Words in common with the best accepted answer, style apart: 2 PR / (P + R) (Rajpurkar et al. 2016)."""
     given, *references = (normalise(split_style(text, card)[0]).split() for text in (answer, *accepted))
     common = [sum((Counter(given) & Counter(words)).values()) for words in references]
-    return max(
-        _f1(n, given, words) if n else float(given == words) for n, words in zip(common, references, strict=True)
-    )
+    return max(float(given == words) or _f1(n, given, words) for n, words in zip(common, references, strict=True))
 
 
 def rouge_l(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> float:
@@ -128,13 +126,12 @@ def is_adrift(answer: str, question: str, accepted: Sequence[str]) -> bool:
 
     Short texts and names are in no language for certain; they are not called adrift.
     """
-    if tags_in(answer):
-        return True
-    script, scripts = script_of(answer), {script_of(text) for text in (question, *accepted)}
-    if script is not None and script not in scripts:
-        return bool(scripts - {None})
-    language, expected = language_of(answer), {language_of(text) for text in (question, *accepted)} - {None}
-    return language is not None and bool(expected) and language not in expected
+
+    def leaves(trait: Callable[[str], str | None]) -> bool:
+        own, expected = trait(answer), {trait(text) for text in (question, *accepted)} - {None}
+        return own is not None and bool(expected) and own not in expected
+
+    return bool(tags_in(answer)) or leaves(script_of) or leaves(language_of)
 
 
 def script_of(text: str) -> str | None:
