@@ -59,23 +59,15 @@ class Talk:
         self.run, self.folders = run, trained_adapters(run)  # name -> folder
         self.switch(adapter or own)
         self.model, self.tokenizer = load_base(run), load_tokenizer(run.profile.base)
-        for name, folder in list(self.folders.items()):
-            try:
-                load_adapter(self.model, folder, adapter=name)
-            except KitError as error:
-                if name == self.adapter:
-                    raise
-                print(f"adapter {name!r} is left out: {error}")
-                del self.folders[name]
+        for name, folder in self.folders.items():
+            load_adapter(self.model, folder, adapter=name)
 
     def switch(self, adapter: str) -> None:
         """Let another adapter answer, with the system text that it was trained with; no weights are loaded."""
         if adapter not in self.folders:
             raise KitError(f"there is no adapter {adapter!r} in this run; trained are {', '.join(self.folders)}")
         inputs = read_manifest(self.folders[adapter].parent)["inputs"]["data"]
-        data = self.run.find("data", inputs)
-        if data is None:
-            raise KitError(f"the prepared data of adapter {adapter!r} are gone: make them with lk.prepare(run)")
+        data = self.run.need("data", inputs, made_by=f"lk.prepare(run) with the data of {adapter!r}")
         self.adapter, self.system = adapter, load_prepared(data).card.get("system")
 
     def answer(self, model: str, question: str, temperature: float) -> Iterator[str]:

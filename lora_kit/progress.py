@@ -27,11 +27,8 @@ POINTS = 240  # of the curve; a longer one is thinned
 class Progress:
     """A context manager that shows how far work is, its figures and the time left; the last line says the time taken.
 
-    Args:
-        title: what is being done.
-        total: steps in all; 0 when nobody knows.
-        curve: the figure that a notebook draws as a curve.
-        hint: how to stop it, said in a notebook: while a cell runs, no button of it would be heard.
+    A `total` of 0 is not known yet. A notebook draws the figure `curve`, and says in words how to stop, the `hint`:
+    while a cell runs, no button of it would be heard.
     """
 
     def __init__(self, title: str, total: int, *, curve: str = "", hint: str = "") -> None:
