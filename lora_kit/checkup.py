@@ -132,10 +132,8 @@ def _build(chosen: Profile) -> Check:
     """bitsandbytes has one file for each CUDA version, and picks the one of torch's."""
     builds, wanted = bitsandbytes_builds(), torch_cuda() if chosen.device == "cuda" else "cpu"
     evidence = f"wanted {wanted or 'CUDA, and torch has none'}, there are {', '.join(sorted(builds)) or 'none'}"
-    fix = f"pip install -U --force-reinstall --no-deps bitsandbytes, {RESTART}"
-    if not wanted:
-        fix = f"install a torch with CUDA, {RESTART}" if machine.gpu_count() else machine.WAY_OUT
-    return Check("bitsandbytes build", wanted in builds, evidence, fix)
+    fix = "pip install -U --force-reinstall --no-deps bitsandbytes" if wanted else "install a torch with CUDA"
+    return Check("bitsandbytes build", wanted in builds, evidence, f"{fix}, {RESTART}")
 
 
 def _room(chosen: Profile) -> list[Check]:

@@ -76,8 +76,7 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Pat
             model = model or load_base(run)
             if name == "adapter":
                 load_adapter(model, trained_adapter(run))
-            answered = ask(run, model, questions, name)
-            part = {name: answered} | _compare(run, model, questions, answered, found)
+            part = ask(run, model, questions, name, found)
             cache.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as unfinished:
                 unfinished.write_text(json.dumps(part))
@@ -88,36 +87,33 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Pat
     return found
 
 
-def ask(run: Run, model: PreTrainedModel, questions: Sequence[Question], name: str) -> list[Answer]:
-    """Greedy answers by the profile's evaluation settings, and the loss of the references."""
-    tokenizer, settings = load_tokenizer(run.profile.base), run.profile.evaluation
+def ask(
+    run: Run, model: PreTrainedModel, questions: Sequence[Question], name: str, found: dict[str, Any]
+) -> dict[str, Any]:
+    """A model's greedy answers with the loss of the references; of general ones also how far it is from the base.
+
+    `found` holds what the models before it gave; to the base's answers belong its likeliest tokens along them.
+    """
+    tokenizer, settings, training = load_tokenizer(run.profile.base), run.profile.evaluation, run.profile.training
     stops, limit, size = stop_tokens(model, tokenizer), settings.max_new_tokens, settings.batch_size
     prompts = [row["prompt"] for row in questions]
     with Progress(f"answers of {name}", len(prompts)) as progress:
         rows = generate_ids(
             model, prompts, max_new_tokens=limit, eos_token_id=stops, batch_size=size, done=progress.update
         )
-    losses = reference_losses(model, [row["encoded"] for row in questions], run.profile.training)
-    return [
+    losses = reference_losses(model, [row["encoded"] for row in questions], training)
+    answered: list[Answer] = [
         {"text": text_of(ids, tokenizer), "ids": ids, "stopped": bool(ids) and ids[-1] in stops, "loss": loss}
         | {"agreement": None, "kl": None}
         for ids, loss in zip(rows, losses, strict=True)
     ]
-
-
-def _compare(
-    run: Run, model: PreTrainedModel, questions: Sequence[Question], answers: list[Answer], found: dict[str, Any]
-) -> dict[str, Any]:
-    """Add to general answers how far the model is from the base; return what the base adds to the answers."""
-    general, training = [i for i, row in enumerate(questions) if row["kind"] == "general"], run.profile.training
-    base = found.get("base", answers)
-    rows = answer_rows([questions[i]["prompt"] for i in general], [base[i]["ids"] for i in general])
-    moved = divergences(model, rows, found["likeliest"], training) if found else [ITSELF] * len(rows)
+    base, general = found.get("base", answered), [i for i, row in enumerate(questions) if row["kind"] == "general"]
+    along = answer_rows([prompts[i] for i in general], [base[i]["ids"] for i in general])
+    moved = divergences(model, along, found["likeliest"], training) if found else [ITSELF] * len(along)
     for i, divergence in zip(general, moved, strict=True):
-        answers[i] |= divergence._asdict()
-    if found:
-        return {}
-    return {"likeliest": likeliest(model, rows, training), "again": ask_again(run, model, questions)}
+        answered[i] |= divergence._asdict()
+    more = {} if found else {"likeliest": likeliest(model, along, training), "again": ask_again(run, model, questions)}
+    return {name: answered} | more
 
 
 def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question]) -> list[tuple[int, str]]:
