@@ -167,10 +167,8 @@ def gpu_problem(profile: Profile, count: int) -> str | None:
     if found is None:
         return f"profile {profile.name!r} needs a CUDA GPU and there is none: {WAY_OUT}"
     if found.capability < LOWEST:
-        return (
-            f"profile {profile.name!r} needs compute capability 7.5 (T4) or above and {found.name} has {found.level}, "
-            f"for which torch is no longer built: {WAY_OUT}"
-        )
+        has = f"{found.name} has {found.level}, for which torch is no longer built"
+        return f"profile {profile.name!r} needs compute capability 7.5 (T4) or above and {has}: {WAY_OUT}"
     if count < profile.processes:
         return f"profile {profile.name!r} needs {profile.processes} GPUs and {count} is here: use llama2-7b-t4"
     return None

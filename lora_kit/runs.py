@@ -100,9 +100,8 @@ class Run:
         """Like `find`, every file checked against its hash; a KitError names the call that makes what is missing."""
         folder = self.find(stage, inputs)
         if folder is None:
-            raise KitError(
-                f"{shown(self.place(stage) / stage)} is not made yet for these settings: run {made_by} first"
-            )
+            missing = shown(self.place(stage) / stage)
+            raise KitError(f"{missing} is not made yet for these settings: run {made_by} first")
         return check_files(folder)
 
     @contextmanager
@@ -118,10 +117,8 @@ class Run:
             try:
                 held.enter_context(FileLock(lock, timeout=0))
             except Timeout as error:
-                raise KitError(
-                    f"{shown(target)} is being written by another process: wait for it, "
-                    "or take another folder with lk.Run(name=...)"
-                ) from error
+                way_out = "wait for it, or take another folder with lk.Run(name=...)"
+                raise KitError(f"{shown(target)} is being written by another process: {way_out}") from error
             shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed has left
             partial.mkdir()
             work = Stage(partial, target)
@@ -194,10 +191,8 @@ def _as_lines(data: Any) -> str:
     kind = type(data).__name__
     is_rows = isinstance(data, list) and all(isinstance(row, dict) for row in data)
     if not (is_rows or kind in ("Dataset", "DataFrame")) or not len(data):
-        raise KitError(
-            f"data={kind} cannot be read: give a file, a folder, a name, a Dataset or DatasetDict, a DataFrame "
-            "or a list of dicts"
-        )
+        readable = "a file, a folder, a name, a Dataset or DatasetDict, a DataFrame or a list of dicts"
+        raise KitError(f"data={kind} cannot be read: give {readable}")
     try:
         if isinstance(data, list):
             return "".join(json.dumps(row, default=_plain) + "\n" for row in data)

@@ -217,8 +217,7 @@ def _passes(name: str, check: Check, answer: str) -> bool:
     try:
         passed = check(answer)
     except Exception as error:  # a user's function may raise anything
-        kind = type(error).__name__
-        raise KitError(f"{name} fails on the answer {answer[:200]!r}: {kind}: {error}") from error
+        raise KitError(f"{name} fails on the answer {answer[:200]!r}: {type(error).__name__}: {error}") from error
     if type(passed).__name__ not in ("bool", "bool_"):  # numpy's own too
         raise KitError(f"{name} must give True or False; on the answer {answer[:200]!r} it gives {passed!r}")
     return bool(passed)
