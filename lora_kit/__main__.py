@@ -14,6 +14,7 @@ from dataclasses import asdict
 
 import lora_kit as lk
 
+from .config import named_values
 from .errors import KitError
 from .exporting import check_format
 from .files import absolute, check_files, shown
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         if name not in ("doctor", "runs"):
             added.add_argument("--data", help="handbook, triage, a file or folder of yours, or a Hub id")
             added.add_argument("--name", help="name of the run folder")
-            added.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in lora__r=32")
+            added.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as in lora__r=32")
     parsers["doctor"].add_argument("--json", action="store_true", help="for a program: name, ok, evidence, fix")
     parsers["runs"].add_argument("--delete", metavar="NAME", help="delete this run and all that is in it")
     parsers["export"].add_argument("--to", default="adapter-zip", help="adapter-zip, gguf, gguf-q8_0 or ollama")
@@ -66,9 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 def open_run(options: argparse.Namespace, until: str | None = None) -> lk.Run:
     """The run that the options name, with its stages made up to and with `until`."""
-    if wrong := [text for text in options.set if "=" not in text]:
-        raise KitError(f"--set {wrong[0]!r} must be KEY=VALUE, as in lora__r=32")
-    overrides = dict(text.split("=", 1) for text in options.set)
+    overrides = named_values(options.set)
     run = lk.Run(options.profile, data=options.data, name=options.name, root=options.root, **overrides)
     if until:
         lk.make(run, until)

@@ -5,6 +5,7 @@ The type of a field says which values are right. Command lines and forms give te
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from math import inf
@@ -129,6 +130,13 @@ def settings(chosen: Profile) -> dict[str, Any]:
     """Every setting by its override name, flat: what a manifest holds and `lk.Run(**overrides)` accepts."""
     sections = {name: part for name, part in vars(chosen).items() if is_dataclass(part)}
     return {f"{section}__{name}": value for section, part in sections.items() for name, value in vars(part).items()}
+
+
+def named_values(texts: Sequence[str]) -> dict[str, Any]:
+    """Settings and their values from a command line or a form: {"lora__r": "8"} from "lora__r=8"."""
+    if wrong := [text for text in texts if not text.partition("=")[2]]:
+        raise KitError(f"{wrong[0]!r} is no setting with a value: write NAME=VALUE, as in lora__r=8")
+    return dict(text.split("=", 1) for text in texts)
 
 
 def convert(name: str, value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .adapters import adapter_names, lora_layers, set_adapter
 from .base import load_tokenizer
+from .config import named_values
 from .data.encoding import Encoded
 from .data.report import row_html, row_text, row_tokens
 from .errors import KitError
@@ -68,12 +69,7 @@ class Settings:
         arguments: dict[str, Any] = dict(BASES[self.base])
         if self.base == "smollm2" and gpu_count():
             arguments["profile"] = "smollm2-t4"
-        for change in self.changes.split():
-            name, _, value = change.partition("=")
-            if not value:
-                raise KitError(f"{change!r} is no setting: write NAME=VALUE, as in lora__r=8, with spaces between")
-            arguments[name] = value
-        return arguments
+        return arguments | named_values(self.changes.split())
 
     def __str__(self) -> str:
         data = self.data if isinstance(self.data, str) else type(self.data).__name__

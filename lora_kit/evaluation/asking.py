@@ -1,6 +1,6 @@
 """What base, adapter and merged model answer, one model in memory at a time, and how far each moved from the base.
 
-    evaluation-unfinished-3f2a91/   base-answers.json  adapter-answers.json    from which a broken-off one goes on
+    answers-3f2a91/   base/  adapter/  merged/    each a stage, so that a broken-off evaluation goes on
 
 How far is measured along the base's own answers to general questions. Whole answers are not compared: after one near
 tie a long answer takes another course, which does not show that anything was forgotten.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..adapters import load_adapter
 from ..base import load_tokenizer
 from ..data.encoding import IGNORE, Encoded
-from ..files import whole_file
+from ..files import check_files, fingerprint
 from ..generation import answers, generate_ids, stop_tokens, text_of
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
@@ -56,18 +56,14 @@ class Divergence(NamedTuple):
 ITSELF = Divergence(0.0, 1.0)  # the base
 
 
-def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Path) -> dict[str, Any]:
-    """Each model's answers by its name; "again": pairs of question and what the base says to it in other batches.
-
-    The folder `cache` keeps each model's answers as soon as they are whole; they are not asked for again.
-    """
+def ask_models(run: Run, questions: Sequence[Question], merged: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Each model's answers by its name, each a stage made from `inputs`, and what the base adds (`ask`)."""
     model, found = None, dict[str, Any]()
     try:
         for name in MODELS:
-            path = cache / f"{name}-answers.json"
-            if path.is_file():
-                print(f"{name}: answered before this evaluation broke off, kept in {cache.name}")
-                found |= json.loads(path.read_text())
+            place = f"answers-{fingerprint(inputs)[:6]}/{name}"
+            if folder := run.find(place, inputs):
+                found |= json.loads((check_files(folder) / "answers.json").read_text())
                 continue
             if name == "merged":
                 if model is not None:
@@ -76,10 +72,9 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Pat
             model = model or load_base(run)
             if name == "adapter":
                 load_adapter(model, trained_adapter(run))
-            part = ask(run, model, questions, name, found)
-            cache.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as unfinished:
-                unfinished.write_text(json.dumps(part))
+            with run.writing(place, inputs) as stage:
+                part = ask(run, model, questions, name, found)
+                (stage.folder / "answers.json").write_text(json.dumps(part))
             found |= part
     finally:
         if model is not None:

@@ -1,13 +1,13 @@
 """Notebook 05 in one call: the three models on the same questions, a report card, and a verdict that can say no.
 
-evaluation/   report_card.json  answers.jsonl  report.html
+answers-3f2a91/   base/  adapter/  merged/    what each model says; the same is not asked twice
+evaluation/       report_card.json  answers.jsonl  report.html
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ from .report import pick, terminal_table, write_html
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..runs import Run, Stage
+    from ..runs import Run
 
 Card = dict[str, Any]
 Check = Callable[[str], bool]
@@ -59,9 +59,8 @@ def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[
             that fails.
     """
     own, inputs = _by_name(checks), evaluation_inputs(run, questions)
-    folder = check_files(run.find("evaluation", inputs) or _evaluate(run, inputs, questions, own))
-    if own:
-        folder = _with_checks(run, inputs, folder, own)
+    done = None if own else run.find("evaluation", inputs)
+    folder = check_files(done) if done else _evaluate(run, inputs, questions, own)
     card: Card = json.loads((folder / "report_card.json").read_text())
     print(terminal_table(card))
     print(f"report: {shown(folder / 'report.html')}\n  card: {shown(folder / 'report_card.json')}")
@@ -74,7 +73,8 @@ def read_answers(run: Run) -> list[dict[str, Any]]:
     Raises:
         KitError: the card is not made yet.
     """
-    return _rows(run.need("evaluation", evaluation_inputs(run), made_by="lk.evaluate(run)"))
+    folder = run.need("evaluation", evaluation_inputs(run), made_by="lk.evaluate(run)")
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
 
 
 def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str
 
 
 def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, checks: dict[str, Check]) -> Path:
-    """The models asked and their card written; what can be refused is refused before."""
+    """The models asked, where they were not yet, and their card written; what can be refused is refused before."""
     data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
     questions = choose_questions(run, data, source)
@@ -95,57 +95,40 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
             _passes(name, check, row["messages"][-1]["content"])
     room = json.loads((locate(run.profile.base) / "config.json").read_text())["max_position_embeddings"]
     check_length(max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens, room)
-    cache = run.path / f"evaluation-unfinished-{fingerprint(inputs)[:6]}"
+    found = ask_models(run, questions, merged, inputs)
+    learned = leaked([row["encoded"] for row in questions], data, load_tokenizer(run.profile.base))
+    rows = [
+        judge(row, {model: found[model][i] for model in MODELS}, data.card) | {"leaked": learned[i]}
+        for i, row in enumerate(questions)
+    ]
+    own = [row for row in rows if row["kind"] in OWN]
+    if checks:  # their results make the card another one
+        for row in own:
+            for model in MODELS:
+                row["measures"][model] |= {name: _passes(name, check, row[model]) for name, check in checks.items()}
+        inputs = inputs | {"checks": fingerprint([row["measures"] for row in own])}
+        if folder := run.find("evaluation", inputs):
+            return check_files(folder)
+    theirs = [Metric(name, f"check {name.removeprefix('behaved:')} passed", name, OWN) for name in checks]
+    leaks = {"questions": sum(learned), "n": len(rows), "own": len(own), "learned_rows": len(data.train)}
+    card = {
+        "title": run.profile.base.title,
+        "profile": run.profile.name,
+        "dataset": data.card.get("title", data.card["name"]),
+        "adapter": Path(adapter_stage(run)).name,
+        "questions": "held out" if source is None else Path(source).name,
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "figures": card_metrics(rows, data.card) | {metric.name: measured(metric, rows) for metric in theirs},
+        "leaked": leaks,
+        "noise": noise(questions, found, data.card),
+    }
     with run.writing("evaluation", inputs) as stage:
-        found = ask_models(run, questions, merged, cache)
-        learned = leaked([row["encoded"] for row in questions], data, load_tokenizer(run.profile.base))
-        rows = [
-            judge(row, {model: found[model][i] for model in MODELS}, data.card) | {"leaked": learned[i]}
-            for i, row in enumerate(questions)
-        ]
-        own = sum(row["kind"] in OWN for row in rows)
-        card = {
-            "title": run.profile.base.title,
-            "profile": run.profile.name,
-            "dataset": data.card.get("title", data.card["name"]),
-            "adapter": Path(adapter_stage(run)).name,
-            "questions": "held out" if source is None else Path(source).name,
-            "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "figures": card_metrics(rows, data.card),
-            "leaked": {"questions": sum(learned), "n": len(rows), "own": own, "learned_rows": len(data.train)},
-            "noise": noise(questions, found, data.card),
-        }
-        _write(run, stage, card, rows)
-    shutil.rmtree(cache, ignore_errors=True)
+        card["verdict"] = verdict(card)
+        (stage.folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
+        (stage.folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_html(card, rows, read_log(trained_adapter(run).parent), stage.folder / "report.html")
+        stage.figures |= card["figures"]
     return stage.target
-
-
-def _with_checks(run: Run, inputs: dict[str, Any], folder: Path, checks: dict[str, Check]) -> Path:
-    """The same answers under the user's own checks, whose results make the card another one; no model is asked."""
-    rows, card = _rows(folder), json.loads((folder / "report_card.json").read_text())
-    for row in rows:
-        for model in MODELS if row["kind"] in OWN else ():
-            row["measures"][model] |= {name: _passes(name, check, row[model]) for name, check in checks.items()}
-    inputs = inputs | {"checks": fingerprint([row["measures"] for row in rows])}
-    if found := run.find("evaluation", inputs):
-        return check_files(found)
-    for name in checks:
-        card["figures"][name] = measured(Metric(name, f"check {name.removeprefix('behaved:')} passed", name, OWN), rows)
-    with run.writing("evaluation", inputs) as stage:
-        _write(run, stage, card, rows)
-    return stage.target
-
-
-def _write(run: Run, stage: Stage, card: Card, rows: list[dict[str, Any]]) -> None:
-    card["verdict"] = verdict(card)
-    (stage.folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
-    (stage.folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_html(card, rows, read_log(trained_adapter(run).parent), stage.folder / "report.html")
-    stage.figures |= card["figures"]
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
 
 
 def choose_questions(run: Run, data: Prepared, source: str | Path | None) -> list[Question]:

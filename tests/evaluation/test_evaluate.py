@@ -194,7 +194,8 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
     run = lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **SHORT)
     lk.merge(run)
     whole = json.loads((done.path / "evaluation" / "report_card.json").read_text())
-    shutil.rmtree(run.path / "evaluation")  # it was packed too
+    for folder in [*run.path.glob("evaluation*"), *run.path.glob("answers*")]:  # they were packed too
+        shutil.rmtree(folder)
     real, models = asking.ask, list[Any]()
 
     def breaks(run: lk.Run, model: Any, *rest: Any) -> Any:
@@ -207,8 +208,8 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
     with pytest.raises(KeyboardInterrupt):
         lk.evaluate(run)
     assert not any(list(model.parameters()) for model in models)  # none is left in memory
-    (cache,) = run.path.glob("evaluation-unfinished-*")
-    assert {path.name for path in cache.iterdir()} == {"base-answers.json", "adapter-answers.json"}
+    kept = [path.parent.name for path in run.path.glob("answers-*/*/manifest.json")]
+    assert {*kept} == {"base", "adapter"} and not any(run.path.glob("evaluation*"))
     monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("the base is asked again"))
     card = lk.evaluate(run)
-    assert len(models) == 4 and card["figures"] == whole["figures"] and not cache.exists()
+    assert len(models) == 4 and card["figures"] == whole["figures"]
