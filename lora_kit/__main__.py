@@ -14,6 +14,7 @@ from dataclasses import asdict
 
 import lora_kit as lk
 
+from .config import named_values
 from .errors import KitError
 from .exporting import check_format
 from .files import absolute, check_files, shown
@@ -34,9 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read the output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except KeyboardInterrupt:
         print("\nstopped; finished stages are kept", file=sys.stderr)
         return 130
@@ -48,33 +46,32 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     parsers = {}
     for name, function in COMMANDS.items():
-        text = str(function.__doc__)
+        text = function.__doc__
         added = parsers[name] = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.add_argument("--profile", help=f"one of {', '.join(PROFILES)}; by default what the machine can do")
         added.add_argument("--root", help="where run folders live; by default LORA_KIT_RUNS or ./runs")
         if name not in ("doctor", "runs"):
             added.add_argument("--data", help="handbook, triage, a file or folder of yours, or a Hub id")
             added.add_argument("--name", help="name of the run folder")
-            added.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in lora__r=32")
+            added.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as in lora__r=32")
     parsers["doctor"].add_argument("--json", action="store_true", help="for a program: name, ok, evidence, fix")
     parsers["runs"].add_argument("--delete", metavar="NAME", help="delete this run and all that is in it")
     parsers["export"].add_argument("--to", default="adapter-zip", help="adapter-zip, gguf, gguf-q8_0 or ollama")
     parsers["merge"].add_argument("--onto", default="original", choices=("original", "dequantized"), help="which base")
-    own = "your own questions with answers, as data is read"
-    parsers["evaluate"].add_argument("--questions", metavar="FILE", help=own)
-    chat = parsers["chat"]
-    chat.add_argument("--adapter", help="which of the run's adapters answers, as handbook or triage")
-    chat.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; 2 at most")
-    chat.add_argument("question", nargs="?", help="one question; without it, a prompt until an empty line")
+    parsers["evaluate"].add_argument("--questions", metavar="FILE", help="your own, with answers, as data is read")
+    parsers["chat"].add_argument("--adapter", help="which of the run's adapters answers, as handbook or triage")
+    parsers["chat"].add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; 2 at most")
+    parsers["chat"].add_argument("question", nargs="?", help="one question; without it, a prompt until an empty line")
     return top
 
 
-def open_run(options: argparse.Namespace) -> lk.Run:
-    """The run that the options name."""
-    if wrong := [text for text in options.set if "=" not in text]:
-        raise KitError(f"--set {wrong[0]!r} must be KEY=VALUE, as in lora__r=32")
-    overrides = dict(text.split("=", 1) for text in options.set)
-    return lk.Run(options.profile, data=options.data, name=options.name, root=options.root, **overrides)
+def open_run(options: argparse.Namespace, until: str | None = None) -> lk.Run:
+    """The run that the options name, with its stages made up to and with `until`."""
+    overrides = named_values(options.set)
+    run = lk.Run(options.profile, data=options.data, name=options.name, root=options.root, **overrides)
+    if until:
+        lk.make(run, until)
+    return run
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -112,39 +109,31 @@ def train(options: argparse.Namespace) -> None:
 def _make(options: argparse.Namespace, stage: str) -> None:
     run = open_run(options)
     if done := stage_folder(run, stage):
-        check_files(done)
-    lk.make(run, stage)
-    if done:
-        print(f"{options.command}: done before with these settings, in {shown(run.path)}")
+        print(f"{options.command}: done before with these settings, in {shown(check_files(done))}")
+    else:
+        lk.make(run, stage)
 
 
 def merge(options: argparse.Namespace) -> None:
     """merge the adapter into the base"""
-    run = open_run(options)
-    lk.make(run, "training")
-    lk.merge(run, onto=options.onto)
+    lk.merge(open_run(options, "training"), onto=options.onto)
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """make what is missing, then ask base, adapter and merged model the held-out questions"""
-    run = open_run(options)
-    lk.make(run, "merged")
-    lk.evaluate(run, questions=options.questions)
+    lk.evaluate(open_run(options, "merged"), questions=options.questions)
 
 
 def chat(options: argparse.Namespace) -> None:
     """train what is missing, then talk to base and tuned model side by side"""
-    run = open_run(options)
-    lk.make(run, "training")
+    run = open_run(options, "training")
     lk.chat(run, options.question, adapter=options.adapter, temperature=options.temperature)
 
 
 def export(options: argparse.Namespace) -> None:
     """make what is missing, then write the adapter as a zip, or the merged model as GGUF or for Ollama"""
     check_format(options.to)
-    run = open_run(options)
-    lk.make(run, "training" if options.to == "adapter-zip" else "merged")
-    lk.export(run, options.to)
+    lk.export(open_run(options, "training" if options.to == "adapter-zip" else "merged"), options.to)
 
 
 def runs(options: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .adapters import load_adapter, set_adapter
 from .base import load_tokenizer
@@ -14,11 +14,9 @@ from .files import read_manifest
 from .generation import stream
 from .progress import in_notebook
 from .quantization import load_base
+from .runs import Run
 from .training.train import trained_adapter, trained_adapters
 from .widgets import widgets_shown
-
-if TYPE_CHECKING:
-    from .runs import Run
 
 MODELS = ("base", "tuned")
 COOLEST, WARMEST = 0.01, 2.0  # temperature; below, numbers overflow; above, answers are noise
@@ -42,8 +40,6 @@ def chat(run: Run, question: str | None = None, *, adapter: str | None = None, t
     """
     if not isinstance(temperature, int | float) or not (temperature == 0 or COOLEST <= temperature <= WARMEST):
         raise KitError(f"temperature={temperature!r} must be 0, or a number from {COOLEST:g} to {WARMEST:g}")
-    if not isinstance(question, str | None) or not isinstance(adapter, str | None):
-        raise KitError(f"question={question!r} and adapter={adapter!r} must be texts, the adapter's the name of one")
     talk = Talk(run, adapter)
     if question:
         print_answers(talk, question, temperature)
@@ -63,23 +59,15 @@ class Talk:
         self.run, self.folders = run, trained_adapters(run)  # name -> folder
         self.switch(adapter or own)
         self.model, self.tokenizer = load_base(run), load_tokenizer(run.profile.base)
-        for name, folder in list(self.folders.items()):
-            try:
-                load_adapter(self.model, folder, adapter=name)
-            except KitError as error:
-                if name == self.adapter:
-                    raise
-                print(f"adapter {name!r} is left out: {error}")
-                del self.folders[name]
+        for name, folder in self.folders.items():
+            load_adapter(self.model, folder, adapter=name)
 
     def switch(self, adapter: str) -> None:
         """Let another adapter answer, with the system text that it was trained with; no weights are loaded."""
         if adapter not in self.folders:
             raise KitError(f"there is no adapter {adapter!r} in this run; trained are {', '.join(self.folders)}")
         inputs = read_manifest(self.folders[adapter].parent)["inputs"]["data"]
-        data = self.run.find("data", inputs)
-        if data is None:
-            raise KitError(f"the prepared data of adapter {adapter!r} are gone: make them with lk.prepare(run)")
+        data = self.run.need("data", inputs, made_by=f"lk.prepare(run) with the data of {adapter!r}")
         self.adapter, self.system = adapter, load_prepared(data).card.get("system")
 
     def answer(self, model: str, question: str, temperature: float) -> Iterator[str]:

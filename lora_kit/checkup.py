@@ -73,17 +73,16 @@ def doctor(profile_name: str | None = None) -> Checkup:
     chosen = profile(choose_profile(profile_name)[0])
     count = machine.set_visible_gpus(chosen)
     found, has_widgets = sys.version.split()[0], importlib.util.find_spec("ipywidgets") is not None
-    return Checkup(
-        [
-            Check("python", sys.version_info >= (3, 11), f"{found}, wanted >=3.11", "install Python 3.11 or newer"),
-            *(_library(name, wanted) for name, wanted in LIBRARIES.items()),
-            *_gpu(chosen, count),
-            _build(chosen),
-            *_room(chosen),
-            *_base(chosen),
-            Check("ipywidgets", has_widgets, "installed" if has_widgets else "missing", "pip install ipywidgets"),
-        ]
-    )
+    checks = [
+        Check("python", sys.version_info >= (3, 11), f"{found}, wanted >=3.11", "install Python 3.11 or newer"),
+        *(_library(name, wanted) for name, wanted in LIBRARIES.items()),
+        *_gpu(chosen, count),
+        _build(chosen),
+        *_room(chosen),
+        *_base(chosen),
+        Check("ipywidgets", has_widgets, "installed" if has_widgets else "missing", "pip install ipywidgets"),
+    ]
+    return Checkup(checks)
 
 
 def _library(name: str, wanted: str) -> Check:
@@ -102,16 +101,12 @@ def _gpu(chosen: Profile, count: int) -> list[Check]:
     need, gib = NEEDS.get(chosen.name, NEEDS_7B)[2], found.gib if found else 0.0
     smaller = "use the profile tinyllama-t4, or a card with more memory" if found else machine.WAY_OUT
     visible = machine.gpu_count() if machine.HIDDEN not in os.environ else 1
+    seen = f"{count} here, {visible} visible, {chosen.processes} used at most"
     restart = f"restart the kernel and call lk.Run() first, or set {machine.VISIBLE}=0 before Python starts"
     return [
         Check("gpu", problem is None, f"{found or 'none'}, {machine.compute_dtype(chosen)[0]} is used", problem or ""),
         Check("gpu memory", gib >= need, f"{gib:.1f} GiB, wanted {need:g}", smaller),
-        Check(
-            "several gpus",
-            visible < 2 or chosen.processes > 1,
-            f"{count} here, {visible} visible, {chosen.processes} used at most",
-            restart,
-        ),
+        Check("several gpus", visible < 2 or chosen.processes > 1, seen, restart),
     ]
 
 
@@ -134,10 +129,8 @@ def _build(chosen: Profile) -> Check:
     """bitsandbytes has one file for each CUDA version, and picks the one of torch's."""
     builds, wanted = bitsandbytes_builds(), torch_cuda() if chosen.device == "cuda" else "cpu"
     evidence = f"wanted {wanted or 'CUDA, and torch has none'}, there are {', '.join(sorted(builds)) or 'none'}"
-    fix = f"pip install -U --force-reinstall --no-deps bitsandbytes, {RESTART}"
-    if not wanted:
-        fix = f"install a torch with CUDA, {RESTART}" if machine.gpu_count() else machine.WAY_OUT
-    return Check("bitsandbytes build", wanted in builds, evidence, fix)
+    fix = "pip install -U --force-reinstall --no-deps bitsandbytes" if wanted else "install a torch with CUDA"
+    return Check("bitsandbytes build", wanted in builds, evidence, f"{fix}, {RESTART}")
 
 
 def _room(chosen: Profile) -> list[Check]:

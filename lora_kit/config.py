@@ -5,7 +5,8 @@ The type of a field says which values are right. Command lines and forms give te
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from math import inf
 from types import NoneType, UnionType
@@ -128,21 +129,19 @@ class Profile:
 
 def settings(chosen: Profile) -> dict[str, Any]:
     """Every setting by its override name, flat: what a manifest holds and `lk.Run(**overrides)` accepts."""
-    sections = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
-    return {
-        f"{section}__{field.name}": getattr(part, field.name)
-        for section, part in sections.items()
-        if is_dataclass(part)
-        for field in fields(part)
-    }
+    sections = {name: part for name, part in vars(chosen).items() if is_dataclass(part)}
+    return {f"{section}__{name}": value for section, part in sections.items() for name, value in vars(part).items()}
+
+
+def named_values(texts: Sequence[str]) -> dict[str, Any]:
+    """Settings and their values from a command line or a form: {"lora__r": "8"} from "lora__r=8"."""
+    if wrong := [text for text in texts if not text.partition("=")[2]]:
+        raise KitError(f"{wrong[0]!r} is no setting with a value: write NAME=VALUE, as in lora__r=8")
+    return dict(text.split("=", 1) for text in texts)
 
 
 def convert(name: str, value: Any) -> Any:
-    """A value as the type of its setting, from what a command line or a form gives ("16", "q_proj,v_proj").
-
-    Raises:
-        KitError: it does not fit; the message says what does.
-    """
+    """A value as the type of its setting, from a command line's text too; a KitError that says what fits if not it."""
     hint = _hints()[name]
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for option in sorted(options, key=lambda option: option is not NoneType):  # "none" is None before it is a text

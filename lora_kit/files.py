@@ -62,11 +62,7 @@ def write_manifest(folder: Path, inputs: dict[str, Any], figures: dict[str, Any]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished stage.
-
-    Raises:
-        KitError: it is missing or damaged; the message says which folder to delete.
-    """
+    """The manifest of a finished stage; a KitError that says which folder to delete where it is missing or damaged."""
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text())
@@ -78,11 +74,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path) -> Path:
-    """Return `folder` when every file of the stage is still what its manifest says.
-
-    Raises:
-        KitError: a file is missing or its hash differs.
-    """
+    """Return `folder` when every file of the stage is still what its manifest says; else raise KitError."""
     for name, expected in read_manifest(folder)["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
@@ -100,11 +92,7 @@ def shown(path: Path) -> str:
 
 
 def absolute(folder: str | os.PathLike[str]) -> Path:
-    """The folder with ~ and links resolved.
-
-    Raises:
-        KitError: nobody has that home, or links go in a circle.
-    """
+    """The folder with ~ and links resolved; KitError where nobody has that home, or links go in a circle."""
     try:
         return Path(folder).expanduser().resolve()
     except RuntimeError as error:

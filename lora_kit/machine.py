@@ -96,10 +96,8 @@ def keep_on_drive(folder: str = "lora_kit") -> None:
         folder: its name in your Drive.
 
     Raises:
-        KitError: no name of a folder, this is not Colab, or Drive was not granted.
+        KitError: this is not Colab, or Drive was not granted.
     """
-    if not folder or ".." in Path(folder).parts or Path(folder).is_absolute():
-        raise KitError(f"folder={folder!r} must be the name of a folder in your Drive")
     if platform() != "colab":
         raise KitError("Drive is Colab's: elsewhere set LORA_KIT_RUNS to a folder that stays")
     try:
@@ -169,21 +167,15 @@ def gpu_problem(profile: Profile, count: int) -> str | None:
     if found is None:
         return f"profile {profile.name!r} needs a CUDA GPU and there is none: {WAY_OUT}"
     if found.capability < LOWEST:
-        return (
-            f"profile {profile.name!r} needs compute capability 7.5 (T4) or above and {found.name} has {found.level}, "
-            f"for which torch is no longer built: {WAY_OUT}"
-        )
+        has = f"{found.name} has {found.level}, for which torch is no longer built"
+        return f"profile {profile.name!r} needs compute capability 7.5 (T4) or above and {has}: {WAY_OUT}"
     if count < profile.processes:
         return f"profile {profile.name!r} needs {profile.processes} GPUs and {count} is here: use llama2-7b-t4"
     return None
 
 
 def prepare_process(profile: Profile) -> str:
-    """Show CUDA the GPUs that the profile uses, and say in a phrase what it runs on ("Tesla T4, float16").
-
-    Raises:
-        KitError: the profile needs a GPU, and there is none, too old a one, or too few.
-    """
+    """Show CUDA the GPUs that the profile uses, and say what it runs on ("Tesla T4, float16"), or why it cannot run."""
     if problem := gpu_problem(profile, set_visible_gpus(profile)):
         raise KitError(problem)
     found = gpu() if profile.device == "cuda" else None

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .data.prepare import data_inputs, prepare
 from .errors import KitError
 from .evaluation.evaluate import evaluate, evaluation_inputs
 from .merging.merge import merge, merge_inputs
 from .quantization import load_base, release
+from .runs import Run
 from .training.optim import main_process_first
 from .training.train import adapter_stage, train, train_inputs
-
-if TYPE_CHECKING:
-    from .runs import Run
 
 
 def make(run: Run, until: str = "evaluation") -> None:

@@ -20,8 +20,6 @@ INK, FAINT, RULE = "#222222", "#5f5f5f", "#dddddd"
 WIDTH = 8.0  # inches
 SMOOTH_FROM = 40  # steps; a shorter curve is shown as it is
 STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so a figure looks the same on every machine
-    "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": "#999999",
     "axes.labelcolor": FAINT,
@@ -44,7 +42,8 @@ def loss_curve(log: Sequence[dict[str, Any]]) -> Figure:
     Args:
         log: rows with "step", "loss" (nats a learned token), "learning_rate", and in some rows "evaluation_loss".
     """
-    with paper(4.2, _loss_in_words(log)) as figure:
+    words = f"from {log[0]['loss']:.3g} to {log[-1]['loss']:.3g} in {len(log):,} steps"
+    with paper(4.2, f"Training loss by step, {words}; below it the learning rate.") as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         _draw_loss(above, log)
         below.plot([row["step"] for row in log], [row["learning_rate"] for row in log], color=FAINT, lw=1.2)
@@ -64,12 +63,15 @@ def before_after(figures: dict[str, dict[str, Any]]) -> Figure:
     """
     from matplotlib.patches import Patch
 
-    with paper(1.2 + 0.95 * max(1, len(figures)), _bars_in_words(figures)) as figure:
+    words = [f"{name} " + ", ".join(f"{m} {_shown(found[m])}" for m in MODELS) for name, found in figures.items()]
+    with paper(1.2 + 0.95 * max(1, len(figures)), f"Bars before and after: {'; '.join(words)}.") as figure:
         axes = figure.subplots()
         for row, measured in enumerate(figures.values()):
             for place, model in enumerate(MODELS):
                 _draw_bar(axes, row + 0.27 * (place - 1), model, measured)
-        axes.set_yticks(range(len(figures)), [_bar_title(name, figures[name]) for name in figures])
+        better = ["lower is better" if found.get("lower") else "higher is better" for found in figures.values()]
+        labels = [f"{name}\n{good}, n = {figures[name]['n']}" for name, good in zip(figures, better, strict=True)]
+        axes.set_yticks(range(len(figures)), labels)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set(xlim=(0, max(1.12, axes.get_xlim()[1])), ylim=(len(figures) - 0.45, -0.55))
         axes.set_xlabel("share of the questions (kept: agreement with the base); lines: 95 % intervals")
@@ -88,34 +90,16 @@ def png(figure: Figure) -> bytes:
 
 @contextmanager
 def paper(height: float, alt: str) -> Iterator[Figure]:
-    """An empty white figure of our own style, whatever style the user has set.
-
-    Args:
-        height: inches; the width is always the same.
-        alt: what the figure shows, in words, for those who do not see it.
-    """
+    """An empty white figure of our own style, so many inches high; `alt` says in words what it shows."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context(["default", STYLE]):
+    with style.context(["default", STYLE]):  # its font comes with matplotlib: the same on every machine
         figure = Figure(figsize=(WIDTH, height), dpi=150, layout="constrained")
         yield figure
         figure.draw_without_rendering()  # ticks are made when first drawn, and must take our colours
     # notebooks know how to show pyplot's figures only
     figure._repr_png_ = lambda: (png(figure), {"alt": alt})  # type: ignore[attr-defined]
-
-
-def _loss_in_words(log: Sequence[dict[str, Any]]) -> str:
-    ends = f"from {log[0]['loss']:.3g} to {log[-1]['loss']:.3g} in {len(log):,} steps" if log else "no steps"
-    return f"Training loss by step, {ends}; below it the learning rate."
-
-
-def _bars_in_words(figures: dict[str, dict[str, Any]]) -> str:
-    parts = []
-    for name, measured in figures.items():
-        values = ((model, measured.get(model)) for model in MODELS)
-        parts.append(f"{name}: " + ", ".join(f"{m} {'not measured' if v is None else f'{v:.2f}'}" for m, v in values))
-    return "Bars before and after. " + "; ".join(parts) + "."
 
 
 def _draw_loss(axes: Axes, log: Sequence[dict[str, Any]]) -> None:
@@ -133,9 +117,6 @@ def _draw_loss(axes: Axes, log: Sequence[dict[str, Any]]) -> None:
     title(axes, "Training loss")
     axes.set_ylim(bottom=0)
     legend(axes, axes.get_lines())
-    if not log:
-        axes.text(0.5, 0.5, "no steps in the log", transform=axes.transAxes, ha="center", color=FAINT)
-        axes.tick_params(labelleft=False)  # a scale of nothing
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -146,24 +127,22 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def _draw_bar(axes: Axes, y: float, model: str, measured: dict[str, Any]) -> None:
-    value, interval = measured.get(model), measured.get("interval", {}).get(model, [])
+    value, interval = measured[model], measured.get("interval", {}).get(model, [])
     if value is None:
         axes.annotate(f"{model}: not measured", (0, y), (4, 0), **beside(FAINT))
         return
     axes.barh(y, value, height=0.23, color=MODELS[model])
     axes.plot(interval, [y] * len(interval), color=INK, lw=1.3, marker="|", ms=5)
-    axes.annotate(f"{value:.2f}", (max([value, *interval]), y), (6, 0), **beside(INK))
+    axes.annotate(_shown(value), (max([value, *interval]), y), (6, 0), **beside(INK))
+
+
+def _shown(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
 
 
 def beside(colour: str) -> dict[str, Any]:
     """How a number stands beside its bar."""
     return {"textcoords": "offset points", "va": "center", "fontsize": 8.5, "color": colour}
-
-
-def _bar_title(name: str, measured: dict[str, Any]) -> str:
-    better = "lower is better" if measured.get("lower") else "higher is better"
-    shown = "".join(c for c in name if c.isprintable()).replace("$", r"\$")  # between two $ matplotlib reads formulas
-    return f"{shown}\n{better}, n = {measured.get('n', 0)}"
 
 
 def title(axes: Axes, text: str) -> None:

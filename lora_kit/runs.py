@@ -10,7 +10,6 @@ stage.
 from __future__ import annotations
 
 import glob
-import io
 import json
 import os
 import shutil
@@ -98,16 +97,11 @@ class Run:
         return next((m.parent for m in manifests if read_manifest(m.parent)["fingerprint"] == wanted), None)
 
     def need(self, stage: str, inputs: dict[str, Any], *, made_by: str) -> Path:
-        """Like `find`, with every file checked against its hash.
-
-        Raises:
-            KitError: the stage was not made yet (the message names the call that makes it), or it is damaged.
-        """
+        """Like `find`, every file checked against its hash; a KitError names the call that makes what is missing."""
         folder = self.find(stage, inputs)
         if folder is None:
-            raise KitError(
-                f"{shown(self.place(stage) / stage)} is not made yet for these settings: run {made_by} first"
-            )
+            missing = shown(self.place(stage) / stage)
+            raise KitError(f"{missing} is not made yet for these settings: run {made_by} first")
         return check_files(folder)
 
     @contextmanager
@@ -123,10 +117,8 @@ class Run:
             try:
                 held.enter_context(FileLock(lock, timeout=0))
             except Timeout as error:
-                raise KitError(
-                    f"{shown(target)} is being written by another process: wait for it, "
-                    "or take another folder with lk.Run(name=...)"
-                ) from error
+                way_out = "wait for it, or take another folder with lk.Run(name=...)"
+                raise KitError(f"{shown(target)} is being written by another process: {way_out}") from error
             shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed has left
             partial.mkdir()
             work = Stage(partial, target)
@@ -199,17 +191,13 @@ def _as_lines(data: Any) -> str:
     kind = type(data).__name__
     is_rows = isinstance(data, list) and all(isinstance(row, dict) for row in data)
     if not (is_rows or kind in ("Dataset", "DataFrame")) or not len(data):
-        raise KitError(
-            f"data={kind} cannot be read: give a file, a folder, a name, a Dataset or DatasetDict, a DataFrame "
-            "or a list of dicts"
-        )
+        readable = "a file, a folder, a name, a Dataset or DatasetDict, a DataFrame or a list of dicts"
+        raise KitError(f"data={kind} cannot be read: give {readable}")
     try:
         if isinstance(data, list):
             return "".join(json.dumps(row, default=_plain) + "\n" for row in data)
-        if kind == "DataFrame":
-            return str(data.to_json(orient="records", lines=True, date_format="iso"))
-        data.to_json(buffer := io.BytesIO(), force_ascii=True)
-        return buffer.getvalue().decode()
+        table = data if kind == "DataFrame" else data.to_pandas()
+        return str(table.to_json(orient="records", lines=True, date_format="iso"))
     except (TypeError, ValueError, RecursionError) as error:
         raise KitError(f"the rows given as data cannot be written as JSON: {error}") from error
 
@@ -222,8 +210,7 @@ def _plain(value: Any) -> Any:
 
 
 def _folder_name(chosen: Profile) -> str:
-    preset = settings(profile(chosen.name))
-    changed = {key: value for key, value in settings(chosen).items() if preset[key] != value}
+    changed = dict(settings(chosen).items() - settings(profile(chosen.name)).items())
     return f"{chosen.name}-{fingerprint(changed)[:6]}" if changed else chosen.name
 
 

@@ -14,12 +14,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def render(template: str, **values: Any) -> str:
-    """The filled template.
-
-    Args:
-        template: its path below assets/; its suffix, .html or .md, decides how values are escaped.
-        values: what the template names; a `markupsafe.Markup` is taken as it is.
-    """
+    """The filled template below assets/; its suffix decides how values are escaped, unless they are Markup already."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .adapters import adapter_names, lora_layers, set_adapter
 from .base import load_tokenizer
+from .config import named_values
 from .data.encoding import Encoded
 from .data.report import row_html, row_text, row_tokens
 from .errors import KitError
@@ -64,8 +65,6 @@ class Settings:
         profile(choose_profile(arguments.pop("profile", None))[0], **arguments)
 
     def _arguments(self) -> dict[str, Any]:
-        if not isinstance(self.base, str) or not isinstance(self.changes, str):
-            raise KitError(f"base={self.base!r} and changes={self.changes!r} must be texts, as 'auto' and 'lora__r=8'")
         if self.base not in BASES:
             raise KitError(f"BASE={self.base!r} is not known; there are {', '.join(BASES)}")
         if self.data is None or (isinstance(self.data, str) and not self.data.strip()):
@@ -73,12 +72,7 @@ class Settings:
         arguments: dict[str, Any] = dict(BASES[self.base])
         if self.base == "smollm2" and gpu_count():
             arguments["profile"] = "smollm2-t4"
-        for change in self.changes.split():
-            name, _, value = change.partition("=")
-            if not value:
-                raise KitError(f"{change!r} is no setting: write NAME=VALUE, as in lora__r=8, with spaces between")
-            arguments[name] = value
-        return arguments
+        return arguments | named_values(self.changes.split())
 
     def __str__(self) -> str:
         data = self.data if isinstance(self.data, str) else type(self.data).__name__
@@ -129,22 +123,16 @@ def settings(base: str = "auto", data: Any = "handbook", changes: str = "") -> S
 
 
 def browse(data: Prepared, run: Run, row: int = 0) -> None:
-    """Show prepared rows token by token; with widgets off, the one row as text, learned tokens between ⟦ and ⟧.
-
-    Args:
-        data: from `lk.prepare`.
-        run: its base has the tokenizer.
-        row: which to begin with, from 0.
-
-    Raises:
-        KitError: there is no such row.
-    """
+    """Show prepared rows token by token, from `row` on; with widgets off, that one as plain text."""
     num_rows, tokenizer = len(data.train), load_tokenizer(run.profile.base)
-    if not isinstance(row, int) or not 0 <= row < num_rows:
+
+    def tokens(number: int) -> list[dict[str, Any]]:
+        return row_tokens(Encoded(*map(data.train[number].get, Encoded._fields)), tokenizer)
+
+    if not 0 <= row < num_rows:
         raise KitError(f"row={row} is not there: the rows are 0 to {num_rows - 1}")
     if not widgets_shown():
-        text = row_text(row_tokens(Encoded(*map(data.train[row].get, Encoded._fields)), tokenizer))
-        print(f"row {row} of {num_rows:,}, learned between ⟦ and ⟧:\n{text}")
+        print(f"row {row} of {num_rows:,}, learned between ⟦ and ⟧:\n{row_text(tokens(row))}")
         return
     import ipywidgets
     from IPython.display import display
@@ -154,8 +142,7 @@ def browse(data: Prepared, run: Run, row: int = 0) -> None:
     status, page = ipywidgets.HTML(), ipywidgets.HTML()
 
     def show(_: Any = None) -> None:
-        tokens = row_tokens(Encoded(*map(data.train[place.value].get, Encoded._fields)), tokenizer)
-        page.value = f"<p style='line-height:1.9'>{row_html(tokens)}</p>"
+        page.value = f"<p style='line-height:1.9'>{row_html(tokens(place.value))}</p>"
 
     def search(_: Any) -> None:
         wanted, start = words.value.strip().lower(), place.value + 1
@@ -172,11 +159,7 @@ def browse(data: Prepared, run: Run, row: int = 0) -> None:
 
 
 def adapter_switch(model: PreTrainedModel) -> None:
-    """Show a button for each adapter and one for the plain base; with widgets off, print the calls that switch.
-
-    Args:
-        model: with adapters from `load_adapter`; switching loads nothing.
-    """
+    """Show a button for each loaded adapter and for the base; with widgets off, print the calls that switch."""
     names = adapter_names(model)
     if not widgets_shown():
         print("to switch: " + ", ".join(f"lk.set_adapter(model, {name!r})" for name in [None, *names]))
@@ -184,9 +167,8 @@ def adapter_switch(model: PreTrainedModel) -> None:
     import ipywidgets
     from IPython.display import display
 
-    layers = lora_layers(model)
-    is_on = names and not layers[0].disable_adapters
-    active = layers[0].active_adapters[0] if is_on else "base"
+    layer = lora_layers(model)[0]
+    active = "base" if layer.disable_adapters else layer.active_adapters[0]
     buttons = ipywidgets.ToggleButtons(options=["base", *names], value=active, description="answers")
     buttons.observe(lambda change: set_adapter(model, change["new"] if change["new"] in names else None), "value")
     display(buttons)  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ TINY = ["--profile", "tiny-cpu"]
 MISTAKES = {
     "unknown profile": (["plan", "--profile", "huge"], "there is no profile 'huge'; the profiles are tiny-cpu"),
     "unknown setting": (["train", *TINY, "--set", "lora__rank=4"], "there is no setting 'lora__rank'"),
-    "no value": (["train", *TINY, "--set", "lora__r"], "--set 'lora__r' must be KEY=VALUE"),
+    "no value": (["train", *TINY, "--set", "lora__r"], "'lora__r' is no setting with a value: write NAME=VALUE"),
     "wrong type": (["train", *TINY, "--set", "lora__r=many"], "lora__r='many' must be"),
     "wrong value": (["train", *TINY, "--set", "lora__r=0"], "lora__r='0' must be a whole number above 0"),
     "no such data": (

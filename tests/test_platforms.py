@@ -112,9 +112,6 @@ def test_drive_is_asked_for_only_on_colab_and_refusal_is_said(
     fake(monkeypatch, "google")
     fake(monkeypatch, "google.colab", drive=SimpleNamespace(mount=mounted.append))
     assert machine.platform() == "colab"
-    for wrong in ("", "../../etc", "/etc"):
-        with pytest.raises(lk.KitError, match="must be the name of a folder"):
-            lk.keep_on_drive(wrong)
     lk.keep_on_drive("course")
     assert machine.scratch_root(machine.default_root()) == Path("/content/runs")  # a merged 7B fills a Drive
     assert mounted == ["/content/drive"] and machine.default_root() == Path("/content/drive/MyDrive/course")

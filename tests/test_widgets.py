@@ -59,8 +59,6 @@ def test_text_says_the_choice_and_gives_its_run(tmp_run_root: Path, capsys: pyte
         (("tiny", "handbook", "lora__r"), "'lora__r'.*NAME=VALUE"),
         (("tiny", "handbook", "lora__r="), "'lora__r='.*NAME=VALUE"),
         (("tiny", "handbook", "lora__r=many"), "lora__r='many'"),
-        (("tiny", "handbook", 5), "changes=5"),
-        ((["auto"],), r"base=\['auto'\]"),
         (("tiny", None), "DATA is empty"),
         (("tiny", " "), "DATA is empty"),
     ],

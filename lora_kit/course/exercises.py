@@ -34,10 +34,10 @@ EXERCISES: dict[str, Exercise] = {}
 def check(solution: Solution) -> None:
     """Try a solution, found by its function's name, and print "ok" or the first thing that is off."""
     name = str(getattr(solution, "__name__", solution))
-    if not _is_known(name):
+    if not (exercise := _find(name)):
         return
     try:
-        off = _first_mistake(name, solution)
+        off = _first_mistake(name, solution, exercise.solution)
     except (Exception, SystemExit) as error:  # a learner's function may do anything; "run all" must go through
         off = f"it raises {type(error).__name__}: {error}"
     print(f"{name}: not yet. {off}. Help: exercises.hint({name!r})" if off else f"{name}: ok")
@@ -45,33 +45,31 @@ def check(solution: Solution) -> None:
 
 def hint(name: str, step: int = 1) -> None:
     """Print help; a larger `step` prints more."""
-    if not _is_known(name):
-        return
-    hints = EXERCISES[name].hints
-    print("\n".join(hints[: max(1, step)]))
-    if step < len(hints):
-        print(f"(more: exercises.hint({name!r}, {step + 1}))")
+    if exercise := _find(name):
+        print("\n".join(exercise.hints[: max(1, step)]))
+        if step < len(exercise.hints):
+            print(f"(more: exercises.hint({name!r}, {step + 1}))")
 
 
 def solution(name: str) -> Solution | None:
     """Print one way to do it, and return this function."""
-    if not _is_known(name):
+    if not (exercise := _find(name)):
         return None
-    source = inspect.getsource(EXERCISES[name].solution)
+    source = inspect.getsource(exercise.solution)
     print(source[source.index("\ndef ") + 1 :].rstrip())  # without the decorator
-    return EXERCISES[name].solution
+    return exercise.solution
 
 
-def _is_known(name: str) -> bool:
+def _find(name: str) -> Exercise | None:
     if name not in EXERCISES:
         print(f"there is no exercise {name!r}; there are {', '.join(EXERCISES)}: keep the function's name")
-    return name in EXERCISES
+    return EXERCISES.get(name)
 
 
-def _first_mistake(name: str, solution: Solution) -> str | None:
+def _first_mistake(name: str, solution: Solution, right: Solution) -> str | None:
     for arguments in cases()[name]:
         given = deepcopy(arguments)
-        result, expected = solution(*given), EXERCISES[name].solution(*arguments)
+        result, expected = solution(*given), right(*arguments)
         if result is None or result is ...:
             return "it returns nothing yet"
         off = _difference(result, expected)

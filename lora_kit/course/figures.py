@@ -21,12 +21,7 @@ PARTS = {  # parts of memory -> colour (Okabe and Ito's)
 
 
 def memory_bars(needs: Mapping[str, Mapping[str, float]], limit: float | None = T4_BYTES) -> Figure:
-    """Bars of what each way to train needs, against what the card has.
-
-    Args:
-        needs: way -> {"weights", "gradients and optimizer", "activations": bytes}; a missing part is nothing.
-        limit: bytes that the card gives; None where there is no card.
-    """
+    """Bars of what each way to train needs, in bytes of each of `PARTS`, against what the card has, if there is one."""
     totals = [sum(parts.values()) for parts in needs.values()]
     most = max([limit or 0, *totals])
     unit, name = (2**30, "GiB") if most > 2**30 else (2**20, "MiB")
@@ -36,10 +31,9 @@ def memory_bars(needs: Mapping[str, Mapping[str, float]], limit: float | None = 
         axes, left = figure.subplots(), [0.0] * len(needs)
         for part, colour in PARTS.items():
             sizes = [parts.get(part, 0) / unit for parts in needs.values()]
-            axes.barh(range(len(needs)), sizes, left=left, height=0.55, color=colour, label=part)
+            bars = axes.barh(range(len(needs)), sizes, left=left, height=0.55, color=colour, label=part)
             left = [a + b for a, b in zip(left, sizes, strict=True)]
-        for row, end in enumerate(left):
-            axes.annotate(f"{end:.1f}", (end, row), (6, 0), **beside(INK))
+        axes.bar_label(bars, [f"{end:.1f}" for end in left], padding=6, fontsize=8.5, color=INK)
         if limit:
             axes.axvline(limit / unit, color=INK, lw=1.3, ls="--")
             axes.annotate("the card", (limit / unit, -0.5), (4, 0), **beside(INK))
@@ -53,13 +47,7 @@ def memory_bars(needs: Mapping[str, Mapping[str, float]], limit: float | None = 
 
 
 def nf4_levels(weights: torch.Tensor, levels: torch.Tensor, block: int = 64) -> Figure:
-    """A histogram of weights, each over the largest of its block, with NF4's 16 levels on it.
-
-    Args:
-        weights: any shape; as many as whole blocks are taken.
-        levels: the 16 levels, from -1 to 1.
-        block: weights that share one scale.
-    """
+    """A histogram of weights of any shape, each over the largest of its block, with NF4's 16 levels, from -1 to 1."""
     flat = weights.detach().float().flatten().cpu()
     blocks = flat[: len(flat) // block * block].view(-1, block)
     scaled = (blocks / blocks.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)).flatten().numpy()

@@ -18,9 +18,10 @@ from ..data.encoding import encode_batch
 from ..errors import KitError
 from ..presets import profile
 from ..quantization import load_model, parameter_counts
-from ..training.batches import Row, all_steps
+from ..training.batches import Row
 from ..training.loop import fit
 from ..training.recipe import recipe
+from ..training.train import loss_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,46 +36,38 @@ class Lab:
 
     model: PreTrainedModel
     losses: list[float]  # nats per learned token, by step
+    loss: float  # the mean of the last tenth of the steps
     seconds: float  # per step
     trained: int  # parameters
     frozen_bytes: int
     training_bytes: int  # trained weights, their gradients, and AdamW's two numbers for each
-
-    @property
-    def loss(self) -> float:
-        """The mean of the last tenth of the steps."""
-        last = self.losses[-max(1, len(self.losses) // 10) :]
-        return sum(last) / len(last)
 
 
 def short_training(steps: int = 40, *, full: bool = False, **overrides: Any) -> Lab:
     """Train the embedded model for a few steps on some rows of the handbook.
 
     Args:
-        steps: of 512 tokens, at most 1000; 40 take some seconds on two cores.
-        full: train every weight instead of an adapter; needs quantization__kind="none".
+        steps: of 512 tokens; 40 take some seconds on two cores.
+        full: train every weight, which is not quantized then, instead of an adapter.
         overrides: single settings of the profile tiny-cpu, as in lora__r=4.
 
     Raises:
         KitError: a setting that does not exist or a value that does not fit.
     """
-    if not isinstance(steps, int) or not 1 <= steps <= 1000:
-        raise KitError(f"steps={steps!r} must be a whole number from 1 to 1000")
-    if full and overrides.get("quantization__kind") != "none":
-        raise KitError("full=True needs quantization__kind='none': weights in 4 bits cannot be trained")
     if fixed := [name for name in overrides if name.startswith(("data__", "base__"))]:
         raise KitError(f"the lab has its own rows and base: leave out {', '.join(fixed)}")
-    tiny = profile("tiny-cpu", **TINY | overrides)
+    tiny = profile("tiny-cpu", **TINY | overrides | ({"quantization__kind": "none"} if full else {}))
     with redirect_stdout(io.StringIO()):
         model = load_model(tiny, locate(tiny.base))
         model = model.requires_grad_(True) if full else attach(model, tiny)
-    settings = recipe(tiny.training, _rows(), model.config.hidden_size).training
-    log = fit(model, all_steps(_rows(), settings)[:steps], settings).log
+    found = recipe(tiny.training, _rows(), model.config.hidden_size)
+    log = fit(model, found.steps[:steps], found.training).log
     counts = parameter_counts(model)
     trained = counts.pop("trainable")
     return Lab(
         model,
         losses=[row["loss"] for row in log],
+        loss=loss_ends(log)[1],
         seconds=log[-1]["seconds"] / len(log),
         trained=trained["parameters"],
         frozen_bytes=sum(part["bytes"] for part in counts.values()),

@@ -1,6 +1,6 @@
 """What base, adapter and merged model answer, one model in memory at a time, and how far each moved from the base.
 
-    evaluation-unfinished-3f2a91/   base-answers.json  adapter-answers.json    from which a broken-off one goes on
+    answers-3f2a91/   base/  adapter/  merged/    each a stage, so that a broken-off evaluation goes on
 
 How far is measured along the base's own answers to general questions. Whole answers are not compared: after one near
 tie a long answer takes another course, which does not show that anything was forgotten.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..adapters import load_adapter
 from ..base import load_tokenizer
 from ..data.encoding import IGNORE, Encoded
-from ..files import whole_file
+from ..files import check_files, fingerprint
 from ..generation import answers, generate_ids, stop_tokens, text_of
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
@@ -56,22 +56,14 @@ class Divergence(NamedTuple):
 ITSELF = Divergence(0.0, 1.0)  # the base
 
 
-def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Path) -> dict[str, Any]:
-    """Each model's answers by its name; "again": pairs of question and what the base says to it in other batches.
-
-    Args:
-        run: its base and adapter.
-        questions: what is asked.
-        merged: the folder of the merged model.
-        cache: a folder that keeps each model's answers as soon as they are whole; they are not asked for again.
-    """
+def ask_models(run: Run, questions: Sequence[Question], merged: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Each model's answers by its name, each a stage made from `inputs`, and what the base adds (`ask`)."""
     model, found = None, dict[str, Any]()
     try:
         for name in MODELS:
-            path = cache / f"{name}-answers.json"
-            if path.is_file():
-                print(f"{name}: answered before this evaluation broke off, kept in {cache.name}")
-                found |= json.loads(path.read_text())
+            place = f"answers-{fingerprint(inputs)[:6]}/{name}"
+            if folder := run.find(place, inputs):
+                found |= json.loads((check_files(folder) / "answers.json").read_text())
                 continue
             if name == "merged":
                 if model is not None:
@@ -80,11 +72,9 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Pat
             model = model or load_base(run)
             if name == "adapter":
                 load_adapter(model, trained_adapter(run))
-            answered = ask(run, model, questions, name)
-            part = {name: answered} | _compare(run, model, questions, answered, found)
-            cache.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as unfinished:
-                unfinished.write_text(json.dumps(part))
+            with run.writing(place, inputs) as stage:
+                part = ask(run, model, questions, name, found)
+                (stage.folder / "answers.json").write_text(json.dumps(part))
             found |= part
     finally:
         if model is not None:
@@ -92,36 +82,33 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, cache: Pat
     return found
 
 
-def ask(run: Run, model: PreTrainedModel, questions: Sequence[Question], name: str) -> list[Answer]:
-    """Greedy answers by the profile's evaluation settings, and the loss of the references."""
-    tokenizer, settings = load_tokenizer(run.profile.base), run.profile.evaluation
+def ask(
+    run: Run, model: PreTrainedModel, questions: Sequence[Question], name: str, found: dict[str, Any]
+) -> dict[str, Any]:
+    """A model's greedy answers with the loss of the references; of general ones also how far it is from the base.
+
+    `found` holds what the models before it gave; to the base's answers belong its likeliest tokens along them.
+    """
+    tokenizer, settings, training = load_tokenizer(run.profile.base), run.profile.evaluation, run.profile.training
     stops, limit, size = stop_tokens(model, tokenizer), settings.max_new_tokens, settings.batch_size
     prompts = [row["prompt"] for row in questions]
     with Progress(f"answers of {name}", len(prompts)) as progress:
         rows = generate_ids(
             model, prompts, max_new_tokens=limit, eos_token_id=stops, batch_size=size, done=progress.update
         )
-    losses = reference_losses(model, [row["encoded"] for row in questions], run.profile.training)
-    return [
+    losses = reference_losses(model, [row["encoded"] for row in questions], training)
+    answered: list[Answer] = [
         {"text": text_of(ids, tokenizer), "ids": ids, "stopped": bool(ids) and ids[-1] in stops, "loss": loss}
         | {"agreement": None, "kl": None}
         for ids, loss in zip(rows, losses, strict=True)
     ]
-
-
-def _compare(
-    run: Run, model: PreTrainedModel, questions: Sequence[Question], answers: list[Answer], found: dict[str, Any]
-) -> dict[str, Any]:
-    """Add to general answers how far the model is from the base; return what the base adds to the answers."""
-    general, training = [i for i, row in enumerate(questions) if row["kind"] == "general"], run.profile.training
-    base = found.get("base", answers)
-    rows = answer_rows([questions[i]["prompt"] for i in general], [base[i]["ids"] for i in general])
-    moved = divergences(model, rows, found["likeliest"], training) if found else [ITSELF] * len(rows)
+    base, general = found.get("base", answered), [i for i, row in enumerate(questions) if row["kind"] == "general"]
+    along = answer_rows([prompts[i] for i in general], [base[i]["ids"] for i in general])
+    moved = divergences(model, along, found["likeliest"], training) if found else [ITSELF] * len(along)
     for i, divergence in zip(general, moved, strict=True):
-        answers[i] |= divergence._asdict()
-    if found:
-        return {}
-    return {"likeliest": likeliest(model, rows, training), "again": ask_again(run, model, questions)}
+        answered[i] |= divergence._asdict()
+    more = {} if found else {"likeliest": likeliest(model, along, training), "again": ask_again(run, model, questions)}
+    return {name: answered} | more
 
 
 def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question]) -> list[tuple[int, str]]:
@@ -168,14 +155,7 @@ def likeliest(model: PreTrainedModel, rows: Sequence[Row], settings: Training) -
 def divergences(
     model: PreTrainedModel, rows: Sequence[Row], base: Sequence[Likeliest], settings: Training
 ) -> list[Divergence]:
-    """KL(base || model) of each answer, a lower bound, and agreement.
-
-    Args:
-        model: the tuned one.
-        rows: the base's own answers, from `answer_rows`.
-        base: the base's tokens there, from `likeliest`.
-        settings: the token budget of a batch.
-    """
+    """How far the model is from the base along the base's own answers (`answer_rows`), by its `likeliest` tokens."""
     import torch
 
     found = [ITSELF] * len(rows)

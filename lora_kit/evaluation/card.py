@@ -66,19 +66,12 @@ def headline(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def card_metrics(rows: Sequence[dict[str, Any]], card: dict[str, Any], draws: int = DRAWS) -> dict[str, dict[str, Any]]:
-    """Every metric with n, intervals and the difference to the base; None where the data cannot show it.
-
-    Args:
-        rows: judged answers (`metrics.judge`), each with `kind`, `tokens`, `base_tokens` and `measures` per model.
-        card: the dataset's own patterns for declining and style.
-        draws: bootstrap resamples.
-    """
-    judged = {metric: rows if not metric.needs or metric.needs in card else [] for metric in METRICS}
-    return {metric.name: measured(metric, found, draws) for metric, found in judged.items()}
+    """Every metric of judged answers (`metrics.judge`); None where the rows or the dataset's card cannot show it."""
+    return {m.name: measured(m, [] if m.needs and m.needs not in card else rows, draws) for m in METRICS}
 
 
 def measured(metric: Metric, rows: Sequence[dict[str, Any]], draws: int = DRAWS) -> dict[str, Any]:
-    """One metric over the questions of its kinds."""
+    """One metric over the questions of its kinds: a value per model, n, intervals and differences to the base."""
     import numpy as np
 
     rows = [row for row in rows if row["kind"] in metric.kinds]
@@ -103,14 +96,7 @@ def measured(metric: Metric, rows: Sequence[dict[str, Any]], draws: int = DRAWS)
 def resampled(values: np.ndarray, weights: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
     """Weighted means of questions drawn again with replacement, the same draw for all columns (Efron 1979).
 
-    Args:
-        values: (questions, models), what was measured of each answer.
-        weights: (questions,), such as the tokens that a loss is a mean of; ones for shares.
-        seed: of the draws.
-        draws: how many; memory grows with draws times questions.
-
-    Returns:
-        (draws, models).
+    From (questions, models) and weights (questions,), ones for shares, to (draws, models).
     """
     import numpy as np
 
@@ -145,12 +131,15 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
     The merged model is judged, because it is what would be shipped. What is not measured decides nothing and is named;
     without the first metric nothing was shown to be learned.
     """
-    figures = card["figures"]
+    figures, doubts = card["figures"], _doubts(card)
     bounds = [(metric.name, metric.lower, metric.bound) for metric in METRICS if metric.bound is not None]
     bounds += [(name, False, CHECKED) for name in figures if name.startswith("behaved:")]
-    rose, doubts = _rose(figures["learned_exact"]), _doubts(card)
-    broken, thin = (rose, doubts) if figures["learned_exact"]["n"] >= ENOUGH else ([], [*doubts, *rose])
-    met: list[str] = []
+    broken, thin, met = list[str](), [*doubts], list[str]()
+    learned = figures["learned_exact"]
+    rise, low, _ = learned["difference"].get("merged", (0.0, 1.0, 1.0))  # of one question nothing is known
+    if low <= 0 and learned["merged"] is not None:
+        chance = f"learned_exact rose by {rise:.3f} above the base's {learned['base']:.3f}, which may be chance"
+        (thin if learned["n"] < ENOUGH else broken).append(chance)
     for name, lower, bound in bounds:
         value, n = figures[name]["merged"], figures[name]["n"]
         if value is None:
@@ -161,17 +150,6 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
         (thin if n < ENOUGH else met if good else broken).append(reason)
     decision = "don't ship" if broken else "not enough evidence" if thin else "ship"
     return {"decision": decision, "reasons": [*broken, *doubts] if broken else thin or met}
-
-
-def _rose(learned: dict[str, Any]) -> list[str]:
-    """Whether the merged model answers more facts than the base, question by question, surely more than none."""
-    if learned["merged"] is None:
-        return []
-    found = learned["difference"].get("merged")
-    rise, low = found[:2] if found else (learned["merged"] - learned["base"], 0.0)  # one question has no interval
-    if low > 0:
-        return []
-    return [f"learned_exact rose by {rise:.3f} above the base's {learned['base']:.3f}, which may be chance"]
 
 
 def _doubts(card: dict[str, Any]) -> list[str]:

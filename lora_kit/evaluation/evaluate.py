@@ -1,13 +1,13 @@
 """Notebook 05 in one call: the three models on the same questions, a report card, and a verdict that can say no.
 
-evaluation/   report_card.json  answers.jsonl  report.html
+answers-3f2a91/   base/  adapter/  merged/    what each model says; the same is not asked twice
+evaluation/       report_card.json  answers.jsonl  report.html
 """
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,12 +34,11 @@ from .report import pick, terminal_table, write_html
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..runs import Run, Stage
+    from ..runs import Run
 
 Card = dict[str, Any]
 Check = Callable[[str], bool]
 FORM = 4  # of the card; a card of an older form is made anew
-COMPARED = 20_000  # learned rows that leaks are looked for in, evenly spaced; the card says when there are more
 
 
 def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[Check] = ()) -> Card:
@@ -59,9 +58,8 @@ def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[
             that fails.
     """
     own, inputs = _by_name(checks), evaluation_inputs(run, questions)
-    folder = check_files(run.find("evaluation", inputs) or _evaluate(run, inputs, questions, own))
-    if own:
-        folder = _with_checks(run, inputs, folder, own)
+    done = None if own else run.find("evaluation", inputs)
+    folder = check_files(done) if done else _evaluate(run, inputs, questions, own)
     card: Card = json.loads((folder / "report_card.json").read_text())
     print(terminal_table(card))
     print(f"report: {shown(folder / 'report.html')}\n  card: {shown(folder / 'report_card.json')}")
@@ -74,7 +72,8 @@ def read_answers(run: Run) -> list[dict[str, Any]]:
     Raises:
         KitError: the card is not made yet.
     """
-    return _rows(run.need("evaluation", evaluation_inputs(run), made_by="lk.evaluate(run)"))
+    folder = run.need("evaluation", evaluation_inputs(run), made_by="lk.evaluate(run)")
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
 
 
 def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str, Any]:
@@ -86,7 +85,7 @@ def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str
 
 
 def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, checks: dict[str, Check]) -> Path:
-    """The models asked and their card written; what can be refused is refused before."""
+    """The models asked, where they were not yet, and their card written; what can be refused is refused before."""
     data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
     questions = choose_questions(run, data, source)
@@ -95,48 +94,44 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
             _passes(name, check, row["messages"][-1]["content"])
     room = json.loads((locate(run.profile.base) / "config.json").read_text())["max_position_embeddings"]
     check_length(max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens, room)
-    cache = run.path / f"evaluation-unfinished-{fingerprint(inputs)[:6]}"
+    found = ask_models(run, questions, merged, inputs)
+    learned = leaked([row["encoded"] for row in questions], data, load_tokenizer(run.profile.base))
+    rows = [
+        judge(row, {model: found[model][i] for model in MODELS}, data.card) | {"leaked": learned[i]}
+        for i, row in enumerate(questions)
+    ]
+    own = [row for row in rows if row["kind"] in OWN]
+    if checks:  # their results make the card another one
+        for row in own:
+            for model in MODELS:
+                row["measures"][model] |= {name: _passes(name, check, row[model]) for name, check in checks.items()}
+        inputs = inputs | {"checks": fingerprint([row["measures"] for row in own])}
+        if folder := run.find("evaluation", inputs):
+            return check_files(folder)
+    theirs = [Metric(name, f"check {name.removeprefix('behaved:')} passed", name, OWN) for name in checks]
+    leaks = {"questions": sum(learned), "n": len(rows), "own": len(own), "learned_rows": len(data.train)}
+    card = {
+        "title": run.profile.base.title,
+        "profile": run.profile.name,
+        "dataset": data.card.get("title", data.card["name"]),
+        "adapter": Path(adapter_stage(run)).name,
+        "questions": "held out" if source is None else Path(source).name,
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "figures": card_metrics(rows, data.card) | {metric.name: measured(metric, rows) for metric in theirs},
+        "leaked": leaks,
+        "noise": noise(questions, found, data.card),
+    }
     with run.writing("evaluation", inputs) as stage:
-        card, rows = judged_card(run, data, questions, ask_models(run, questions, merged, cache))
-        _write(run, stage, card | {"questions": "held out" if source is None else Path(source).name}, rows)
-    shutil.rmtree(cache, ignore_errors=True)
+        card["verdict"] = verdict(card)
+        (stage.folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
+        (stage.folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_html(card, rows, read_log(trained_adapter(run).parent), stage.folder / "report.html")
+        stage.figures |= card["figures"]
     return stage.target
-
-
-def _with_checks(run: Run, inputs: dict[str, Any], folder: Path, checks: dict[str, Check]) -> Path:
-    """The same answers under the user's own checks, whose results make the card another one; no model is asked."""
-    rows, card = _rows(folder), json.loads((folder / "report_card.json").read_text())
-    for row in rows:
-        for model in MODELS if row["kind"] in OWN else ():
-            row["measures"][model] |= {name: _passes(name, check, row[model]) for name, check in checks.items()}
-    inputs = inputs | {"checks": fingerprint([row["measures"] for row in rows])}
-    if found := run.find("evaluation", inputs):
-        return check_files(found)
-    for name in checks:
-        card["figures"][name] = measured(Metric(name, f"check {name.removeprefix('behaved:')} passed", name, OWN), rows)
-    with run.writing("evaluation", inputs) as stage:
-        _write(run, stage, card, rows)
-    return stage.target
-
-
-def _write(run: Run, stage: Stage, card: Card, rows: list[dict[str, Any]]) -> None:
-    card["verdict"] = verdict(card)
-    (stage.folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
-    (stage.folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_html(card, rows, read_log(trained_adapter(run).parent), stage.folder / "report.html")
-    stage.figures |= card["figures"]
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
 
 
 def choose_questions(run: Run, data: Prepared, source: str | Path | None) -> list[Question]:
-    """The held-out questions, or those of the user's file, with their prompts and whole rows as ids.
-
-    Raises:
-        KitError: there are none, or rows of the file cannot be used.
-    """
+    """The held-out questions, or those of the user's file, with their prompts and whole rows as ids."""
     tokenizer, system = load_tokenizer(run.profile.base), data.card.get("system")
     rows = data.test if source is None else read_questions(str(source), run.profile.data, tokenizer, system)
     if not rows:
@@ -158,52 +153,27 @@ def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*rows, *more]
 
 
-def leaked(asked: Sequence[Encoded], data: Prepared, tokenizer: PreTrainedTokenizerBase) -> tuple[list[bool], int]:
-    """For each question whether the adapter learned it, and how many learned rows were compared.
+def leaked(asked: Sequence[Encoded], data: Prepared, tokenizer: PreTrainedTokenizerBase) -> list[bool]:
+    """For each question whether the adapter learned it.
 
     A question was learned where a learned row asks it in the same words, or where question and answer both nearly
     are those of one (`near_duplicates`).
     """
-    chosen = data.train.select(range(0, len(data.train), -(-len(data.train) // COMPARED)))
-    learned = [_last_turn(row["input_ids"], row["labels"], i, tokenizer) for i, row in enumerate(chosen)]
-    mine = [_last_turn(row.input_ids, row.labels, i, tokenizer) for i, row in enumerate(asked)]
+    rows = [Encoded(row["input_ids"], row["labels"]) for row in data.train]
+    learned, mine = ([_last_turn(row, i, tokenizer) for i, row in enumerate(part)] for part in (rows, asked))
     same, near = {row.question for row in learned}, {row.index for row in near_duplicates(mine, learned)}
-    return [row.index in near or row.question in same for row in mine], len(learned)
+    return [row.index in near or row.question in same for row in mine]
 
 
-def _last_turn(ids: list[int], labels: list[int], index: int, tokenizer: PreTrainedTokenizerBase) -> Conversation:
+def _last_turn(row: Encoded, index: int, tokenizer: PreTrainedTokenizerBase) -> Conversation:
     """The last question and answer as text, without the system text and the format's tags."""
-    start, end = last_answer(labels)
-    before = run_start(labels, start, learned=False)
-    asked, answer = (
-        str(tokenizer.decode(part, skip_special_tokens=True)) for part in (ids[before:start], ids[start:end])
-    )
+    start, end = last_answer(row.labels)
+    before = run_start(row.labels, start, learned=False)
+    parts = row.input_ids[before:start], row.input_ids[start:end]
+    asked, answer = (str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts)
     segments = [part.strip() for part in re.split("|".join(map(re.escape, TAGS)), asked) if part.strip()]
     question = segments[-1] if segments else ""
     return Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], index=index)
-
-
-def judged_card(
-    run: Run, data: Prepared, questions: Sequence[Question], found: dict[str, Any]
-) -> tuple[Card, list[dict[str, Any]]]:
-    """The card of what the models said, but for the verdict, and each question with how its answers are judged."""
-    learned, compared = leaked([row["encoded"] for row in questions], data, load_tokenizer(run.profile.base))
-    rows = [
-        judge(row, {model: found[model][i] for model in MODELS}, data.card) | {"leaked": was}
-        for i, (row, was) in enumerate(zip(questions, learned, strict=True))
-    ]
-    leaks = {"questions": sum(learned), "n": len(rows), "own": sum(row["kind"] in OWN for row in rows)}
-    card = {
-        "title": run.profile.base.title,
-        "profile": run.profile.name,
-        "dataset": data.card.get("title", data.card["name"]),
-        "adapter": Path(adapter_stage(run)).name,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "figures": card_metrics(rows, data.card),
-        "leaked": leaks | {"learned_rows": len(data.train), "compared": compared},
-        "noise": noise(questions, found, data.card),
-    }
-    return card, rows
 
 
 def noise(questions: Sequence[Question], found: dict[str, Any], card: dict[str, Any]) -> dict[str, int]:
@@ -229,8 +199,7 @@ def _passes(name: str, check: Check, answer: str) -> bool:
     try:
         passed = check(answer)
     except Exception as error:  # a user's function may raise anything
-        kind = type(error).__name__
-        raise KitError(f"{name} fails on the answer {answer[:200]!r}: {kind}: {error}") from error
+        raise KitError(f"{name} fails on the answer {answer[:200]!r}: {type(error).__name__}: {error}") from error
     if type(passed).__name__ not in ("bool", "bool_"):  # numpy's own too
         raise KitError(f"{name} must give True or False; on the answer {answer[:200]!r} it gives {passed!r}")
     return bool(passed)

