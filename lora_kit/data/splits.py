@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from .readers import BadRow, note
 from .sources import dataset_files, raw_rows
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 QUESTIONS = "the questions"
@@ -31,6 +33,7 @@ HOW = {
     "own": "the dataset's own test split",
 }
 NEAR = 95  # per cent of rapidfuzz's ratio: texts that differ in a letter or two
+GROUPS = 32  # of letters, by the last bits of their code
 PIECE = 4096  # rows compared at once
 
 
@@ -146,21 +149,45 @@ def _hash(text: str) -> int:
 
 
 def near_duplicates(rows: Sequence[Conversation], held_out: Sequence[Conversation]) -> list[Conversation]:
-    """The rows whose last question and answer nearly are those of a held-out one (normalised edit distance)."""
+    """The rows whose last question and answer nearly are those of a held-out one (normalised edit distance).
+
+    Two texts are at least as many edits apart as their counts of letters differ, so letters say which to compare: a
+    third of the time of comparing all.
+    """
     import numpy as np
+    import torch
     from rapidfuzz import fuzz, process
 
-    def asked(some: Sequence[Conversation]) -> list[str]:
-        return [row.messages[-2]["content"].lower() for row in some]
-
-    theirs, near = asked(held_out), []
-    for start in range(0, len(rows) if theirs else 0, PIECE):
+    if not held_out:
+        return []
+    theirs, near = _letters(held_out), []
+    for start in range(0, len(rows), PIECE):
         piece = rows[start : start + PIECE]
-        ratios = process.cdist(asked(piece), theirs, scorer=fuzz.ratio, score_cutoff=NEAR, dtype=np.uint8, workers=-1)
-        for row, ratio in zip(piece, ratios, strict=True):  # ratio: (held out,), 0 where it is below NEAR
-            if any(fuzz.ratio(row.answer, held_out[place].answer) >= NEAR for place in ratio.nonzero()[0]):
-                near.append(row)
+        ours = _letters(piece)
+        limit = (1 - NEAR / 100) * (ours.sum(1, keepdim=True) + theirs.sum(1)) + 1  # (rows, held out)
+        mine, other = (torch.cdist(ours, theirs, p=1) <= limit).nonzero().T.tolist()
+        for part in (_asked, operator.attrgetter("answer")):
+            pairs = [part(piece[i]) for i in mine], [part(held_out[i]) for i in other]
+            ratios = process.cpdist(*pairs, scorer=fuzz.ratio, score_cutoff=NEAR, workers=-1) if mine else np.zeros(0)
+            mine, other = ([places[i] for i in ratios.nonzero()[0]] for places in (mine, other))
+        near += [piece[number] for number in sorted({*mine})]
     return near
+
+
+def _asked(row: Conversation) -> str:
+    """The question that the last answer follows, in small letters."""
+    return str(row.messages[-2]["content"]).lower()
+
+
+def _letters(rows: Sequence[Conversation]) -> torch.Tensor:
+    """How often each group of letters stands in the last question of every row: (rows, GROUPS)."""
+    import numpy as np
+    import torch
+
+    texts = [_asked(row) for row in rows]
+    codes = np.frombuffer("".join(texts).encode("utf-32-le", "replace"), dtype="<u4")
+    where = np.repeat(np.arange(len(rows)) * GROUPS, [len(text) for text in texts]) + codes % GROUPS
+    return torch.from_numpy(np.bincount(where, minlength=GROUPS * len(rows)).reshape(-1, GROUPS)).float()
 
 
 def read_questions(
