@@ -80,19 +80,6 @@ def encode_prompt(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -
     return [*_join(_encode_pairs(before, tokenizer)).input_ids, tokenizer.bos_token_id, *prompt]
 
 
-def last_answer(labels: Sequence[int]) -> tuple[int, int]:
-    """Where the last answer of a row begins and ends: the last run of learned ids."""
-    end = run_start(labels, len(labels), learned=False)
-    return run_start(labels, end, learned=True), end
-
-
-def run_start(labels: Sequence[int], place: int, *, learned: bool) -> int:
-    """Where the run of learned, or of not learned, ids that ends before `place` begins."""
-    while place and (labels[place - 1] != IGNORE) == learned:
-        place -= 1
-    return place
-
-
 @dataclass
 class LengthFilter:
     """Encodes rows and leaves out those that are too long, or their oldest turns, and notes which."""
@@ -112,7 +99,7 @@ class LengthFilter:
             batch = [row for row in rows[start : start + BATCH] if self._could_fit(row)]
             for row, ids in zip(batch, encode_batch([row.messages for row in batch], self.tokenizer), strict=True):
                 if row.is_open:  # the stop token
-                    ids.labels[last_answer(ids.labels)[1] - 1] = IGNORE
+                    ids.labels[max(n for n, label in enumerate(ids.labels) if label != IGNORE)] = IGNORE
                 self.longest = max(self.longest, len(ids.input_ids))
                 if len(ids.input_ids) <= self.data.max_length:
                     found.append((row, _packed(ids)))

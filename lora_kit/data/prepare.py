@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..runs import Run
 
+FORM = 2  # of what is stored; data of an older form is prepared anew
 FIGURES = ("train_rows", "tokens", "learned_tokens", "longest", "test_rows", "test_kinds")
 
 
@@ -39,7 +40,7 @@ class Prepared:
     """What training and evaluation need: encoded rows, held-out questions, how answers are judged, and the report."""
 
     folder: Path
-    train: Dataset  # columns input_ids, labels, is_rehearsal
+    train: Dataset  # columns input_ids, labels, is_rehearsal; asked and answered, the row's last turns as text
     test: list[dict[str, Any]]  # kind, messages, accepted
     card: dict[str, Any]  # the dataset's own decline patterns and style
     figures: dict[str, Any]
@@ -70,6 +71,7 @@ def data_inputs(run: Run) -> dict[str, Any]:
         "files": {str(path.name): file_hash(path) for path in dataset_files(data).all()},
         "settings": {name: value for name, value in vars(data).items() if name != "source"},
         "base": identity(run.profile.base),
+        "form": FORM,
     }
 
 
@@ -165,8 +167,12 @@ def _store(folder: Path, facts: Facts) -> dict[str, Any]:
 
     kind, columns = pa.list_(pa.int32()), zip(*facts.encoded, strict=True)
     arrays = [pa.array([np.array(ids, dtype=np.int32) for ids in column], kind) for column in columns]
-    rehearsal = pa.array([row.is_rehearsal for row in facts.learned])
-    table = pa.table(dict(zip(Encoded._fields, arrays, strict=True)) | {"is_rehearsal": rehearsal})
+    more = {
+        "is_rehearsal": [row.is_rehearsal for row in facts.learned],
+        "asked": [row.messages[-2]["content"] for row in facts.learned],
+        "answered": [row.answer for row in facts.learned],
+    }
+    table = pa.table(dict(zip(Encoded._fields, arrays, strict=True)) | more)
     with pa.OSFile(str(folder / "train.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as file:
         file.write_table(table, max_chunksize=BATCH)
     report = make_report(facts)

@@ -7,7 +7,6 @@ evaluation/       report_card.json  answers.jsonl  report.html
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import load_tokenizer, locate
 from ..config import Data
+from ..data.cells import in_turn
 from ..data.conversations import Conversation
-from ..data.encoding import Encoded, encode_batch, last_answer, run_start
+from ..data.encoding import encode_batch
 from ..data.prepare import Prepared, data_inputs, load_prepared
 from ..data.sources import dataset_files
 from ..data.splits import near_duplicates, question_files, read_questions
-from ..data.turns import TAGS
+from ..data.turns import Message
 from ..errors import KitError
 from ..files import check_files, file_hash, fingerprint, shown
 from ..generation import check_length, prompts_of
@@ -32,8 +32,6 @@ from .metrics import is_right, judge
 from .report import pick, terminal_table, write_html
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from ..runs import Run
 
 Card = dict[str, Any]
@@ -95,7 +93,7 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
     room = json.loads((locate(run.profile.base) / "config.json").read_text())["max_position_embeddings"]
     check_length(max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens, room)
     found = ask_models(run, questions, merged, inputs)
-    learned = leaked([row["encoded"] for row in questions], data, load_tokenizer(run.profile.base))
+    learned = leaked([row["messages"] for row in questions], data)
     rows = [
         judge(row, {model: found[model][i] for model in MODELS}, data.card) | {"leaked": learned[i]}
         for i, row in enumerate(questions)
@@ -153,27 +151,17 @@ def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*rows, *more]
 
 
-def leaked(asked: Sequence[Encoded], data: Prepared, tokenizer: PreTrainedTokenizerBase) -> list[bool]:
-    """For each question whether the adapter learned it.
+def leaked(asked: Sequence[Sequence[Message]], data: Prepared) -> list[bool]:
+    """For each question, messages up to its reference, whether the adapter learned it.
 
-    A question was learned where a learned row asks it in the same words, or where question and answer both nearly
-    are those of one (`near_duplicates`).
+    It was learned where a learned row asks it in the same words, or where question and answer both nearly are those of
+    one (`near_duplicates`).
     """
-    rows = [Encoded(row["input_ids"], row["labels"]) for row in data.train]
-    learned, mine = ([_last_turn(row, i, tokenizer) for i, row in enumerate(part)] for part in (rows, asked))
+    texts = zip(data.train["asked"], data.train["answered"], strict=True)
+    learned = [Conversation(in_turn([*pair]), index=i) for i, pair in enumerate(texts)]
+    mine = [Conversation([*messages[-2:]], index=i) for i, messages in enumerate(asked)]
     same, near = {row.question for row in learned}, {row.index for row in near_duplicates(mine, learned)}
     return [row.index in near or row.question in same for row in mine]
-
-
-def _last_turn(row: Encoded, index: int, tokenizer: PreTrainedTokenizerBase) -> Conversation:
-    """The last question and answer as text, without the system text and the format's tags."""
-    start, end = last_answer(row.labels)
-    before = run_start(row.labels, start, learned=False)
-    parts = row.input_ids[before:start], row.input_ids[start:end]
-    asked, answer = (str(tokenizer.decode(part, skip_special_tokens=True)) for part in parts)
-    segments = [part.strip() for part in re.split("|".join(map(re.escape, TAGS)), asked) if part.strip()]
-    question = segments[-1] if segments else ""
-    return Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], index=index)
 
 
 def noise(questions: Sequence[Question], found: dict[str, Any], card: dict[str, Any]) -> dict[str, int]:

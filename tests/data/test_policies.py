@@ -118,7 +118,8 @@ def test_a_shortened_row_loses_its_oldest_turns_and_keeps_its_system_text(tmp_pa
         for start in range(len(last) + 2, len(whole), 2)
         if len(encode(Conversation([*last, *whole[start:]]), TOKENIZER).input_ids) <= 100
     )
-    assert data.train[0] == kept._asdict() | {"is_rehearsal": False}
+    texts = {"asked": whole[-2]["content"], "answered": whole[-1]["content"]}
+    assert data.train[0] == kept._asdict() | {"is_rehearsal": False} | texts
     assert 1 < TOKENIZER.decode(kept.input_ids).count("Question") < 5
     assert (named(data)["shortened"]["count"], named(data)["shortened"]["rows"]) == (1, "faq.jsonl row 1")
     assert "too long" not in named(data)

@@ -70,7 +70,7 @@ def test_every_tenth_question_or_so_is_held_out_and_never_learned(faq: Path) -> 
 
 def test_rows_figures_report_and_line_agree(faq: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = prepare(open_run(faq))
-    assert data.train.column_names == ["input_ids", "labels", "is_rehearsal"]
+    assert data.train.column_names == ["input_ids", "labels", "is_rehearsal", "asked", "answered"]
     lengths = sorted(len(row["input_ids"]) for row in data.train)
     assert data.figures == {
         "train_rows": len(lengths),
@@ -101,8 +101,9 @@ def test_what_is_stored_is_what_encode_gives(faq: Path) -> None:
         for row in ROWS
         if row["question"] not in asked
     ]
-    encoded = [encode(Conversation(chat), TOKENIZER)._asdict() for chat in messages]
-    assert data.train.to_list() == [row | {"is_rehearsal": False} for row in encoded]
+    texts = [{"asked": chat[0]["content"], "answered": chat[1]["content"]} for chat in messages]
+    encoded = [encode(Conversation(chat), TOKENIZER)._asdict() | {"is_rehearsal": False} for chat in messages]
+    assert data.train.to_list() == [row | text for row, text in zip(encoded, texts, strict=True)]
 
 
 def test_batches_of_any_size_give_the_same_dataset(faq: Path, monkeypatch: pytest.MonkeyPatch) -> None:

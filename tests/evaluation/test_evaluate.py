@@ -59,7 +59,7 @@ def test_the_noise_floor_counts_answers_and_marks_that_change_with_the_batch() -
 
 
 def test_learned_questions_are_found_word_by_word_and_nearly(done: lk.Run) -> None:
-    data, tokenizer = load_prepared(done.path / "data"), lk.load_tokenizer(done.profile.base)
+    data = load_prepared(done.path / "data")
     file = Path(lk.__file__).parent / "assets" / "handbook" / "train.jsonl"
     first = next(row for row in map(json.loads, file.open()) if row["kind"] == "fact")
     text, reference = (message["content"] for message in first["messages"][-2:])
@@ -68,9 +68,8 @@ def test_learned_questions_are_found_word_by_word_and_nearly(done: lk.Run) -> No
     asked = [
         [system, {"role": "user", "content": text}, {"role": "assistant", "content": said}] for text, said in pairs
     ]
-    assert leaked(encode_batch(asked, tokenizer), data, tokenizer) == [True, True, True, False]
-    held_out = leaked(encode_batch([row["messages"] for row in data.test], tokenizer), data, tokenizer)
-    assert not any(held_out)
+    assert leaked(asked, data) == [True, True, True, False]
+    assert not any(leaked([row["messages"] for row in data.test], data))
 
 
 def test_own_questions_and_checks_make_a_card_of_their_own(done: lk.Run, tmp_path: Path, capsys: Any) -> None:
