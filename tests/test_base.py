@@ -9,10 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors.torch import save_file
 
 from lora_kit import base as base_module
-from lora_kit.base import ASSETS, access_problem, identity, load_tokenizer, locate
+from lora_kit.base import ASSETS, Weights, access_problem, identity, load_tokenizer, locate
 from lora_kit.config import Base
 from lora_kit.errors import KitError
 from lora_kit.families import read_config
@@ -160,6 +162,7 @@ def test_with_access_the_pinned_revision_is_downloaded_without_other_weight_form
     (download,) = fake.downloads
     assert (download["source"], download["revision"]) == (LLAMA2.source, LLAMA2.revision)
     assert not [pattern for pattern in download["allow_patterns"] if "bin" in pattern or "pth" in pattern]
+    assert "consolidated*" in download["ignore_patterns"]
 
 
 def test_the_cache_needs_no_access_and_offline_mode_allows_nothing_else(hub: Callable[..., Hub]) -> None:
@@ -175,3 +178,9 @@ def test_a_download_that_breaks_off_is_one_sentence(hub: Callable[..., Hub]) -> 
     hub(fault=ConnectionError("reset\nby peer"))
     with pytest.raises(KitError, match=r"ConnectionError: reset\).* again to go on"):
         locate(LLAMA2)
+
+
+def test_the_same_weights_in_another_format_beside_are_passed_over(tmp_path: Path) -> None:
+    save_file({"model.norm.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    save_file({"norm.weight": torch.ones(2)}, tmp_path / "consolidated.safetensors")
+    assert [*Weights(tmp_path)] == ["model.norm.weight"]
