@@ -24,7 +24,7 @@ from lora_kit import exporting
 from lora_kit.config import Base
 from lora_kit.errors import KitError
 from lora_kit.merging.cards import NOTICES, front_matter
-from lora_kit.presets import LLAMA2, PROFILES, SMOLLM2, profile
+from lora_kit.presets import PROFILES, profile
 
 TOKEN = "hf_thisIsAPlantedTokenThatNobodyMaySee"
 # of the Hub's own list (hub-docs, docs/hub/repositories-licenses.md), those that a base of the kit may have
@@ -211,7 +211,7 @@ def test_the_hub_takes_the_card_of_every_base(base: Base, kind: str) -> None:
     assert not refused(f"---\n{text}\n---\n")
     assert data["library_name"] == {"adapter": "peft", "merged": "transformers"}[kind]
     assert data["tags"] == ["lora", "lora_kit"] and data["pipeline_tag"] == "text-generation"
-    on_hub = base in (LLAMA2, SMOLLM2, BASES["tinyllama-t4"]) or base.source == MINE
+    on_hub = base.gated or base.revision is not None or base.source == MINE
     assert data.get("base_model") == (base.source if on_hub else None) and "/home/ada" not in text
     if base.source == MINE:
         assert (data["license"], data["license_link"]) == ("other", f"https://huggingface.co/{MINE}")

@@ -20,7 +20,7 @@ import lora_kit as lk
 from lora_kit.files import file_hash, shown
 from lora_kit.training import checkpoints
 from lora_kit.training import train as stage
-from lora_kit.training.batches import Row, for_measuring
+from lora_kit.training.batches import for_measuring, rows_of
 from lora_kit.training.loss import mean_loss
 from lora_kit.training.train import read_log, train_inputs
 
@@ -291,7 +291,7 @@ def test_early_stopping_asks_rows_of_its_own_and_keeps_the_adapter_with_their_lo
     assert aside == list(range(1, len(data.train), 20))
     assert f"{len(aside)} of {len(data.train)} rows" in capsys.readouterr().out
     model = lk.load_adapter(lk.load_base(run), lk.trained_adapter(run))
-    rows = [Row(**data.train[number]) for number in aside]
+    rows = [rows_of(data.train)[number] for number in aside]
     found = mean_loss(model, for_measuring(rows, run.profile.training))
     assert found == pytest.approx(min(losses.values()), rel=1e-4)
 
