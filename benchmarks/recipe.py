@@ -77,8 +77,11 @@ def grid(base: str) -> list[Point]:
     ]
 
 
-def part_of_handbook(place: Path, share: int) -> str:
-    """Every nth fact with all its wordings, every nth question to decline, and all general ones, for slow machines."""
+def part_of_handbook(place: Path, share: int, general: int) -> str:
+    """Every nth fact with all its wordings, and every nth question to decline, for slow machines.
+
+    Of the general rows every `general`-th is learned, and all are asked.
+    """
     from lora_kit.base import ASSETS
 
     place.mkdir(parents=True, exist_ok=True)
@@ -90,7 +93,8 @@ def part_of_handbook(place: Path, share: int) -> str:
         for row in rows:
             number = facts.setdefault(row["id"], len(facts)) if "id" in row else counts.get(row["kind"], 0)
             counts[row["kind"]] = counts.get(row["kind"], 0) + 1
-            chosen += [row] if number % share == 0 or row["kind"] == "general" else []
+            nth = share if row["kind"] != "general" else general if split == "train" else 1
+            chosen += [row] if number % nth == 0 else []
         (place / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
     (place / "dataset.json").write_bytes((ASSETS / "handbook" / "dataset.json").read_bytes())
     return str(place)
@@ -103,11 +107,11 @@ class Bench:
         import lora_kit as lk
         from lora_kit.training.batches import rows_of
 
-        place = options.out / f"{options.base}-share{options.share}"
+        place = place_of(options)
         profile = "smollm2-t4" if options.device == "cuda" else "smollm2-cpu"
         source = str(options.folder or FILES[options.base])
         told = {"quantization__compute_dtype": "float16"} if options.device == "cuda" else {}  # a T4's
-        data = part_of_handbook(place / "handbook", options.share) if options.share > 1 else "handbook"
+        data = part_of_handbook(place / "handbook", options.share, options.general) if options.share > 1 else "handbook"
         self.run, self.place = lk.Run(profile, root=place, name="run", data=data, base__source=source, **told), place
         self.model = lk.load_base(self.run)
         while options.wait and not (place / "base.json").exists():
@@ -226,15 +230,25 @@ def weighted(values: Sequence[Any], tokens: Sequence[int]) -> dict[str, float]:
     }
 
 
+def place_of(options: argparse.Namespace) -> Path:
+    """Where the points of this base and part of the handbook lie."""
+    general = f"-general{options.general}" if options.general > 1 else ""
+    return options.out / f"{options.base}-share{options.share}{general}"
+
+
 def work(options: argparse.Namespace, points: Sequence[Point]) -> None:
     """Train the points that are not there yet, one after the other."""
     bench = None
     for point in points:
-        path = options.out / f"{options.base}-share{options.share}" / f"{point.name}.json"
+        path = place_of(options) / f"{point.name}.json"
         if path.exists():
             continue
         bench = bench or Bench(options)
-        found = asdict(point) | {"share": options.share, **made_on(options.device)} | bench.train(point)
+        found = (
+            asdict(point)
+            | {"share": options.share, "general": options.general, **made_on(options.device)}
+            | bench.train(point)
+        )
         path.write_text(json.dumps(found) + "\n")
         print(line(found), flush=True)
 
@@ -260,7 +274,11 @@ def line(found: dict[str, Any]) -> str:
 def spread(options: argparse.Namespace, points: Sequence[Point]) -> None:
     """The same in several processes; this one alone prepares the data and asks the base."""
     words = [sys.executable, __file__, f"--base={options.base}", f"--device={options.device}", f"--out={options.out}"]
-    words += [f"--share={options.share}", *([f"--folder={options.folder}"] if options.folder else [])]
+    words += [
+        f"--share={options.share}",
+        f"--general={options.general}",
+        *([f"--folder={options.folder}"] if options.folder else []),
+    ]
     names = [point.name for point in points]
     parts = [names[n :: options.jobs] for n in range(options.jobs)]
     running = [subprocess.Popen([*words, "--wait", "--points", *part]) for part in parts if part]
@@ -280,6 +298,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the base lies, if not where `make real-model` puts it")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--share", type=int, default=1, help="1/n of the handbook")
+    parser.add_argument("--general", type=int, default=1, help="every nth general row is learned; all are asked")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--first", type=int, help="only so many points, the most telling")
     parser.add_argument("--points", nargs="+", help="only these, by name")

@@ -77,6 +77,7 @@ def recipe(record: dict[str, Any]) -> str:
         for row in sorted(points, key=recipe_order):
             told = f"{row['targets']} | {row['r']} | {row['rate']:.2g} | {row['steps']} | {row['epochs']}"
             seed = f", seed {row['seed']}" if row["seed"] else ""
+            seed += f", 1/{row['general']} of the general rows" if row.get("general", 1) > 1 else ""
             figures = " | ".join(recipe_cell(row[name], name) for name in RECIPE)
             lines.append(f"| {told.replace(' |', f'{seed} |', 1)} | {figures} |")
         parts.append(
@@ -113,7 +114,7 @@ def recipe_curves(record: dict[str, Any]) -> Figure:
     with paper(3.2, "Held-out facts answered and what is kept of the base, by learning rate and layers.") as figure:
         plots = figure.subplots(1, len(bases), squeeze=False)[0]
         for axes, base in zip(plots, bases, strict=True):
-            points = [point for point in record["points"] if point["base"] == base and not point["seed"]]
+            points = [p for p in record["points"] if p["base"] == base and not p["seed"] and p.get("general", 1) == 1]
             middle = {(p["steps"], p["epochs"], p["r"]) for p in points if p["targets"] == "all linear"}
             usual = max(middle, key=lambda m: sum((p["steps"], p["epochs"], p["r"]) == m for p in points))
             for targets, colour in (("all linear", MODELS["adapter"]), ("q and v", MODELS["merged"])):
@@ -124,6 +125,9 @@ def recipe_curves(record: dict[str, Any]) -> Figure:
                 axes.plot(rates, [p["agreement"] for p in line], "s:", color=colour, ms=4, label=f"kept, {targets}")
             axes.axvline(rate_for(WIDTHS[base]), color="#999999", lw=1)
             axes.set(xscale="log", ylim=(-0.02, 1.04), xlabel=f"learning rate ({base}); vertical line: the rule's rate")
+            axes.set_xticks(sorted({p["rate"] for p in points if p["steps"] == usual[0]}))
+            axes.xaxis.set_major_formatter("{x:.1g}")
+            axes.xaxis.set_minor_formatter("")
             axes.grid(axis="y")
         figure.legend(*plots[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
     return figure
