@@ -73,6 +73,11 @@ def load_model(profile: Profile, folder: Path) -> PreTrainedModel:
         raise KitError(f"the weights in {folder} cannot be loaded: {error}. Fetch or make them again") from error
     except torch.OutOfMemoryError as error:
         raise KitError(f"no room on the card for {folder}: lk.release(model) what is there, or restart") from error
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    if not layers or not hasattr(layers[-1], "mlp"):
+        raise KitError(
+            f"a {model.config.model_type!r} model is built in another way than the tested ones: take one of them"
+        )
     cure_cpu_kernels(model)
     return model.requires_grad_(False).eval()
 

@@ -261,6 +261,12 @@ def test_other_families_are_refused_by_name(kind: str, tmp_path: Path) -> None:
             check_family(tmp_path, Base(untested=True))
 
 
+def test_a_model_that_is_built_in_another_way_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_neox", **SHAPE)).save_pretrained(tmp_path)
+    with pytest.raises(KitError, match="gpt_neox"):
+        load_model(small_profile(base__untested=True), tmp_path)
+
+
 def test_what_a_base_cannot_compute_is_said_before_it_is_loaded() -> None:
     with pytest.raises(KitError, match="quantization__compute_dtype=float32"):
         check_numbers({"model_type": "gemma3_text"}, "float16", 1024)
