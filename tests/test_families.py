@@ -123,8 +123,7 @@ def batches(prefix: int) -> list[Batch]:
     return [Batch(rows[0].input_ids[:prefix], [Row(r.input_ids[prefix:], r.labels[prefix:]) for r in rows])]
 
 
-@pytest.mark.parametrize("layers", [0, 3])
-@pytest.mark.parametrize("prefix", [0, 20])
+@pytest.mark.parametrize(("prefix", "layers"), [(0, 0), (20, 0), (20, 3)])
 def test_loss_and_gradients_are_those_of_the_plain_model(name: str, base: Path, prefix: int, layers: int) -> None:
     (batch,) = batches(prefix)
     for targets in ("all-linear", attention_targets(name)):

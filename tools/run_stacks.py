@@ -17,7 +17,7 @@ STACKS, BUILD = ROOT / "tests" / "stacks", ROOT / "build" / "stacks"
 MISSING = ("py3langid", "rapidfuzz", "psutil")  # what the setup cell adds, and what every image has
 TOOLS = ("pytest", "hypothesis", "ipykernel", "nbclient")
 CORE = ("test_adapters", "test_base", "test_quantization", "test_generation", "test_pipeline", "data/test_encoding")
-CORE += ("training/test_loop", "merging/test_merge", "merging/test_certificate", "test_families", "data/test_templates")
+CORE += ("training/test_loop", "merging/test_merge", "merging/test_certificate", "data/test_templates")
 QUIET = {
     "LORA_KIT_PROFILE": "tiny-cpu",
     "LORA_KIT_WIDGETS": "off",
