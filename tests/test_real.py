@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lora_kit as lk
@@ -47,6 +48,11 @@ def test_it_learns_merges_and_answers_with_its_own_general_rows(tmp_path: Path) 
     merged = lk.merge(run)
     plain = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
     assert plain.lm_head.weight is plain.model.embed_tokens.weight  # the head stays tied
+    base = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, lk.trained_adapter(run)).eval()  # plain PEFT on the plain base
+    ids = torch.tensor([data.train[0]["input_ids"]])
+    with torch.inference_mode():
+        torch.testing.assert_close(adapted(ids).logits, plain.eval()(ids).logits, atol=0.1, rtol=0.01)
     tokenizer = lk.load_tokenizer(run.profile.base)
     (said,) = lk.answers(plain.eval(), tokenizer, ["What colour is door 3?"], max_new_tokens=12)
     assert "green" in said
