@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parent / "assets"
 KAGGLE_INPUT = Path("/kaggle/input")
 WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
-TWICE = ["consolidated*", "original/*"]  # the same weights again, as Mistral and Meta put beside
+IGNORED = ["consolidated*", "original/*"]  # the same weights again, as Mistral and Meta put beside
 INDEX = "model.safetensors.index.json"  # of a model in several files: which holds which tensor
 BESIDE = (".json", ".model", ".jinja")  # tokenizer, configuration, chat template
 LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 BIG = 100 * 2**20  # bytes: larger files are known by their size and samples, as hashing them whole takes minutes
-DATE = datetime.date(2024, 7, 26)  # which Llama 3.2's own template falls back to
-NOW = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 SAMPLES, SAMPLE = 64, 2**16  # places and bytes
+DATE = datetime.date(2024, 7, 26)  # which Llama 3.2's own template falls back to
+TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")  # how a template asks for the date
 
 
 def locate(base: Base) -> Path:
@@ -69,7 +69,7 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
 
 def without_clock(template: str) -> str:
     """A template that writes today's date writes DATE: rows and answers of another day are the same."""
-    return NOW.sub(lambda found: repr(DATE.strftime(found[2])), template)
+    return TODAY.sub(lambda found: repr(DATE.strftime(found[2])), template)
 
 
 def identity(base: Base) -> dict[str, Any]:
@@ -119,7 +119,9 @@ def _snapshot(base: Base, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(
-        snapshot_download(base.source, revision=base.revision, allow_patterns=WANTED, ignore_patterns=TWICE, **options)
+        snapshot_download(
+            base.source, revision=base.revision, allow_patterns=WANTED, ignore_patterns=IGNORED, **options
+        )
     )
 
 
@@ -197,7 +199,7 @@ class Weights(Mapping[str, "torch.Tensor"]):
 
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Path] = {}  # by the name of the tensor
-        for path in sorted(set(folder.glob("*.safetensors")) - set(folder.glob(TWICE[0]))):
+        for path in sorted(set(folder.glob("*.safetensors")) - set(folder.glob(IGNORED[0]))):
             with _safe_open(path) as file:
                 self.files |= dict.fromkeys(file.keys(), path)
 

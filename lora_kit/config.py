@@ -174,8 +174,7 @@ def _parse(value: Any, hint: Any) -> Any:
     elif get_origin(hint) is tuple:
         texts = value if isinstance(value, str) else ",".join(map(str, value))
         parts = texts.rsplit(",", 1) if "{" in texts else texts.split(",")  # a template may hold commas itself
-        found = tuple(str(part).strip() for part in parts if str(part).strip())
-        return found
+        return tuple(part.strip() for part in parts if part.strip())
     elif hint is bool:
         return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
     elif hint is NoneType and str(value).lower() == "none":

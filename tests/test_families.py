@@ -212,6 +212,24 @@ def test_a_family_that_goes_wrong_is_refused_with_both_losses(
         check_loss(with_adapter(save_family(tmp_path / "base", name)), batches(20))
 
 
+def test_rounding_along_a_small_loss_is_no_other_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_kit.training import selfcheck
+
+    model = with_adapter(save_family(tmp_path / "base", "llama"))
+    found = iter([0.004, 0.0045])  # per token, as after a training
+    monkeypatch.setattr(selfcheck, "training_loss", lambda model, batch: next(found) * learned_tokens(batch))
+    monkeypatch.setattr(selfcheck, "plain_loss", lambda model, batch: next(found) * learned_tokens(batch))
+    assert check_loss(model, batches(0)) == (pytest.approx(0.004), pytest.approx(0.0045))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_self_check_holds_in_half_precision(dtype: str, tmp_path: Path) -> None:
+    chosen = small_profile(quantization__compute_dtype=dtype)
+    model = attach(load_model(chosen, save_family(tmp_path / "base", "qwen2")), chosen)
+    ours, plain = check_loss(model, batches(20))
+    assert ours == pytest.approx(plain, rel=3e-3)
+
+
 def test_numbers_beyond_the_dtype_are_refused_with_the_setting_that_helps(tmp_path: Path) -> None:
     model = with_adapter(save_family(tmp_path / "base", "llama"))
     model.model.embed_tokens.weight.data[:] = float("inf")

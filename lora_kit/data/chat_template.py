@@ -26,7 +26,7 @@ SYSTEM, ASKED, ANSWER = "Sysprobe.", "Userprobe?", "Answerprobe."
 
 
 @dataclass(frozen=True)
-class Form:
+class ChatFormat:
     """What a template puts around an answer."""
 
     lead: str  # between its generation prompt and an answer; part of the prompt
@@ -44,18 +44,18 @@ def speaks_llama2(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def stop_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends an answer in this base's format."""
-    stop = tokenizer.eos_token if speaks_llama2(tokenizer) else form_of(tokenizer).stop
+    stop = tokenizer.eos_token if speaks_llama2(tokenizer) else chat_format(tokenizer).stop
     return cast("int", tokenizer.convert_tokens_to_ids(stop))
 
 
-def form_of(tokenizer: PreTrainedTokenizerBase) -> Form:
+def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
     """The form of the tokenizer's chat template; KitError where answers cannot be found in what it renders."""
     return _probe(tokenizer, str(tokenizer.chat_template))
 
 
 def added_system(tokenizer: PreTrainedTokenizerBase) -> str:
     """The system text that the base's template gives to conversations without one."""
-    return "" if speaks_llama2(tokenizer) else form_of(tokenizer).system
+    return "" if speaks_llama2(tokenizer) else chat_format(tokenizer).system
 
 
 def tags_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -66,7 +66,7 @@ def tags_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def prompt_text(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
     """A conversation that ends with a question, up to where the answer begins."""
-    form = form_of(tokenizer)
+    form = chat_format(tokenizer)
     return render(folded(messages, form), tokenizer, prompt=True) + form.lead
 
 
@@ -75,7 +75,7 @@ def answer_parts(chat: list[Message], tokenizer: PreTrainedTokenizerBase) -> lis
 
     All answers of the chat where each prompt begins with the turns before it, else the last one alone.
     """
-    form, parts = form_of(tokenizer), []
+    form, parts = chat_format(tokenizer), []
     for turn in (turn for turn, message in enumerate(chat) if message["role"] == "assistant"):
         prompt = prompt_text(chat[:turn], tokenizer)
         parts.append((prompt, f"{prompt}{form.space}{chat[turn]['content'].strip()}{form.stop}"))
@@ -97,7 +97,7 @@ def one_per_answer(rows: Sequence[Conversation], tokenizer: PreTrainedTokenizerB
     return found
 
 
-def folded(messages: list[Message], form: Form) -> list[Message]:
+def folded(messages: list[Message], form: ChatFormat) -> list[Message]:
     """The messages as the template takes them: answers stripped, a system text that it does not know in a question."""
     turns = [m | {"content": m["content"].strip()} if m["role"] == "assistant" else m for m in messages]
     if not form.folds_system or turns[0]["role"] != "system":
@@ -118,7 +118,7 @@ def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, promp
 
 
 @lru_cache(maxsize=8)
-def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> Form:
+def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> ChatFormat:
     asked = [{"role": "user", "content": ASKED}]
     prompt = render(asked, tokenizer, prompt=True)
     before, found, behind = render([*asked, {"role": "assistant", "content": ANSWER}], tokenizer).partition(ANSWER)
@@ -130,7 +130,7 @@ def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> Form:
         raise KitError("the base's chat template begins answers with a thought: no reasoning model is trained here")
     lead = before[len(prompt) :]
     system, folds = _system(asked, prompt, tokenizer)
-    return Form(lead.rstrip(" "), lead[len(lead.rstrip(" ")) :], min(stops)[2], folds, system)
+    return ChatFormat(lead.rstrip(" "), lead[len(lead.rstrip(" ")) :], min(stops)[2], folds, system)
 
 
 def _system(asked: list[Message], prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:

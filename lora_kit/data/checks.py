@@ -113,8 +113,7 @@ def _broken(
     pieces = iter(decode([i[a:b] for i, ab in zip(ids, runs, strict=True) for a, b in ab], skip_special_tokens=False))
     found = []
     for n, row in enumerate(rows):
-        wanted = expected(row.messages, tokenizer)
-        given = learned_answers(row.messages, tokenizer)
+        wanted, given = expected(row.messages, tokenizer)
         broken = _broken_texts(wholes[n], wanted, [next(pieces) for _ in runs[n]], given, stop_text)
         if is_foreign or not 0 <= min(encoded[n].input_ids) <= max(encoded[n].input_ids) < most:
             broken.add("ids")
@@ -152,23 +151,22 @@ def _learned_runs(labels: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def learned_answers(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The answers that a row learns: all of them, or the last one where the template rewrites earlier turns."""
-    given = [message["content"] for message in messages if message["role"] == "assistant"]
-    return given if speaks_llama2(tokenizer) else given[-len(answer_parts(messages, tokenizer)) :]
+def expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
+    """What a row must decode to, and the answers that it learns.
 
-
-def expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a row must decode to; written anew here, so that an encoder's mistake is not repeated."""
+    Llama 2's form is written anew here, so that an encoder's mistake is not repeated.
+    """
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
     if not speaks_llama2(tokenizer):
-        return answer_parts(messages, tokenizer)[-1][1]
+        parts = answer_parts(messages, tokenizer)
+        return parts[-1][1], answers[-len(parts) :]  # the last alone where the template rewrites earlier turns
     texts = [message["content"] for message in messages]
     if messages[0]["role"] == "system":
         texts = [f"<<SYS>>\n{texts[0]}\n<</SYS>>\n\n{texts[1]}", *texts[2:]]
     texts = [text.strip() for text in texts]
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     turns = zip(texts[::2], texts[1::2], strict=True)
-    return "".join(f"{bos} [INST] {asked} [/INST] {answer} {eos}" for asked, answer in turns)
+    return "".join(f"{bos} [INST] {asked} [/INST] {answer} {eos}" for asked, answer in turns), answers
 
 
 def _broken_texts(whole: str, wanted: str, learned: list[str], given: list[str], eos: str) -> set[str]:

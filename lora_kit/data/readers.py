@@ -127,8 +127,9 @@ def _rows_of(path: Path, document: Any, data: Data, notes: Notes) -> list[Any]:
         if not all(str(key).isdigit() for key in columns[0]):  # orient="index"
             return columns
         return [{name: column[key] for name, column in fields.items()} for key in columns[0]]
-    if isinstance(fields.get("columns"), list) and isinstance(fields.get("data"), list):  # orient="split"
-        return [dict(zip(fields["columns"], row, strict=False)) for row in fields["data"]]
+    table = fields.get("data") if isinstance(fields.get("columns"), list) else None
+    if isinstance(table, list) and all(isinstance(row, list) for row in table):  # orient="split"
+        return [dict(zip(map(str, fields["columns"]), row, strict=False)) for row in table]
     lists = {key: rows for key, rows in fields.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
     if data.split in lists:
         return lists[str(data.split)]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROWS = 2  # of a micro-batch
-TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2}  # families that go wrong differ by 3 to 1500 %
+# families that go wrong differ by 3 % or more, rounding by 0.06 % at most (bfloat16, random models)
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-2}  # of a loss of one nat, or of a larger one
 
 
 def check_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[float, float]:
@@ -49,7 +50,7 @@ def check_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[float,
             f"the loss of this base is {plain} in {dtype}: its numbers are beyond that type. Set "
             "quantization__compute_dtype=float32 (slower), or take another base"
         )
-    if abs(ours - plain) > TOLERANCE[dtype] * abs(plain):
+    if abs(ours - plain) > TOLERANCE[dtype] * max(plain, 1.0):  # an adapter that is trained further begins near 0
         raise KitError(
             f"the loss is {ours:.4f} as training computes it and {plain:.4f} as the model itself does: a base of the "
             f"type {model.config.model_type!r} cannot be trained here. Where rows share a prefix, "

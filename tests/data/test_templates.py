@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 import lora_kit as lk
 from lora_kit.base import load_tokenizer, without_clock
 from lora_kit.config import Base, Data
-from lora_kit.data.chat_template import form_of, one_per_answer, stop_id
+from lora_kit.data.chat_template import chat_format, one_per_answer, stop_id
 from lora_kit.data.checks import verify
 from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, LengthFilter, encode, encode_prompt
@@ -157,7 +157,9 @@ def test_rows_are_the_templates_own_text() -> None:
 
 
 def test_the_system_text_that_a_template_adds_or_refuses_is_known() -> None:
-    found = {name: (form_of(tokenizer).system, form_of(tokenizer).folds_system) for name, tokenizer in FORMS.items()}
+    found = {
+        name: (chat_format(tokenizer).system, chat_format(tokenizer).folds_system) for name, tokenizer in FORMS.items()
+    }
     assert found == dict.fromkeys(FORMS, ("", False)) | {"SmolLM2, Qwen2.5": (DEFAULT, False), "Gemma": ("", True)}
     prompt = FORMS["Gemma"].decode(encode_prompt(chat("Who?", system="Be brief.").messages, FORMS["Gemma"]))
     assert prompt == "<s><start_of_turn>user\nBe brief.\n\nWho?<end_of_turn>\n<start_of_turn>model\n"
