@@ -111,7 +111,8 @@ class Bench:
         profile = "smollm2-t4" if options.device == "cuda" else "smollm2-cpu"
         source = str(options.folder or FILES[options.base])
         told = {"quantization__compute_dtype": "float16"} if options.device == "cuda" else {}  # a T4's
-        data = part_of_handbook(place / "handbook", options.share, options.general) if options.share > 1 else "handbook"
+        whole = options.share == options.general == 1
+        data = "handbook" if whole else part_of_handbook(place / "handbook", options.share, options.general)
         self.run, self.place = lk.Run(profile, root=place, name="run", data=data, base__source=source, **told), place
         self.model = lk.load_base(self.run)
         while options.wait and not (place / "base.json").exists():

@@ -32,7 +32,6 @@ DECLINE = {
     ],
 }
 HELD_OUT = 0.2  # of the added rows, so that the report card can measure what they teach
-MOST = 160  # rows that a base answers itself, evenly spaced: each is an answer that it has to make first
 LONGEST = 64  # tokens of such an answer; of a longer one its beginning is learned
 
 
@@ -87,20 +86,19 @@ def rehearsals(
 
 
 def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
-    """Some general rows, each with the base's own greedy answer, or its beginning; empty answers are left out.
+    """General rows, each with the base's own greedy answer, or its beginning; empty answers are left out.
 
     The run's base is loaded for it, and freed again.
     """
-    chosen = rows[:: max(1, -(-len(rows) // MOST))]
-    if not chosen:
+    if not rows:
         return []
     tokenizer, model = load_tokenizer(run.profile.base), load_base(run)
     stops = stop_tokens(model, tokenizer)
     try:
-        with Progress("general answers of the base", len(chosen)) as progress:
+        with Progress("general answers of the base", len(rows)) as progress:
             answers = generate_ids(
                 model,
-                prompts_of([row.messages for row in chosen], tokenizer),
+                prompts_of([row.messages for row in rows], tokenizer),
                 max_new_tokens=LONGEST,
                 eos_token_id=stops,
                 batch_size=run.profile.evaluation.batch_size,
@@ -109,7 +107,7 @@ def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
     finally:
         release(model)
     found = []
-    for row, ids in zip(chosen, answers, strict=True):
+    for row, ids in zip(rows, answers, strict=True):
         text = text_of(ids, tokenizer).rstrip("\ufffd")  # half a character at the end of a beginning
         if text.strip() and not tags_in(text):
             answer = {"role": "assistant", "content": text}
@@ -118,7 +116,7 @@ def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
             found.append(replace(row, messages=messages, accepted=[text], is_rehearsal=True, is_open=is_open))
     beginnings = sum(row.is_open for row in found)
     print(
-        f"general rows: {len(found)} of {len(chosen)} as the base answers them, {beginnings} of them the first "
+        f"general rows: {len(found)} of {len(rows)} as the base answers them, {beginnings} of them the first "
         f"{LONGEST} tokens of a longer answer"
     )
     return found

@@ -38,10 +38,9 @@ def test_nothing_is_loaded_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatc
     assert in_own_words(Run("tiny-cpu"), []) == []
 
 
-def test_the_answers_are_the_base_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_rows, "MOST", 8)
+def test_the_answers_are_the_base_s_own(tmp_path: Path) -> None:
     run = Run("tiny-cpu", root=tmp_path)
-    rows = in_own_words(run, general(16))
+    rows = in_own_words(run, general(8))
     assert len(rows) == 8 and all(row.is_rehearsal and not row.is_open for row in rows)
     tokenizer = load_tokenizer(run.profile.base)
     said = answers(load_base(run), tokenizer, [row.messages for row in rows], max_new_tokens=own_rows.LONGEST)
@@ -49,7 +48,6 @@ def test_the_answers_are_the_base_s_own(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_long_answer_is_rehearsed_without_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_rows, "MOST", 4)
     run = Run("tiny-cpu", root=tmp_path)
     whole = in_own_words(run, general(4))
     monkeypatch.setattr(own_rows, "LONGEST", 3)
@@ -69,7 +67,6 @@ def test_a_long_answer_is_rehearsed_without_its_end(tmp_path: Path, monkeypatch:
 
 
 def test_an_answer_that_holds_tags_of_the_format_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(own_rows, "MOST", 2)
     monkeypatch.setattr(own_rows, "text_of", lambda ids, tokenizer: "I am [INST] one.")
     assert in_own_words(Run("tiny-cpu", root=tmp_path), general(2)) == []
 
@@ -83,7 +80,6 @@ def test_another_base_learns_its_own_words(tmp_path: Path, monkeypatch: pytest.M
     import shutil
 
     other = shutil.copytree(ASSETS / "tiny-chat", tmp_path / "other")
-    monkeypatch.setattr(own_rows, "MOST", 5)
     plain = prepare(Run("tiny-cpu", root=tmp_path / "plain"))
     data = prepare(Run("tiny-cpu", root=tmp_path / "runs", base__source=str(other)))
     facts_and_declines = plain.figures["train_rows"] - 640
