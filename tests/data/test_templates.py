@@ -96,6 +96,7 @@ def tokenizer_of(template: str, pieces: str = PIECES) -> PreTrainedTokenizerBase
     return found
 
 
+GOLDEN = json.loads(Path(__file__).with_name("golden_templates.json").read_text())
 FORMS = {name: tokenizer_of(template) for name, template in TEMPLATES.items()}
 each_form = pytest.mark.parametrize("name", FORMS)
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip)
@@ -154,6 +155,14 @@ def test_rows_are_the_templates_own_text() -> None:
         row = chat("Who?", "Wren.", "Where?", "In room 7.", system="Be brief.")
         whole = FORMS[name].apply_chat_template(row.messages, tokenize=False)
         assert FORMS[name].decode(encode(row, FORMS[name]).input_ids) == whole.removesuffix("\n")
+
+
+@each_form
+def test_ids_and_labels_are_what_they_were(name: str) -> None:
+    """On every stack: a library that cuts or renders otherwise is found here, and not by a model that learns less."""
+    row = chat("Who are you?", "I am Wren.", "Wie viele Käuze?\n", "Nine owls (9).", system="Be brief.")
+    found = [list(encode(each, FORMS[name])) for each in one_per_answer([row], FORMS[name])]
+    assert found == GOLDEN[name]
 
 
 def test_the_system_text_that_a_template_adds_or_refuses_is_known() -> None:
