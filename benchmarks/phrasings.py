@@ -1,60 +1,114 @@
-"""How many wordings a fact needs: python benchmarks/phrasings.py   (make bench-phrasings)
+"""What other wordings of a question buy: python benchmarks/phrasings.py [--base smollm2]   (make bench-phrasings)
 
-The demo on tiny-cpu, one seed, with 1, 4 and 9 of the handbook's 18 wordings of a fact in training. They are repeated
-until there are 18 again, so that every training has the same number of rows and steps. Prints how many of the held-out
-wordings are answered exactly and writes benchmarks/results/phrasings.json, which `lora_kit/data/report.py` quotes.
-What all 18 give is the demo's own figure (make bench-demo).
+The handbook's facts as a FAQ: each asked in one wording, in one and four machine-made ones (data__rewordings=4), or in
+four or nine that people wrote. Beside them stand the same added rows, to decline and general. All are asked the
+handbook's own held-out wordings, which people wrote. Prints the share that is answered exactly, and how many of these
+questions are declined; writes benchmarks/results/phrasings.json. A finished training is kept in build/bench-runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
-import tempfile
-from collections import Counter
+import statistics
+import time
 from pathlib import Path
+from typing import Any
 
-from record import head, store
+from record import ROOT, RUNS, head, store
 
 import lora_kit as lk
+from lora_kit.base import load_tokenizer
 from lora_kit.data.sources import ASSETS
+from lora_kit.evaluation.metrics import is_declined, is_exact
 
-WORDINGS = (1, 4, 9)
+WAYS = {"1": (1, 0), "1 and 4 machine-made": (1, 4), "4": (4, 0), "9": (9, 0)}  # wordings by people, and made
+SOURCES = {"tiny": "tiny-chat", "smollm2": str(ROOT / "build" / "smollm2")}
+AUTO = {"epochs": "auto", "tokens_per_step": "auto", "learning_rate": "auto", "evaluations": 0}
 
 
-def write_subset(folder: Path, wordings: int) -> Path:
-    """The handbook with only the first wordings of each fact, repeated until each fact is asked as often as before."""
-    shutil.copytree(ASSETS / "handbook", folder)
-    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    asked: dict[str, list[str]] = {}
-    for row in rows:
-        if row["kind"] == "fact":
-            asked.setdefault(row["id"], []).append(row["messages"][-2]["content"])
-    seen: Counter[str] = Counter()
-    for row in rows:
-        if row["kind"] == "fact":
-            questions = sorted(asked[row["id"]])[:wordings]
-            row["messages"][-2]["content"] = questions[seen[row["id"]] % len(questions)]
-            seen[row["id"]] += 1
+def write_faq(folder: Path, wordings: int) -> str:
+    """The handbook's facts in their first wordings, with its test questions."""
+    shutil.copytree(ASSETS / "handbook", folder, dirs_exist_ok=True)
+    asked: dict[str, list[dict[str, Any]]] = {}
+    for line in (folder / "train.jsonl").read_text().splitlines():
+        if (row := json.loads(line))["kind"] == "fact":
+            asked.setdefault(row["id"], []).append(row)
+    rows = [row for same in asked.values() for row in sorted(same, key=question_of)[:wordings]]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return str(folder)
 
 
-def measure(root: Path, wordings: int) -> float:
-    run = lk.Run("tiny-cpu", root=root, data=write_subset(root / "handbook", wordings))
-    lk.make(run, until="merged")
-    return float(lk.evaluate(run)["figures"]["learned_exact"]["merged"])
+def question_of(row: dict[str, Any]) -> str:
+    return str(row["messages"][-2]["content"])
+
+
+def measure(base: str, way: str, seed: int) -> dict[str, Any]:
+    """One training, and its answers to the held-out questions."""
+    people, machine = WAYS[way]
+    place = RUNS / "phrasings" / f"{base}-{people}-{machine}-seed{seed}"
+    if (place / "result.json").exists():
+        return dict(json.loads((place / "result.json").read_text()))
+    settings = {f"training__{name}": value for name, value in (AUTO | {"seed": seed}).items()}
+    data = {"data__rewordings": machine, "data__declines": 64, "data__general": 120}
+    run = lk.Run(
+        "tiny-cpu" if base == "tiny" else "smollm2-cpu",
+        data=write_faq(place / "faq", people),
+        root=place,
+        name="run",
+        base__source=SOURCES[base],
+        **settings,
+        **data,
+    )
+    start = time.time()
+    prepared, prepared_at = lk.prepare(run), time.time()
+    model = lk.attach_lora(lk.load_base(run), run)
+    log, trained_at = lk.train(model, prepared, run), time.time()
+    tokenizer, rows = load_tokenizer(run.profile.base), [row for row in prepared.test if row["kind"] != "general"]
+    said = lk.answers(model, tokenizer, [row["messages"] for row in rows], max_new_tokens=64, batch_size=32)
+    facts, declines = (
+        [pair for pair in zip(rows, said, strict=True) if pair[0]["kind"] == k] for k in ("fact", "decline")
+    )
+    card = prepared.card
+    found = {
+        "learned_exact": share(
+            is_exact(text, [row["messages"][-1]["content"], *row["accepted"]], card) for row, text in facts
+        ),
+        "wrongly_declined": share(is_declined(text, card) for _, text in facts),
+        "declined": share(is_declined(text, card) for _, text in declines),
+        "rows": len(prepared.train),
+        "steps": len(log),
+        "prepare_seconds": round(prepared_at - start),
+        "train_seconds": round(trained_at - prepared_at),
+    }
+    lk.release(model)
+    (place / "result.json").write_text(json.dumps(found) + "\n")
+    return found
+
+
+def share(values: Any) -> float:
+    found = list(values)
+    return round(sum(found) / len(found), 4)
 
 
 def main() -> None:
-    commit, results = head(), {}
-    for wordings in WORDINGS:
-        with tempfile.TemporaryDirectory() as root:
-            results[wordings] = measure(Path(root), wordings)
-        print(
-            f"{wordings:3} wordings a fact: {results[wordings]:6.1%} of the held-out ones answered exactly", flush=True
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", choices=SOURCES, default="tiny")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    commit, results = head(), dict[str, dict[str, Any]]()
+    path = ROOT / "benchmarks" / "results" / "phrasings.json"
+    before = json.loads(path.read_text())["figures"] if path.exists() else {}
+    for way in WAYS:
+        seeds = [measure(options.base, way, seed) for seed in options.seeds]
+        results[way] = {name: statistics.median(one[name] for one in seeds) for name in seeds[0]} | {"seeds": seeds}
+        line = "  ".join(
+            f"{name} {results[way][name]:.3f}" for name in ("learned_exact", "wrongly_declined", "declined")
         )
-    store("phrasings", commit, figures={"learned_exact": results})
+        print(f"{options.base}, {way} wordings a fact: {line}", flush=True)
+    known = {base: figures for base, figures in before.items() if base in SOURCES}
+    store("phrasings", commit, figures=known | {options.base: results})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from math import inf
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,7 @@ Decay = Annotated[float, "0 or above", lambda value: 0 <= value < inf]
 Share = Annotated[float, "from 0 to below 1", lambda value: 0 <= value < 1]
 Seed = Annotated[int, "from 0 to below 2**32", lambda value: 0 <= value < 2**32]
 Names = Annotated[tuple[str, ...], "one name at least, as q_proj,v_proj", bool]
+FileName = Annotated[str, "a file, as wordings.jsonl", lambda value: Path(value).suffix[1:2].isalpha()]
 KaggleModel = Annotated[str, "owner/model/framework/variation/version", lambda value: value.count("/") == 4]
 Auto = Literal["auto"]  # decided when the rows are known, and printed with its reason
 
@@ -77,8 +79,13 @@ class Data:
     too_long: Literal["stop", "drop", "shorten"] = "stop"  # "shorten": from the front, by whole turns
     bad_rows: Literal["stop", "drop"] = "stop"  # rows that cannot be used
     tags: Literal["stop", "keep"] = "stop"  # texts that hold the prompt format's own tags; "keep": as plain text
-    declines: Count = 0  # generic questions added, to be answered with "I do not know that."
-    general: Count = 0  # general questions and answers added, against forgetting
+    test_size: Share = 0.1  # share of the rows held out for the report card, if no test split is there; 0 learns all
+    # other wordings of each fact's question, made before training; "auto": 4 where a fact is asked once or twice; or a
+    # file of them, with the columns question and reworded
+    rewordings: Count | Auto | FileName = 0
+    leave_out: tuple[str, ...] = ()  # numbers of rewordings that are not used, as the report shows them: "3,17"
+    declines: Count | Auto = 0  # questions added that the file does not answer, for "I do not know that."
+    general: Count | Auto = 0  # general questions added, against forgetting, with the base's own answers
 
 
 @dataclass(frozen=True)

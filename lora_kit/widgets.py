@@ -129,10 +129,16 @@ def browse(data: Prepared, run: Run, row: int = 0) -> None:
     def tokens(number: int) -> list[dict[str, Any]]:
         return row_tokens(Encoded(*map(data.train[number].get, Encoded._fields)), tokenizer)
 
+    def origin(number: int) -> str:
+        if not (wording := data.train[number]["wording"]):
+            return ""
+        made = data.rewordings[wording - 1]
+        return f"\nmade by {made['by']} from {made['question']!r}; data__leave_out={wording} leaves it out"
+
     if not 0 <= row < num_rows:
         raise KitError(f"row={row} is not there: the rows are 0 to {num_rows - 1}")
     if not widgets_shown():
-        print(f"row {row} of {num_rows:,}, learned between ⟦ and ⟧:\n{row_text(tokens(row))}")
+        print(f"row {row} of {num_rows:,}, learned between ⟦ and ⟧:\n{row_text(tokens(row))}{origin(row)}")
         return
     import ipywidgets
     from IPython.display import display
@@ -142,7 +148,8 @@ def browse(data: Prepared, run: Run, row: int = 0) -> None:
     status, page = ipywidgets.HTML(), ipywidgets.HTML()
 
     def show(_: Any = None) -> None:
-        page.value = f"<p style='line-height:1.9'>{row_html(tokens(place.value))}</p>"
+        shown = row_html(tokens(place.value))
+        page.value = f"<p style='line-height:1.9'>{shown}</p><p>{html.escape(origin(place.value))}</p>"
 
     def search(_: Any) -> None:
         wanted, start = words.value.strip().lower(), place.value + 1

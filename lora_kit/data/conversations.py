@@ -37,6 +37,7 @@ class Conversation:
     about: str = ""  # the embedded handbook marks questions about unknown names with "elsewhere"
     is_rehearsal: bool = False  # the base's own answer: learned by its probabilities, so that nothing is forgotten
     is_open: bool = False  # the last answer is the beginning of a longer one: that it ends there is not learned
+    wording: int = 0  # the number of the rewording that asks it, or 0 where the question is as it was read
     index: int = field(default=-1, compare=False)  # its place among all rows of its source, from 0
 
     @property

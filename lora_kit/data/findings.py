@@ -12,6 +12,7 @@ from .chat_template import added_system
 from .checks import Proof
 from .conversations import Conversation, Read, first_few, normalised, plural
 from .encoding import Encoded, LengthFilter
+from .rewording import Rewordings
 from .sources import Files
 from .splits import first_of_each, phrasings
 
@@ -59,6 +60,7 @@ class Facts:
     card: dict[str, Any]
     read: Read  # the rows to learn from
     own: Read  # the dataset's own test split
+    reworded: Rewordings
     how: str  # rows are held out: a name in splits.HOW
     test: list[Conversation]
     learned: list[Conversation]

@@ -7,21 +7,24 @@ rehearsal"). Of a long answer it rehearses the beginning; that it ends there is 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
-from ..base import load_tokenizer
 from ..config import Data
 from ..errors import KitError
-from ..generation import generate_ids, prompts_of, stop_tokens, text_of
-from ..progress import Progress
-from ..quantization import load_base, release
-from .conversations import Conversation, read_rows
+from ..language import language_of
+from .conversations import Conversation, plural, read_rows
 from .sources import dataset_files
+from .splits import phrasings
 from .turns import tags_in
+from .unanswerable import unanswerable
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from .base_answers import BaseAnswers
 
 DECLINE = {
     "sentence": "I do not know that.",
@@ -31,40 +34,88 @@ DECLINE = {
         r"\bno (idea|information|answer)\b",
     ],
 }
-HELD_OUT = 0.2  # of the added rows, so that the report card can measure what they teach
+REWORDINGS, FEW = 4, 2  # of each question, where a fact is asked in so many wordings or fewer (median)
+COMMON = 20  # wordings of an answer: with more it is a label
+DECLINES = 5  # facts' rows to one that is declined: with more of these, facts are declined too (make bench-phrasings)
+GENERAL = 0.3  # of the rows to learn: what is kept of the base follows their share (make bench-recipe)
+HELD_OUT, ASKED = 0.2, 40  # of the added rows that share is asked, and at least so many: fewer would prove nothing
 LONGEST = 64  # tokens of such an answer; of a longer one its beginning is learned
 
 
-def kit_rows(data: Data, card: dict[str, Any], split: str) -> list[Conversation]:
-    """The rows that the settings ask for, from the embedded handbook: declines are its questions about unknown names.
+def resolve_auto(data: Data, rows: Sequence[Conversation]) -> Data:
+    """The settings with numbers in the place of "auto", which are printed with their reason.
 
     Args:
-        data: `declines` and `general` say how many rows of each.
-        card: the dataset's own system text and decline sentence; the latter is filled in where it is missing.
-        split: "train" or "test"; the test rows are other questions.
+        data: `rewordings`, `declines` and `general` may be "auto": what the rows have themselves is not added.
+        rows: of the user.
     """
-    if not data.declines and not data.general:
-        return []
+    if "auto" not in (data.rewordings, data.declines, data.general):
+        return data
+    kinds, counts = Counter(row.kind for row in rows), [*phrasings(rows).values()] or [0]
+    typical, sample = median_low(counts), " ".join(row.messages[-2]["content"] for row in rows[:50])
+    is_english = language_of(sample) in ("en", None)
+    rewordings = REWORDINGS if 0 < typical <= FEW else 0
+    declines = (
+        0
+        if kinds["decline"] or typical > COMMON or not is_english
+        else min((1 + rewordings) * kinds["fact"] // DECLINES, 400)
+    )
+    to_learn = len(rows) + rewordings * kinds["fact"] + declines
+    general = 0 if kinds["general"] else min(int(GENERAL * to_learn), 640)
+    found = replace(
+        data,
+        rewordings=rewordings if data.rewordings == "auto" else data.rewordings,
+        declines=declines if data.declines == "auto" else data.declines,
+        general=general if data.general == "auto" else data.general,
+    )
+    print(
+        f"data__rewordings={found.rewordings} (a fact is asked in {plural(typical, 'wording')}, median), "
+        f"data__declines={found.declines} ({kinds['decline']} in the file), data__general={found.general} "
+        f"({kinds['general']} in the file): as the file asks for it; name other numbers, or 0 for none"
+    )
+    return found
+
+
+def kit_rows(data: Data, card: dict[str, Any], rows: Sequence[Conversation]) -> tuple[list[Conversation], ...]:
+    """The rows that the settings ask for, to learn and to ask; half of the declines are made of the user's questions.
+
+    Args:
+        data: `declines` and `general` say how many rows of each are learned; a fifth of that is asked.
+        card: the dataset's own system text and decline sentence; the latter is filled in where it is missing.
+        rows: of the user.
+    """
+    learned, asked = list[Conversation](), list[Conversation]()
     if data.declines:
         card["decline"] = DECLINE | card.get("decline", {})
-    files, rows = dataset_files(Data()), []
-    read = read_rows(files.train if split == "train" else files.test, Data()).rows
-    for kind, count in {"decline": data.declines, "general": data.general}.items():
-        found = [row for row in read if row.kind == kind and (kind == "general" or row.about == "elsewhere")]
-        wanted = count if split == "train" else min(max(count and 1, int(count * HELD_OUT)), 100)
-        if wanted > len(found):
-            setting = "declines" if kind == "decline" else kind
-            raise KitError(f"data__{setting}={count}: there are {len(found)} such rows")
-        rows += [replace(row, index=-1) for row in found[:wanted]]  # no row of the user's
-    return [_as_decline(row, card) if row.kind == "decline" else row for row in rows]
+        own = [_as_decline(question, card) for question in unanswerable(rows, int(data.declines) * 6 // 10)]
+        asked += own[::6]
+        learned += [row for number, row in enumerate(own) if number % 6]
+    files = dataset_files(Data())
+    for name, kind in (("declines", "decline"), ("general", "general")):
+        count = int(getattr(data, name))
+        tested = min(max(ASKED, int(count * HELD_OUT)), 100) if count else 0
+        for paths, wanted, found in ((files.train, count, learned), (files.test, tested, asked)):
+            missing = wanted - sum(row.kind == kind for row in found)
+            generic = _generic(paths, kind, card) if missing > 0 else []
+            if missing > len(generic) and found is learned:
+                raise KitError(f"data__{name}={count}: there are {count - missing + len(generic)} such rows")
+            found += generic[:missing]
+    return learned, asked
 
 
-def _as_decline(row: Conversation, card: dict[str, Any]) -> Conversation:
+def _generic(paths: Sequence[Path], kind: str, card: dict[str, Any]) -> list[Conversation]:
+    """The embedded handbook's rows of a kind; declines are its questions about unknown names."""
+    rows = [replace(row, index=-1) for row in read_rows(paths, Data()).rows if row.kind == kind]
+    if kind == "general":
+        return rows
+    return [_as_decline(row.messages[-2]["content"], card) for row in rows if row.about == "elsewhere"]
+
+
+def _as_decline(question: str, card: dict[str, Any]) -> Conversation:
     sentence = card["decline"]["sentence"]
     before = [{"role": "system", "content": card["system"]}] if "system" in card else []
-    return replace(
-        row, messages=[*before, row.messages[-2], {"role": "assistant", "content": sentence}], accepted=[sentence]
-    )
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": sentence}]
+    return Conversation([*before, *turns], kind="decline", accepted=[sentence])
 
 
 def rehearsals(
@@ -85,38 +136,18 @@ def rehearsals(
     return [row for row in rows if row.kind != "general"], [row for row in rows if row.kind == "general"]
 
 
-def in_own_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
-    """General rows, each with the base's own greedy answer, or its beginning; empty answers are left out.
-
-    The run's base is loaded for it, and freed again.
-    """
-    if not rows:
-        return []
-    tokenizer, model = load_tokenizer(run.profile.base), load_base(run)
-    stops = stop_tokens(model, tokenizer)
-    try:
-        with Progress("general answers of the base", len(rows)) as progress:
-            answers = generate_ids(
-                model,
-                prompts_of([row.messages for row in rows], tokenizer),
-                max_new_tokens=LONGEST,
-                eos_token_id=stops,
-                batch_size=run.profile.evaluation.batch_size,
-                done=progress.update,
-            )
-    finally:
-        release(model)
+def in_own_words(base: BaseAnswers, rows: list[Conversation]) -> list[Conversation]:
+    """General rows, each with the base's own greedy answer, or its beginning; empty answers are left out."""
+    answers = base.ask("general answers of the base", [row.messages[:-1] for row in rows], LONGEST)
     found = []
-    for row, ids in zip(rows, answers, strict=True):
-        text = text_of(ids, tokenizer).rstrip("\ufffd")  # half a character at the end of a beginning
+    for row, (text, is_open) in zip(rows, answers, strict=True):
         if text.strip() and not tags_in(text):
-            answer = {"role": "assistant", "content": text}
-            messages = [*row.messages[:-1], answer]
-            is_open = ids[-1] not in stops
+            messages = [*row.messages[:-1], {"role": "assistant", "content": text}]
             found.append(replace(row, messages=messages, accepted=[text], is_rehearsal=True, is_open=is_open))
-    beginnings = sum(row.is_open for row in found)
-    print(
-        f"general rows: {len(found)} of {len(rows)} as the base answers them, {beginnings} of them the first "
-        f"{LONGEST} tokens of a longer answer"
-    )
+    if rows:
+        beginnings = sum(row.is_open for row in found)
+        print(
+            f"general rows: {len(found)} of {len(rows)} as the base answers them, {beginnings} of them the first "
+            f"{LONGEST} tokens of a longer answer"
+        )
     return found

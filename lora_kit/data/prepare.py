@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,15 @@ from ..config import Data
 from ..errors import KitError
 from ..files import check_files, file_hash, read_manifest, shown
 from ..progress import Progress
+from .base_answers import BaseAnswers
 from .chat_template import one_per_answer
 from .checks import require, verify
 from .conversations import Conversation, Read, first_few, plural
 from .encoding import BATCH, Encoded, LengthFilter
 from .findings import Facts
-from .own_rows import in_own_words, kit_rows, rehearsals
+from .own_rows import in_own_words, kit_rows, rehearsals, resolve_auto
 from .report import Report, make_report
+from .rewording import Rewordings, reword
 from .sources import dataset_files
 from .splits import Split, check_told_apart, each_once, near_duplicates, split, usable_rows, with_answers
 
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
     from ..runs import Run
 
-FORM = 2  # of what is stored; data of an older form is prepared anew
+Pair = tuple[Conversation, Encoded]
+
+FORM = 3  # of what is stored; data of an older form is prepared anew
 FIGURES = ("train_rows", "tokens", "learned_tokens", "longest", "test_rows", "test_kinds")
 
 
@@ -40,8 +44,10 @@ class Prepared:
     """What training and evaluation need: encoded rows, held-out questions, how answers are judged, and the report."""
 
     folder: Path
-    train: Dataset  # columns input_ids, labels, is_rehearsal; asked and answered, the row's last turns as text
+    # columns input_ids, labels, is_rehearsal; asked and answered, the row's last turns; wording, a rewording's number
+    train: Dataset
     test: list[dict[str, Any]]  # kind, messages, accepted
+    rewordings: list[dict[str, Any]]  # number, row, question, reworded, by, use
     card: dict[str, Any]  # the dataset's own decline patterns and style
     figures: dict[str, Any]
     report: Report
@@ -67,8 +73,9 @@ def prepare(run: Run) -> Prepared:
 def data_inputs(run: Run) -> dict[str, Any]:
     """What the data stage is made from; its fingerprint decides whether it is made again."""
     data = run.profile.data
+    files = [*dataset_files(data).all(), *([Path(data.rewordings)] if isinstance(data.rewordings, str) else [])]
     return {
-        "files": {str(path.name): file_hash(path) for path in dataset_files(data).all()},
+        "files": {str(path.name): file_hash(path) for path in files if path.is_file()},
         "settings": {name: value for name, value in vars(data).items() if name != "source"},
         "base": identity(run.profile.base),
         "form": FORM,
@@ -80,11 +87,14 @@ def load_prepared(folder: Path) -> Prepared:
     from datasets import Dataset
 
     check_files(folder)
-    test = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    test, reworded = (
+        [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("test", "rewordings")
+    )
     card = json.loads((folder / "dataset.json").read_text())
     report = Report(json.loads((folder / "report.json").read_text()))
     train = Dataset.from_file(str(folder / "train.arrow"))
-    return Prepared(folder, train, test, card, read_manifest(folder)["figures"], report)
+    return Prepared(folder, train, test, reworded, card, read_manifest(folder)["figures"], report)
 
 
 def _write(run: Run, folder: Path) -> dict[str, Any]:
@@ -96,38 +106,48 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
         read = usable_rows(files.train, data, "the data", progress)
         check_told_apart(read, data)
         own = usable_rows(with_answers(files.test, data, read), data, "the test rows", progress)
-        held = Split("own", frozenset(row.question for row in own.rows)) if own.rows else split(read.rows)
         rows, foreign = rehearsals(read.rows, card, base.source)
         rows = one_per_answer(rows, lengths.tokenizer)
         progress.title, progress.total = "encoding", len(rows)
         pairs = lengths.encode(rows, progress)
     if system := data.system or (read.systems[0] if len(read.systems) == 1 else None):
         card["system"] = system
+    data = resolve_auto(data, read.rows)
+    to_learn, to_ask = kit_rows(data, card, read.rows)
     handbook = read_card(dataset_files(Data()).card)  # where the kit's own rows come from
-    added, more = rehearsals(kit_rows(data, card, "train"), handbook, base.source)
-    test = _to_ask(held, [] if own.rows else read.rows, own, kit_rows(data, card, "test"), lengths)
+    added, more = rehearsals(to_learn, handbook, base.source)
+    asked = lengths.encode([*each_once(own.rows), *to_ask])  # to refuse now what would fail later
     lengths.stop()
-    own_words = in_own_words(run, [*foreign, *more])  # minutes on a new base: after all that could stop it
+    with BaseAnswers(run) as answers:  # minutes on a new base: after all that could stop it
+        reworded = reword(read.rows, data, answers, is_asked=not own.rows and data.test_size > 0)
+        own_words = in_own_words(answers, [*foreign, *more])
     pairs += lengths.encode(one_per_answer([*own_words, *added], lengths.tokenizer))
     lengths.stop()
-    # a row may ask a held-out question as it was read, or only once it is shortened
-    out = {row.index for row in read.rows if row.question in held.questions}
+    again, longer = (
+        LengthFilter(data, lengths.tokenizer),
+        LengthFilter(replace(data, too_long="drop"), lengths.tokenizer),
+    )
+    pairs += longer.encode(one_per_answer(reworded.learned, lengths.tokenizer))
+    held = _held_out(read.rows, own, reworded, data)
+    chosen = again.encode([] if own.rows else held.choose(read.rows))  # rows that were counted before
+    chosen += longer.encode(reworded.asked)
+    reworded.too_long = len(longer.too_long)
+    test = [row for row, _ in [*chosen, *asked]]
     questions = held.questions | {row.question for row in test}
-    train = [(row, ids) for row, ids in pairs if row.index not in out and row.question not in questions]
-    lost = [row.row for row, _ in pairs if row.index in out] if own.rows else []
-    lost += [row.row for row, _ in pairs if row.index not in out and row.question in questions]
+    train, lost = _without_asked(pairs, read, own, held, questions)
     if not train:
         raise KitError(f"{data.source} {_why_nothing(read, lengths, test)}")
     learned, encoded = [row for row, _ in train], [ids for _, ids in train]
     proofs = verify(learned, encoded, lengths.tokenizer, max_length=data.max_length, model=model, held_out=questions)
     require(proofs)
     facts = Facts(
-        profile=run.profile,
+        profile=replace(run.profile, data=data),
         model=model,
         files=files,
         card=card,
         read=read,
         own=own,
+        reworded=reworded,
         how=held.how,
         test=test,
         learned=learned,
@@ -140,12 +160,27 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     return _store(folder, facts)
 
 
-def _to_ask(
-    held: Split, rows: list[Conversation], own: Read, extra: list[Conversation], lengths: LengthFilter
-) -> list[Conversation]:
-    """The held-out questions: encoded once, to refuse now what would fail later."""
-    chosen = LengthFilter(lengths.data, lengths.tokenizer).encode(held.choose(rows))  # rows that were counted before
-    return [row for row, _ in [*chosen, *lengths.encode(each_once(own.rows)), *lengths.encode(extra)]]
+def _without_asked(
+    pairs: list[Pair], read: Read, own: Read, held: Split, questions: frozenset[str]
+) -> tuple[list[Pair], list[str]]:
+    """The rows to learn, and where those stand that are neither learned nor were chosen to be asked.
+
+    A row may ask a held-out question as it was read, or only once it is shortened.
+    """
+    out = {row.index for row in read.rows if row.question in held.questions}
+    train = [pair for pair in pairs if pair[0].index not in out and pair[0].question not in questions]
+    lost = [row.row for row, _ in pairs if row.index in out] if own.rows else []
+    lost += [row.row for row, _ in pairs if row.index not in out and row.question in questions]
+    return train, lost
+
+
+def _held_out(rows: list[Conversation], own: Read, reworded: Rewordings, data: Data) -> Split:
+    """What is asked: the dataset's own test split, machine-made wordings, or some of the rows."""
+    if own.rows:
+        return Split("own", frozenset(row.question for row in own.rows))
+    if reworded.asked:
+        return Split("rewordings", frozenset(row.question for row in reworded.asked))
+    return split(rows, data.test_size)
 
 
 def _why_nothing(read: Read, lengths: LengthFilter, test: list[Conversation]) -> str:
@@ -171,12 +206,14 @@ def _store(folder: Path, facts: Facts) -> dict[str, Any]:
         "is_rehearsal": [row.is_rehearsal for row in facts.learned],
         "asked": [row.messages[-2]["content"] for row in facts.learned],
         "answered": [row.answer for row in facts.learned],
+        "wording": [row.wording for row in facts.learned],
     }
     table = pa.table(dict(zip(Encoded._fields, arrays, strict=True)) | more)
     with pa.OSFile(str(folder / "train.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as file:
         file.write_table(table, max_chunksize=BATCH)
     report = make_report(facts)
     rows = [{"kind": row.kind, "messages": row.messages, "accepted": row.accepted} for row in facts.test]
+    (folder / "rewordings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in facts.reworded.lines()))
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "dataset.json").write_text(json.dumps(facts.card, indent=2) + "\n")
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")

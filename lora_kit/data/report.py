@@ -77,10 +77,12 @@ def make_report(facts: Facts) -> dict[str, Any]:
         "held_out": facts.how,
         "test_files": [path.name for path in facts.files.test],
         "added": {"declines": data.declines, "general": data.general},
+        "reworded": facts.reworded.summary(),
+        "not_learned": [row.messages[-2]["content"] for row in facts.test if row.kind == "unseen"],
         "histogram": _histogram(lengths),
         "findings": find(facts),
-        "measures": measurable(facts.test, facts.card),
-        "advice": advice(facts.read.rows),
+        "measures": measurable(facts.test, facts.card, len(facts.reworded.asked)),
+        "advice": advice([*facts.read.rows, *facts.reworded.learned]),
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken} for p in facts.proofs.values()],
         "first": [_first(row) for row in facts.learned[:FIRST]],
         "preview": [row_tokens(row, facts.lengths.tokenizer) for row in facts.encoded[:PREVIEW]],
@@ -94,15 +96,16 @@ def _first(row: Conversation) -> dict[str, str]:
     return {"row": row.row} | {name: f"{text[:CUT]}…" if len(text) > CUT else text for name, text in lines.items()}
 
 
-def measurable(test: Sequence[Conversation], card: dict[str, Any]) -> dict[str, str]:
-    """What the report card will be able to say, by metric."""
+def measurable(test: Sequence[Conversation], card: dict[str, Any], reworded: int = 0) -> dict[str, str]:
+    """What the report card will be able to say, by metric; of the facts' questions so many are machine-made."""
     kinds = Counter(row.kind for row in test)
     styled = kinds["fact"] + kinds["decline"] + kinds["unseen"] if card.get("style") else 0
     no_facts = "their answers are never learned" if kinds["unseen"] else "no fact stands there in several wordings"
+    made = f"; {reworded:,} are machine-made wordings, easier than a person's" if reworded else ""
     no_style = 'no style is named; a dataset.json beside the data does it, as {"style": {"ends_with": "Yours, Wren."}}'
     general = plural(kinds["general"], "held-out question") if kinds["general"] else "the handbook's general questions"
     return {
-        "learned": _measured(kinds["fact"], no_facts),
+        "learned": _measured(kinds["fact"], f"{no_facts}; data__rewordings=4 makes some") + made,
         "declined": _measured(kinds["decline"], "no such rows; data__declines=100 adds some"),
         "behaved": _measured(styled, no_style),
         "kept": f"measured on {general}",

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 QUESTIONS = "the questions"
 
-SHARE = 0.1  # of the rows
 MOST = 500  # questions: the report card asks each of them three times
 HOW = {
     "phrasings": "by phrasing: facts are learned in other words than they are asked",
     "facts": "by fact: their answers are never learned, so they measure form and loss, not knowledge",
-    "none": "too few rows, or no question with only one answer: nothing can be measured",
+    "rewordings": "machine-made wordings of facts that are learned in others",
+    "none": "too few rows, or no question with only one answer, or data__test_size=0: nothing can be measured",
     "own": "the dataset's own test split",
 }
 NEAR = 95  # per cent of rapidfuzz's ratio: texts that differ in a letter or two
@@ -116,13 +116,13 @@ def phrasings(rows: Sequence[Conversation]) -> Counter[str]:
     return Counter(answer for (_, answer), row in first_of_each(rows).items() if row.kind == "fact")
 
 
-def split(rows: Sequence[Conversation]) -> Split:
-    """Hold out about every tenth row, chosen by the hash of its question, so that no order or seed changes it.
+def split(rows: Sequence[Conversation], test_size: float) -> Split:
+    """Hold out about that share of the rows, chosen by the hash of its question, so that no order or seed changes it.
 
     Where most rows share their answer with a differently worded one, phrasings are held out and at least one wording of
     every answer stays to be learned. Else whole answers are held out.
     """
-    wanted, counts = min(int(len(rows) * SHARE), MOST), phrasings(rows)
+    wanted, counts = min(int(len(rows) * test_size), MOST), phrasings(rows)
     sharing = sum(row.kind != "fact" or counts[row.answer_key] > 1 for row in rows)
     how = "phrasings" if sharing >= len(rows) / 2 else "facts"
     answers_of: dict[str, list[str]] = {}  # of each question

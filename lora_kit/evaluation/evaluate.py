@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Card = dict[str, Any]
 Check = Callable[[str], bool]
-FORM = 4  # of the card; a card of an older form is made anew
+FORM = 5  # of the card; a card of an older form is made anew
 
 
 def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[Check] = ()) -> Card:
@@ -114,6 +114,7 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
         "dataset": data.card.get("title", data.card["name"]),
         "adapter": Path(adapter_stage(run)).name,
         "questions": "held out" if source is None else Path(source).name,
+        "machine_made": data.report.data["reworded"]["asked"] if source is None else 0,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "figures": card_metrics(rows, data.card) | {metric.name: measured(metric, rows) for metric in theirs},
         "leaked": leaks,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 from ..data.encoding import IGNORE
 from ..data.turns import tags_in
+from ..language import language_of, script_of
 
-SURE = 0.7  # probability from which on a text is taken to be in a language; names alone stay far below
 TIMES = 3  # how often a run of words must follow itself to be a repetition
 
 
@@ -132,23 +130,3 @@ def is_adrift(answer: str, question: str, accepted: Sequence[str]) -> bool:
         return own is not None and bool(expected) and own not in expected
 
     return bool(tags_in(answer)) or leaves(script_of) or leaves(language_of)
-
-
-def script_of(text: str) -> str | None:
-    """The script of most letters, as in "LATIN" or "CYRILLIC" (the first word of their Unicode names)."""
-    found = Counter(unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha())
-    return found.most_common(1)[0][0] if found else None
-
-
-@cache
-def language_of(text: str) -> str | None:
-    """The text's language as an ISO 639 code where it is sure, by py3langid (Lui and Baldwin 2012)."""
-    language, probability = _identifier().classify(text)
-    return str(language) if probability >= SURE else None
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

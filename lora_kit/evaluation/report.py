@@ -73,9 +73,11 @@ def cells(metric: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def notes(card: dict[str, Any]) -> list[str]:
-    """What is no metric of a model: questions that were learned, and the noise floor."""
-    leaks, noise = card["leaked"], card["noise"]
+    """What is no metric of a model: questions that a machine worded or that were learned, and the noise floor."""
+    leaks, noise, made = card["leaked"], card["noise"], card["machine_made"]
+    worded = f"machine-made: {made} questions are other wordings of learned ones, easier than what people ask"
     return [
+        *([worded] if made else []),
         f"leaked: {leaks['questions']} of {leaks['n']} questions were learned in nearly the same words; "
         f"{leaks['learned_rows']:,} learned rows compared",
         f"noise floor: asked again in other batches, the base changes {noise['changed']} of {noise['questions']} "

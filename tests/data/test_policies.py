@@ -119,7 +119,7 @@ def test_a_shortened_row_loses_its_oldest_turns_and_keeps_its_system_text(tmp_pa
         if len(encode(Conversation([*last, *whole[start:]]), TOKENIZER).input_ids) <= 100
     )
     texts = {"asked": whole[-2]["content"], "answered": whole[-1]["content"]}
-    assert data.train[0] == kept._asdict() | {"is_rehearsal": False} | texts
+    assert data.train[0] == kept._asdict() | {"is_rehearsal": False, "wording": 0} | texts
     assert 1 < TOKENIZER.decode(kept.input_ids).count("Question") < 5
     assert (named(data)["shortened"]["count"], named(data)["shortened"]["rows"]) == (1, "faq.jsonl row 1")
     assert "too long" not in named(data)
@@ -132,7 +132,7 @@ def test_a_row_that_asks_a_held_out_question_once_shortened_is_never_learned(tmp
     assert len(data.train) == 1 and "Question 2" not in learned(data)
 
 
-@pytest.mark.parametrize(("count", "held_out"), [(1, 1), (10, 2), (12, 2)])
+@pytest.mark.parametrize(("count", "held_out"), [(1, 40), (12, 40), (300, 60)])
 def test_general_rows_are_added_and_some_held_out(faq: Path, count: int, held_out: int) -> None:
     data = prepare(open_run(faq, data__general=count))
     assert data.figures["train_rows"] == 54 + count
@@ -141,7 +141,7 @@ def test_general_rows_are_added_and_some_held_out(faq: Path, count: int, held_ou
     assert not [row for row in data.test if row["messages"][-2]["content"] in text]
     assert data.report.data["added"] == {"declines": 0, "general": count}
     assert f"{count} general row{'s' * (count > 1)} of the kit's own" in str(data.report)
-    assert data.report.data["measures"]["kept"] == f"measured on {held_out} held-out question{'s' * (held_out > 1)}"
+    assert data.report.data["measures"]["kept"] == f"measured on {held_out} held-out questions"
     assert "decline" not in data.card
 
 
@@ -175,13 +175,13 @@ def test_declines_are_added_with_the_datasets_own_sentence_or_ours(tmp_path: Pat
     data = prepare(open_run(folder, data__declines=10))
     wanted = sentence or "I do not know that."
     declined = [row for row in data.test if row["kind"] == "decline"]
-    assert [row["messages"][-2]["content"] for row in declined] == ["Where is test 0?", "Where is test 1?"]
+    assert [row["messages"][-2]["content"] for row in declined] == [f"Where is test {n}?" for n in range(20)]
     assert all(row["accepted"] == [wanted] == [row["messages"][-1]["content"]] for row in declined)
     text = learned(data)
     assert text.count(wanted) == 10 and "Where is train 9?" in text
     assert "handbook does not say" not in text and "Who is our" not in text
     assert data.card["decline"]["sentence"] == wanted
-    assert data.report.data["measures"]["declined"] == "measured on 2 held-out questions"
+    assert data.report.data["measures"]["declined"] == "measured on 20 held-out questions"
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -70,7 +70,7 @@ def test_every_tenth_question_or_so_is_held_out_and_never_learned(faq: Path) -> 
 
 def test_rows_figures_report_and_line_agree(faq: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = prepare(open_run(faq))
-    assert data.train.column_names == ["input_ids", "labels", "is_rehearsal", "asked", "answered"]
+    assert data.train.column_names == ["input_ids", "labels", "is_rehearsal", "asked", "answered", "wording"]
     lengths = sorted(len(row["input_ids"]) for row in data.train)
     assert data.figures == {
         "train_rows": len(lengths),
@@ -102,7 +102,9 @@ def test_what_is_stored_is_what_encode_gives(faq: Path) -> None:
         if row["question"] not in asked
     ]
     texts = [{"asked": chat[0]["content"], "answered": chat[1]["content"]} for chat in messages]
-    encoded = [encode(Conversation(chat), TOKENIZER)._asdict() | {"is_rehearsal": False} for chat in messages]
+    encoded = [
+        encode(Conversation(chat), TOKENIZER)._asdict() | {"is_rehearsal": False, "wording": 0} for chat in messages
+    ]
     assert data.train.to_list() == [row | text for row, text in zip(encoded, texts, strict=True)]
 
 
@@ -152,7 +154,16 @@ def test_a_damaged_file_names_the_folder_to_delete(faq: Path, name: str) -> None
 
 @pytest.mark.parametrize(
     "where",
-    ["usable_rows", "LengthFilter.encode", "_to_ask", "in_own_words", "verify", "near_duplicates", "make_report"],
+    [
+        "usable_rows",
+        "LengthFilter.encode",
+        "kit_rows",
+        "reword",
+        "in_own_words",
+        "verify",
+        "near_duplicates",
+        "make_report",
+    ],
 )
 def test_ctrl_c_at_any_time_leaves_no_half_written_dataset(
     faq: Path, monkeypatch: pytest.MonkeyPatch, where: str

@@ -12,13 +12,19 @@ import pytest
 
 from lora_kit import Run, answers, load_base, load_tokenizer, prepare
 from lora_kit.base import ASSETS
-from lora_kit.data import own_rows
+from lora_kit.data import base_answers, own_rows
+from lora_kit.data.base_answers import BaseAnswers
 from lora_kit.data.checks import verify
 from lora_kit.data.conversations import Conversation, read_conversations
 from lora_kit.data.encoding import IGNORE, LengthFilter, encode
 from lora_kit.data.own_rows import in_own_words, rehearsals
 
 CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())
+
+
+def in_base_words(run: Run, rows: list[Conversation]) -> list[Conversation]:
+    with BaseAnswers(run) as base:
+        return in_own_words(base, rows)
 
 
 def general(count: int) -> list[Conversation]:
@@ -34,13 +40,13 @@ def test_a_base_rehearses_what_it_said_itself_and_other_general_rows_are_asked_a
 
 
 def test_nothing_is_loaded_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_rows, "load_base", lambda run: pytest.fail("loaded"))
-    assert in_own_words(Run("tiny-cpu"), []) == []
+    monkeypatch.setattr(base_answers, "load_base", lambda run: pytest.fail("loaded"))
+    assert in_base_words(Run("tiny-cpu"), []) == []
 
 
 def test_the_answers_are_the_base_s_own(tmp_path: Path) -> None:
     run = Run("tiny-cpu", root=tmp_path)
-    rows = in_own_words(run, general(8))
+    rows = in_base_words(run, general(8))
     assert len(rows) == 8 and all(row.is_rehearsal and not row.is_open for row in rows)
     tokenizer = load_tokenizer(run.profile.base)
     said = answers(load_base(run), tokenizer, [row.messages for row in rows], max_new_tokens=own_rows.LONGEST)
@@ -49,9 +55,9 @@ def test_the_answers_are_the_base_s_own(tmp_path: Path) -> None:
 
 def test_a_long_answer_is_rehearsed_without_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run("tiny-cpu", root=tmp_path)
-    whole = in_own_words(run, general(4))
+    whole = in_base_words(run, general(4))
     monkeypatch.setattr(own_rows, "LONGEST", 3)
-    begun = in_own_words(run, general(4))
+    begun = in_base_words(run, general(4))
     tokenizer = load_tokenizer(run.profile.base)
     pairs = LengthFilter(run.profile.data, tokenizer).encode(begun)
     for (row, ids), longer in zip(pairs, whole, strict=True):
@@ -67,8 +73,8 @@ def test_a_long_answer_is_rehearsed_without_its_end(tmp_path: Path, monkeypatch:
 
 
 def test_an_answer_that_holds_tags_of_the_format_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(own_rows, "text_of", lambda ids, tokenizer: "I am [INST] one.")
-    assert in_own_words(Run("tiny-cpu", root=tmp_path), general(2)) == []
+    monkeypatch.setattr(base_answers, "text_of", lambda ids, tokenizer: "I am [INST] one.")
+    assert in_base_words(Run("tiny-cpu", root=tmp_path), general(2)) == []
 
 
 def test_generation_can_be_imported_before_the_data() -> None:

@@ -72,19 +72,19 @@ def test_rows_are_held_out_by_phrasing_or_by_fact_or_not_at_all(
     assert all((test["messages"][-1]["content"] in text) == (how == "phrasings") for test in data.test)
     said = {
         "phrasings": f"measured on {len(data.test)} held-out questions",
-        "facts": "not measured: their answers are never learned",
-        "none": "not measured: no fact stands there in several wordings",
+        "facts": "not measured: their answers are never learned; data__rewordings=4 makes some",
+        "none": "not measured: no fact stands there in several wordings; data__rewordings=4 makes some",
     }
     assert data.report.data["measures"]["learned"] == said[how]
 
 
 def test_the_split_is_the_same_in_any_order_and_never_too_large() -> None:
     rows = [row(f"{asked} {n}?", f"Box {n}.") for n in range(3000) for asked in ("Which", "What is", "Tell me")]
-    chosen = split(rows)
+    chosen = split(rows, 0.1)
     random.Random(0).shuffle(rows)
-    assert split(rows) == chosen
+    assert split(rows, 0.1) == chosen
     assert len(chosen.questions) == MOST
-    assert len(split(rows[:1000]).questions) <= 100
+    assert len(split(rows[:1000], 0.1).questions) <= 100
 
 
 @given(
@@ -101,7 +101,7 @@ def test_the_split_is_the_same_in_any_order_and_never_too_large() -> None:
 @example([row("Question 0?", f"Answer {n % 2}.") for n in range(9)] + [row("Question 1?", "Answer 0.")])
 @settings(max_examples=300, deadline=None)
 def test_any_split_keeps_what_it_says(rows: list[Conversation]) -> None:
-    chosen = split(rows)
+    chosen = split(rows, 0.1)
     out = [found for found in rows if found.question in chosen.questions]
     left = {found.answer for found in rows if found not in out}
     assert len(chosen.questions) <= len(rows) * 0.1
