@@ -17,6 +17,7 @@ from .base import load_tokenizer
 from .config import named_values
 from .data.encoding import Encoded
 from .data.report import row_html, row_text, row_tokens
+from .data.sources import EMBEDDED
 from .errors import KitError
 from .machine import choose_profile, gpu_count
 from .presets import LLAMA2_MIRROR, profile
@@ -41,6 +42,9 @@ BASES: Mapping[str, dict[str, str]] = {  # as people call them -> what lk.Run ta
 }
 
 
+EXTRAS = dict.fromkeys(("data__rewordings", "data__declines", "data__general"), "auto")
+
+
 def widgets_shown() -> bool:
     """A notebook's kernel runs this, ipywidgets is installed, and LORA_KIT_WIDGETS is not "off"."""
     is_wanted = os.environ.get("LORA_KIT_WIDGETS", "").lower() != "off"
@@ -54,10 +58,13 @@ class Settings:
     base: str = "auto"
     data: Any = "handbook"
     changes: str = ""
+    extras: bool = False
 
     def run(self, **arguments: Any) -> Run:
         """The run of these settings; arguments of `lk.Run` (other data, a name, `lora__r=8`) go before them."""
-        return Run(**{"data": self.data} | self._arguments() | arguments)
+        given = {"data": self.data} | self._arguments() | arguments
+        is_embedded = isinstance(given["data"], str) and given["data"] in EMBEDDED
+        return Run(**(EXTRAS if self.extras and not is_embedded else {}) | given)
 
     def check(self) -> None:
         """Raise KitError where they are wrong; no run is made."""
@@ -76,21 +83,23 @@ class Settings:
 
     def __str__(self) -> str:
         data = self.data if isinstance(self.data, str) else type(self.data).__name__
-        return f"base {self.base}, data {data}" + (f", {self.changes}" if self.changes else "")
+        extras = " with what it lacks" if self.extras and data not in EMBEDDED else ""
+        return f"base {self.base}, data {data}{extras}" + (f", {self.changes}" if self.changes else "")
 
 
-def settings(base: str = "auto", data: Any = "handbook", changes: str = "") -> Settings:
+def settings(base: str = "auto", data: Any = "handbook", changes: str = "", extras: bool = False) -> Settings:
     """Show the settings as a form; with widgets off they are printed, and the cell above changes them.
 
     Args:
         base: "auto", "llama-2", "llama-2-mirror", "llama-3.2", "qwen3", "mistral", "tinyllama", "smollm2" or "tiny".
         data: an embedded dataset ("handbook", "triage"), your own file, or rows.
         changes: single settings, "lora__r=8 training__epochs=2".
+        extras: add what a file of yours lacks: other wordings of its questions, questions to decline, general ones.
 
     Raises:
         KitError: no such base or setting; the message lists the right ones.
     """
-    chosen = Settings(base, data, changes)
+    chosen = Settings(base, data, changes, extras)
     chosen.check()
     if not widgets_shown():
         print(f"{chosen}. Another choice: change the cell above, and run on")
@@ -104,11 +113,12 @@ def settings(base: str = "auto", data: Any = "handbook", changes: str = "") -> S
         fields["data"] = ipywidgets.Text(chosen.data, description="data", layout=wide)
     example = "lora__r=8 training__epochs=2"
     fields["changes"] = ipywidgets.Text(chosen.changes, placeholder=example, description="settings", layout=wide)
+    fields["extras"] = ipywidgets.Checkbox(extras, description="add what a file of yours lacks", layout=wide)
     status = ipywidgets.HTML()
 
     def update(_: Any = None) -> None:
         for name, field in fields.items():
-            setattr(chosen, name, field.value.strip())
+            setattr(chosen, name, field.value if name == "extras" else field.value.strip())
         try:
             chosen.check()
             status.value = html.escape(f"Chosen: {chosen}. Now run the next cells.")

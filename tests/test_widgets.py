@@ -70,12 +70,17 @@ def test_a_wrong_choice_lists_the_right_ones(given: tuple[Any, ...], message: st
 
 def test_the_form_fills_the_choice_and_says_what_is_wrong(boxes: list[Any], tmp_run_root: Path) -> None:
     form = lk.settings("tiny")
-    base, data, changes, status = boxes[0].children
+    base, data, changes, extras, status = boxes[0].children
     changes.value = "lora__r=<b>"
     assert "Not yet" in status.value and "&lt;b&gt;" in status.value and "<b>" not in status.value
     base.value, data.value, changes.value = "tiny", "triage", "lora__r=4"
     assert "Chosen: base tiny, data triage, lora__r=4" in status.value
-    assert form.run().profile.lora.r == 4
+    assert form.run().profile.lora.r == 4 and form.run().profile.data.rewordings == 0
+    data.value, extras.value = "faq.csv", True
+    assert "data faq.csv with what it lacks" in status.value
+    assert form.run().profile.data.rewordings == form.run().profile.data.declines == "auto"
+    assert form.run(data="handbook").profile.data.general == 0  # which has all
+    assert form.run(data__general=7).profile.data.general == 7
     assert form.run(data="handbook", lora__r=2).profile.lora.r == 2
 
 
@@ -84,7 +89,7 @@ def test_rows_given_as_objects_stay_what_they_are(boxes: list[Any]) -> None:
 
     for rows in ([{"question": "a?", "answer": "b"}], pandas.DataFrame({"question": ["a?"], "answer": ["b"]})):
         form = lk.settings("tiny", rows)
-        assert len(boxes.pop().children) == 3 and form.data is rows
+        assert len(boxes.pop().children) == 4 and form.data is rows
         assert str(Settings(data=rows)) == f"base auto, data {type(rows).__name__}"
 
 

@@ -68,10 +68,12 @@ def resolve_auto(data: Data, rows: Sequence[Conversation]) -> Data:
         declines=declines if data.declines == "auto" else data.declines,
         general=general if data.general == "auto" else data.general,
     )
+    asked = f"which is asked in {plural(typical, 'wording')} (median)"
     print(
-        f"data__rewordings={found.rewordings} (a fact is asked in {plural(typical, 'wording')}, median), "
-        f"data__declines={found.declines} ({kinds['decline']} in the file), data__general={found.general} "
-        f"({kinds['general']} in the file): as the file asks for it; name other numbers, or 0 for none"
+        "added, as the file lacks it; a number of your own changes it, 0 leaves it out:\n"
+        f"  data__rewordings={found.rewordings}  of each question, {asked}\n"
+        f"  data__declines={found.declines}  questions that the file does not answer; it has {kinds['decline']}\n"
+        f"  data__general={found.general}  general questions, against forgetting; it has {kinds['general']}"
     )
     return found
 

@@ -114,8 +114,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
         card["system"] = system
     data = resolve_auto(data, read.rows)
     to_learn, to_ask = kit_rows(data, card, read.rows)
-    handbook = read_card(dataset_files(Data()).card)  # where the kit's own rows come from
-    added, more = rehearsals(to_learn, handbook, base.source)
+    added, more = rehearsals(to_learn, read_card(dataset_files(Data()).card), base.source)
     asked = lengths.encode([*each_once(own.rows), *to_ask])  # to refuse now what would fail later
     lengths.stop()
     with BaseAnswers(run) as answers:  # minutes on a new base: after all that could stop it

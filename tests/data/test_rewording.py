@@ -255,7 +255,7 @@ def test_auto_adds_what_a_faq_lacks_and_nothing_to_what_has_it(
     auto = dict.fromkeys(("rewordings", "declines", "general"), "auto")
     report = prepared(tmp_path, **auto).report.data
     assert report["reworded"]["learned"] == 120 and report["added"] == {"declines": 30, "general": 54}
-    assert "data__rewordings=4 (a fact is asked in 1 wording, median)" in capsys.readouterr().out
+    assert "data__rewordings=4  of each question, which is asked in 1 wording" in capsys.readouterr().out
     handbook = lk.prepare(lk.Run("tiny-cpu", root=tmp_path, **{f"data__{name}": "auto" for name in auto})).report.data
     assert handbook["added"] == {"declines": 0, "general": 0} and handbook["reworded"]["learned"] == 0
 
