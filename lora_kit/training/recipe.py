@@ -68,8 +68,8 @@ def recipe(settings: Training, rows: Sequence[Row], width: int) -> Recipe:
     reasons: list[str] = []
     rate = _learning_rate(settings, width, reasons)
     size = _tokens_per_step(settings, rows, reasons)
-    most = min(settings.tokens_per_micro_batch, size)
-    chosen = replace(settings, learning_rate=rate, tokens_per_step=size, tokens_per_micro_batch=most)
+    parts = -(-size // settings.tokens_per_micro_batch)  # of equal size: else a step would overshoot by up to a half
+    chosen = replace(settings, learning_rate=rate, tokens_per_step=size, tokens_per_micro_batch=-(-size // parts))
     chosen = replace(chosen, epochs=_epochs(chosen, rows, reasons))
     return Recipe(chosen, all_steps(rows, chosen), reasons)
 

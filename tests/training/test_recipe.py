@@ -80,6 +80,14 @@ def test_the_micro_batch_is_never_larger_than_the_step() -> None:
     assert chosen.tokens_per_micro_batch == chosen.tokens_per_step == SMALLEST_STEP
 
 
+@pytest.mark.parametrize("micro", [512, 700, 1024, 2048])
+def test_steps_are_as_large_as_is_said_whatever_fits_the_card(micro: int) -> None:
+    found = recipe(Training(tokens_per_micro_batch=micro), rows_of_length(1700, 60), 576)
+    assert found.training.tokens_per_micro_batch <= micro and found.training.epochs == 3
+    tokens = sum(batch.tokens for step in found.steps for batch in step) / len(found.steps)
+    assert 0.9 < tokens / found.training.tokens_per_step < 1.1
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_learns_at_its_base_s_own_rate(name: str) -> None:
     widths = {"tiny-cpu": 192, "smollm2-cpu": 576, "smollm2-t4": 576, "tinyllama-t4": 2048}
