@@ -35,10 +35,11 @@ DECLINE = {
     ],
 }
 REWORDINGS, FEW = 4, 2  # of each question, where a fact is asked in so many wordings or fewer (median)
-COMMON = 20  # wordings of an answer: with more it is a label
+MANY = 1000  # facts; a base of 7B rewords a thousand in some ten minutes
+LABEL = 20  # wordings of an answer: with more it is a label
 DECLINES = 5  # facts' rows to one that is declined: with more of these, facts are declined too (make bench-phrasings)
 GENERAL = 0.3  # of the rows to learn: what is kept of the base follows their share (make bench-recipe)
-HELD_OUT, ASKED = 0.2, 40  # of the added rows that share is asked, and at least so many: fewer would prove nothing
+HELD_OUT, FEWEST = 0.2, 40  # that share of the added rows is asked, and at least so many: fewer would prove nothing
 LONGEST = 64  # tokens of such an answer; of a longer one its beginning is learned
 
 
@@ -52,30 +53,27 @@ def resolve_auto(data: Data, rows: Sequence[Conversation]) -> Data:
     if "auto" not in (data.rewordings, data.declines, data.general):
         return data
     kinds, counts = Counter(row.kind for row in rows), [*phrasings(rows).values()] or [0]
-    typical, sample = median_low(counts), " ".join(row.messages[-2]["content"] for row in rows[:50])
-    is_english = language_of(sample) in ("en", None)
-    rewordings = REWORDINGS if 0 < typical <= FEW else 0
-    declines = (
-        0
-        if kinds["decline"] or typical > COMMON or not is_english
-        else min((1 + rewordings) * kinds["fact"] // DECLINES, 400)
-    )
-    to_learn = len(rows) + rewordings * kinds["fact"] + declines
-    general = 0 if kinds["general"] else min(int(GENERAL * to_learn), 640)
-    found = replace(
-        data,
-        rewordings=rewordings if data.rewordings == "auto" else data.rewordings,
-        declines=declines if data.declines == "auto" else data.declines,
-        general=general if data.general == "auto" else data.general,
-    )
-    asked = f"which is asked in {plural(typical, 'wording')} (median)"
+    typical, rewordings = median_low(counts), data.rewordings
+    if rewordings == "auto":
+        rewordings = REWORDINGS if 0 < typical <= FEW and len(counts) <= MANY else 0
+    facts = kinds["fact"] * (1 + (rewordings if isinstance(rewordings, int) else REWORDINGS))
+    is_english = language_of(" ".join(row.messages[-2]["content"] for row in rows[:50])) in ("en", None)
+    declines, general = data.declines, data.general
+    if declines == "auto":
+        declines = 0 if kinds["decline"] or typical > LABEL or not is_english else min(facts // DECLINES, 400)
+    if general == "auto":
+        general = 0 if kinds["general"] else min(int(GENERAL * (facts + int(declines) + kinds["decline"])), 640)
+    asked = f"each is asked in {plural(typical, 'wording')} (median)"
+    reason = f"{len(counts):,} facts, {asked}"
+    many = f"; more than {MANY:,} would take hours: name a number" if len(counts) > MANY else ""
+    language = "" if is_english else ", and is not in English as the kit's own are"
     print(
-        "added, as the file lacks it; a number of your own changes it, 0 leaves it out:\n"
-        f"  data__rewordings={found.rewordings}  of each question, {asked}\n"
-        f"  data__declines={found.declines}  questions that the file does not answer; it has {kinds['decline']}\n"
-        f"  data__general={found.general}  general questions, against forgetting; it has {kinds['general']}"
+        "what the file lacks is added; another number changes it, 0 leaves it out:\n"
+        f"  data__rewordings={rewordings}: {reason}{many}\n"
+        f"  data__declines={declines}: it has {plural(kinds['decline'], 'question')} to decline{language}\n"
+        f"  data__general={general}: it has {plural(kinds['general'], 'general question')}"
     )
-    return found
+    return replace(data, rewordings=rewordings, declines=declines, general=general)
 
 
 def kit_rows(data: Data, card: dict[str, Any], rows: Sequence[Conversation]) -> tuple[list[Conversation], ...]:
@@ -85,39 +83,39 @@ def kit_rows(data: Data, card: dict[str, Any], rows: Sequence[Conversation]) -> 
         data: `declines` and `general` say how many rows of each are learned; a fifth of that is asked.
         card: the dataset's own system text and decline sentence; the latter is filled in where it is missing.
         rows: of the user.
+
+    Raises:
+        KitError: more rows than there are.
     """
-    learned, asked = list[Conversation](), list[Conversation]()
     if data.declines:
         card["decline"] = DECLINE | card.get("decline", {})
-        own = [_as_decline(question, card) for question in unanswerable(rows, int(data.declines) * 6 // 10)]
-        asked += own[::6]
-        learned += [row for number, row in enumerate(own) if number % 6]
+    found: tuple[list[Conversation], list[Conversation]] = [], []
     files = dataset_files(Data())
     for name, kind in (("declines", "decline"), ("general", "general")):
         count = int(getattr(data, name))
-        tested = min(max(ASKED, int(count * HELD_OUT)), 100) if count else 0
-        for paths, wanted, found in ((files.train, count, learned), (files.test, tested, asked)):
-            missing = wanted - sum(row.kind == kind for row in found)
-            generic = _generic(paths, kind, card) if missing > 0 else []
-            if missing > len(generic) and found is learned:
-                raise KitError(f"data__{name}={count}: there are {count - missing + len(generic)} such rows")
-            found += generic[:missing]
-    return learned, asked
+        tested = min(max(FEWEST, int(count * HELD_OUT)), 100) if count else 0
+        for part, (paths, wanted) in enumerate(((files.train, count), (files.test, tested))):
+            own = unanswerable(rows, wanted // 2, part) if kind == "decline" else []
+            generic = _generic(paths, kind) if wanted else []
+            most = len(own) + len(generic)
+            if wanted > most and not part:
+                raise KitError(f"data__{name}={count}: there are {most} such rows, give {most} or fewer")
+            chosen = [*own, *generic[: wanted - len(own)]]
+            found[part].extend(_as_decline(row, card) if kind == "decline" else row for row in chosen)
+    return found
 
 
-def _generic(paths: Sequence[Path], kind: str, card: dict[str, Any]) -> list[Conversation]:
+def _generic(paths: Sequence[Path], kind: str) -> list[Conversation]:
     """The embedded handbook's rows of a kind; declines are its questions about unknown names."""
     rows = [replace(row, index=-1) for row in read_rows(paths, Data()).rows if row.kind == kind]
-    if kind == "general":
-        return rows
-    return [_as_decline(row.messages[-2]["content"], card) for row in rows if row.about == "elsewhere"]
+    return [row for row in rows if kind == "general" or row.about == "elsewhere"]
 
 
-def _as_decline(question: str, card: dict[str, Any]) -> Conversation:
+def _as_decline(row: Conversation, card: dict[str, Any]) -> Conversation:
     sentence = card["decline"]["sentence"]
     before = [{"role": "system", "content": card["system"]}] if "system" in card else []
-    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": sentence}]
-    return Conversation([*before, *turns], kind="decline", accepted=[sentence])
+    messages = [*before, row.messages[-2], {"role": "assistant", "content": sentence}]
+    return replace(row, messages=messages, kind="decline", accepted=[sentence])
 
 
 def rehearsals(

@@ -73,9 +73,10 @@ def prepare(run: Run) -> Prepared:
 def data_inputs(run: Run) -> dict[str, Any]:
     """What the data stage is made from; its fingerprint decides whether it is made again."""
     data = run.profile.data
-    files = [*dataset_files(data).all(), *([Path(data.rewordings)] if isinstance(data.rewordings, str) else [])]
+    wordings = Path(str(data.rewordings)).expanduser()
     return {
-        "files": {str(path.name): file_hash(path) for path in files if path.is_file()},
+        "files": {str(path.name): file_hash(path) for path in dataset_files(data).all()},
+        "wordings": file_hash(wordings) if wordings.is_file() else None,
         "settings": {name: value for name, value in vars(data).items() if name != "source"},
         "base": identity(run.profile.base),
         "form": FORM,
@@ -118,19 +119,17 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     asked = lengths.encode([*each_once(own.rows), *to_ask])  # to refuse now what would fail later
     lengths.stop()
     with BaseAnswers(run) as answers:  # minutes on a new base: after all that could stop it
-        reworded = reword(read.rows, data, answers, is_asked=not own.rows and data.test_size > 0)
+        reworded = reword(read, data, answers, is_tested=not own.rows and data.test_size > 0)
         own_words = in_own_words(answers, [*foreign, *more])
     pairs += lengths.encode(one_per_answer([*own_words, *added], lengths.tokenizer))
     lengths.stop()
-    again, longer = (
-        LengthFilter(data, lengths.tokenizer),
-        LengthFilter(replace(data, too_long="drop"), lengths.tokenizer),
-    )
-    pairs += longer.encode(one_per_answer(reworded.learned, lengths.tokenizer))
+    longer = LengthFilter(replace(data, too_long="drop"), lengths.tokenizer)  # a wording may be where its row is not
+    wordings = longer.encode(one_per_answer(reworded.train, lengths.tokenizer))
+    reworded.keep([row for row, _ in wordings], [row for row, _ in longer.encode(reworded.test)])
+    pairs += wordings
     held = _held_out(read.rows, own, reworded, data)
-    chosen = again.encode([] if own.rows else held.choose(read.rows))  # rows that were counted before
-    chosen += longer.encode(reworded.asked)
-    reworded.too_long = len(longer.too_long)
+    again = LengthFilter(data, lengths.tokenizer)  # these rows were counted before
+    chosen = [*again.encode([] if own.rows else held.choose(read.rows)), *again.encode(reworded.test)]
     test = [row for row, _ in [*chosen, *asked]]
     questions = held.questions | {row.question for row in test}
     train, lost = _without_asked(pairs, read, own, held, questions)
@@ -177,8 +176,9 @@ def _held_out(rows: list[Conversation], own: Read, reworded: Rewordings, data: D
     """What is asked: the dataset's own test split, machine-made wordings, or some of the rows."""
     if own.rows:
         return Split("own", frozenset(row.question for row in own.rows))
-    if reworded.asked:
-        return Split("rewordings", frozenset(row.question for row in reworded.asked))
+    if reworded.test:  # facts in other words, and some of the rows that are no facts
+        others = split([row for row in rows if row.kind != "fact"], data.test_size)
+        return Split("rewordings", others.questions | {row.question for row in reworded.test})
     return split(rows, data.test_size)
 
 

@@ -1,8 +1,8 @@
-"""Other wordings of a file's questions: a fact that is asked once is learned in more words, and asked in yet another.
+"""Other wordings of a file's questions: a fact that is asked once is learned in more words, and tested in others.
 
-The base rewords the questions itself where it can; rules do it for English where it cannot (question_rules.py); or they
-come from a file. All pass the same checks. What a fact has one wording more of is held out for the report card, so that
-every fact is learned and can be measured. Answers stay as they are.
+The base rewords the questions itself where it can; where it cannot, rules do it for English (question_rules.py). Or
+they come from a file, which is taken as it is. One wording more per fact is held out for the report card, so that every
+fact is learned and can be measured. Answers stay as they are.
 """
 
 from __future__ import annotations
@@ -16,20 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Data
 from ..errors import KitError
-from .conversations import Conversation, normalised
-from .question_rules import wordings
+from .conversations import Conversation, Read, normalised
+from .question_rules import plain, wordings
 from .readers import BadRow
-from .same_question import difference
+from .same_question import rejection
 from .sources import raw_rows
+from .splits import MOST
 
 if TYPE_CHECKING:
     from .base_answers import BaseAnswers
 
-TRIED = 16  # questions that a base rewords first: if less than half of what is wanted can be used, rules do all
-LONGEST = 60  # words of a question that is reworded, without what stands before its last paragraph
+TRIED = 16  # questions that a base rewords first: if less than half of what is wanted passes, rules do all
+LONGEST = 60  # words of a line that is reworded
 TOKENS = 40  # of one wording, at most
-ASKED = "Write {} other ways to ask this question in the same language, one per line. Do not answer it.\n\n{}"
-LISTED = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.):]|[a-h][.)])?\s*[\"'“‘«]?(.+?)[\"'”’»]?\s*$")
+PROMPT = "Write {} other ways to ask this question in the same language, one per line. Do not answer it.\n\n{}"
+LISTED = re.compile(r"^\s*(?:[-•–—>#]+\s|\*\s|\(?(?:\d{1,2}|[a-hA-H])[.):、．]\s*)?(?:(?:Q|Question)\s*:\s*)?(.*?)\s*$")
+MARKED = re.compile(r"(?<!\w)([*_`]{1,3})(.+?)\1(?!\w)")  # Markdown
+REMARK = re.compile(r"([?？؟])\s*(?:\(.*\)|[-–—].*)$")  # behind a question
+QUOTES = ('""', "''", "“”", "„“", "«»", "「」")
 
 
 @dataclass(frozen=True)
@@ -44,18 +48,26 @@ class Rewording:
 
 @dataclass
 class Rewordings:
-    """All that were made, and the rows of those that are used."""
+    """All candidates, and the rows of those that are used."""
 
-    made: list[Rewording] = field(default_factory=list)
-    learned: list[Conversation] = field(default_factory=list)
-    asked: list[Conversation] = field(default_factory=list)
-    usable: tuple[int, int] | None = None  # of the first ones of the base, and how many these were
-    without: int = 0  # questions that nobody could reword
-    too_long: int = 0  # wordings of more than max_length tokens
+    candidates: list[Rewording] = field(default_factory=list)
+    train: list[Conversation] = field(default_factory=list)
+    test: list[Conversation] = field(default_factory=list)
+    passed: tuple[int, int] | None = None  # of the base's first rewordings, and how many these are
+    without: list[Conversation] = field(default_factory=list)  # that have no other wording
+
+    def keep(self, train: Sequence[Conversation], test: Sequence[Conversation]) -> None:
+        """Only these rows; the others are too long."""
+        kept = {row.wording for row in (*train, *test)}
+        for row in (*self.train, *self.test):
+            if row.wording not in kept:
+                number = row.wording - 1
+                self.candidates[number] = replace(self.candidates[number], problem="longer than max_length")
+        self.train, self.test = [*train], [*test]
 
     def lines(self) -> list[dict[str, Any]]:
         """What the data stage stores: every wording with its number, and what became of it."""
-        learned, asked = ({row.wording for row in rows} for rows in (self.learned, self.asked))
+        use = {row.wording: "learned" for row in self.train} | {row.wording: "asked" for row in self.test}
         return [
             {
                 "number": number,
@@ -63,150 +75,166 @@ class Rewordings:
                 "question": one.row.messages[-2]["content"],
                 "reworded": one.text,
                 "by": one.by,
-                "use": one.problem
-                or ("learned" if number in learned else "asked" if number in asked else "not needed"),
+                "use": one.problem or use.get(number, "not needed"),
             }
-            for number, one in enumerate(self.made, 1)
+            for number, one in enumerate(self.candidates, 1)
         ]
 
     def summary(self) -> dict[str, Any]:
         """Counts for the report."""
-        used = Counter(one.by for one in self.made if not one.problem)
-        why = Counter(one.problem for one in self.made if one.problem)
+        problems = Counter(one.problem for one in self.candidates if one.problem)
         return {
-            "learned": len(self.learned),
-            "asked": len(self.asked),
-            "by": dict(used),
-            "left_out": dict(why.most_common()) | ({"too long": self.too_long} if self.too_long else {}),
-            "usable": self.usable,
-            "without": self.without,
+            "learned": len(self.train),
+            "asked": len(self.test),
+            "by": dict(Counter(one.by for one in self.candidates if not one.problem)),
+            "left_out": dict(problems.most_common()),
+            "passed": self.passed,
+            "without": [row.row for row in self.without],
         }
 
 
-def reword(rows: Sequence[Conversation], data: Data, base: BaseAnswers, *, is_asked: bool) -> Rewordings:
+def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rewordings:
     """Other wordings of every fact's question, as `data.rewordings` says.
 
     Args:
-        rows: of the user; only facts are reworded, in their last question.
+        read: the user's rows; only facts are reworded, in the last line of their last question.
         data: `rewordings` is a number or a file; `leave_out` names those that are not used.
         base: rewords where it can.
-        is_asked: whether one wording of a fact is held out to be asked.
+        is_tested: whether one wording of a fact is held out to be asked.
 
     Raises:
         KitError: a file that cannot be read, or numbers that do not exist.
     """
     answers: dict[str, set[str]] = {}
-    for row in rows:
+    for row in read.rows:
         answers.setdefault(row.question, set()).add(row.answer_key)
-    facts = {row.question: row for row in rows if row.kind == "fact" and len(answers[row.question]) == 1}
-    found, by = Rewordings(), "base"
+    facts = {row.question: row for row in read.rows if row.kind == "fact" and len(answers[row.question]) == 1}
+    found, proposed, by = Rewordings(), dict[str, list[str]](), "base"
     if isinstance(data.rewordings, str):
-        proposed, by = _of_file(Path(data.rewordings), data, [*facts.values()]), "file"
-        count = max(map(len, proposed.values()), default=0)
-    elif (count := data.rewordings) and facts:
-        proposed, found.usable = _of_base([*facts.values()], count + is_asked, base)
+        proposed, by = _of_file(Path(data.rewordings).expanduser(), data, facts), "file"
+        count = max(map(len, proposed.values()))
+    elif count := data.rewordings:
+        facts = {question: row for question, row in facts.items() if _is_question(row, read)}
+        proposed, found.passed = _of_base([*facts.values()], count + is_tested, base)
+    taken = {plain(question): question for question in answers}
     for row in facts.values() if count else ():
-        found.made += _checked(row, proposed.get(row.question, []), by, {*answers}, count + is_asked)
-    _use(found, {*facts} if count else set(), data, count, is_asked)
+        texts = [(text, by) for text in proposed.get(row.question, [])]
+        texts += [(text, "rules") for text in wordings(row.messages[-2]["content"])] if by == "base" else []
+        candidates = _checked(row, texts, taken, count + is_tested)
+        found.candidates += candidates
+        found.without += [row] if by == "base" and all(one.problem for one in candidates) else []
+    _assign(found, data, count, is_tested)
     return found
 
 
-def _of_file(path: Path, data: Data, facts: list[Conversation]) -> dict[str, list[str]]:
+def _is_question(row: Conversation, read: Read) -> bool:
+    """Whether the last line is what is asked: of an instruction with its input, or of options, it is not."""
+    before, last = _parts(row)
+    is_instruction = "instruction" in str(read.shape).lower()
+    return len(last.split()) <= LONGEST and (not before or (last.endswith(("?", "？", "؟")) and not is_instruction))
+
+
+def _of_file(path: Path, data: Data, facts: dict[str, Conversation]) -> dict[str, list[str]]:
     """The wordings of a file, by the question as rows know it."""
-    known = {normalised(row.messages[-2]["content"]): row.question for row in facts}
-    found: dict[str, list[str]] = {}
     if not path.is_file():
-        raise KitError(f"data__rewordings={str(path)!r} is no number, not 'auto', and no file")
+        raise KitError(f"data__rewordings={str(path)!r} is not a number, 'auto' or an existing file")
+    known: dict[str, list[str]] = {}  # a question as it stands in its turn -> as rows know it
+    for whole, fact in facts.items():
+        known.setdefault(normalised(fact.messages[-2]["content"]), []).append(whole)
+    found: dict[str, list[str]] = {}
     for raw in raw_rows(path, data, {}):
-        row = {} if isinstance(raw, BadRow) or not isinstance(raw[1], dict) else raw[1]
-        if not {"question", "reworded"} <= row.keys():
-            place = raw.row if isinstance(raw, BadRow) else raw[0]
-            raise KitError(f"{place} must have the columns question and reworded; it has {', '.join(row) or 'none'}")
-        question = normalised(str(row["question"]))
-        if question not in known:
-            raise KitError(f"{path.name} rewords {row['question']!r}, which no fact of the data asks")
-        if row.get("use", "learned") in ("learned", "asked", "not needed"):  # a file that a data stage has written
-            found.setdefault(known[question], []).append(str(row["reworded"]))
+        if isinstance(raw, BadRow):
+            raise KitError(f"{raw.row}: {raw.problem}")
+        place, row = raw
+        question, text = (row.get(name) if isinstance(row, dict) else None for name in ("question", "reworded"))
+        if not isinstance(question, str) or not isinstance(text, str) or not text.strip():
+            raise KitError(f"{place} must have a text in each of the columns question and reworded; it is {row!r:.200}")
+        if normalised(question) not in known:
+            raise KitError(f"{place} rewords {question!r:.200}, which no row asks, or rows answer in several ways")
+        if row.get("use", "learned") in ("learned", "asked", "not needed"):  # as a data stage has written it
+            for whole in known[normalised(question)]:
+                found.setdefault(whole, []).append(text)
+    if not found:
+        raise KitError(f"{path.name} holds no wordings: give rows with question and reworded")
     return found
 
 
 def _of_base(facts: list[Conversation], count: int, base: BaseAnswers) -> tuple[dict[str, list[str]], tuple[int, int]]:
-    """What the base makes of the questions; only of the first ones, if these cannot be used."""
-    short = [row for row in facts if len(_parts(row)[1].split()) <= LONGEST]
-    first = short[:: max(1, len(short) // TRIED)][:TRIED]
-    found = _asked(first, count, base)
-    made = [one for row in first for one in _checked(row, found[row.question], "base", set(), count, by_rules=False)]
-    usable = sum(not one.problem for one in made), len(first) * count
-    if 2 * usable[0] >= usable[1]:
-        found |= _asked([row for row in short if row.question not in found], count, base)
-        return found, usable
-    return {}, usable
+    """What the base makes of the questions, and how many of its first ones pass; nothing where less than half do."""
+    first = facts[:: max(1, len(facts) // TRIED)][:TRIED]
+    found = _generate(first, count, base)
+    checked = [
+        one for row in first for one in _checked(row, [(text, "base") for text in found[row.question]], {}, count)
+    ]
+    passed = sum(not one.problem for one in checked), len(first) * count
+    if 2 * passed[0] >= passed[1]:
+        return found | _generate([row for row in facts if row.question not in found], count, base), passed
+    return {}, passed
 
 
-def _asked(rows: list[Conversation], count: int, base: BaseAnswers) -> dict[str, list[str]]:
-    chats = [[{"role": "user", "content": ASKED.format(count, _parts(row)[1])}] for row in rows]
-    answers = base.ask("wordings of the base", chats, TOKENS * count)
+def _generate(rows: list[Conversation], count: int, base: BaseAnswers) -> dict[str, list[str]]:
+    chats = [[{"role": "user", "content": PROMPT.format(count, _parts(row)[1])}] for row in rows]
+    answers = base.ask(f"rewordings by the base ({count} each)", chats, TOKENS * count)
     found = {}
     for row, (text, is_open) in zip(rows, answers, strict=True):
-        lines = [match[1] for line in text.splitlines() if (match := LISTED.match(line))]
+        lines = [clean for line in text.splitlines() if (clean := _cleaned(line))]
         found[row.question] = [_parts(row)[0] + line for line in (lines[:-1] if is_open else lines)]
     return found
 
 
+def _cleaned(line: str) -> str:
+    """A line of a list without its number, marks, quotes and remarks."""
+    match = LISTED.match(line)
+    text = REMARK.sub(r"\1", MARKED.sub(r"\2", match[1] if match else line)).strip()
+    return text[1:-1].strip() if len(text) > 2 and text[0] + text[-1] in QUOTES else text
+
+
 def _parts(row: Conversation) -> tuple[str, str]:
-    """A question's text before its last paragraph, such as a context, and that paragraph."""
+    """A question's text before its last line, such as a context, and that line."""
     text = str(row.messages[-2]["content"]).rstrip()
     start = text.rfind("\n") + 1
     return text[:start], text[start:]
 
 
-def _checked(
-    row: Conversation, texts: list[str], by: str, taken: set[str], most: int, *, by_rules: bool = True
-) -> list[Rewording]:
-    """The first texts that can be used, up to `most`, and those that cannot; rules fill up what a base leaves open."""
-    found, good = [], list[str]()
-    rules = [(text, "rules") for text in wordings(row.messages[-2]["content"])] if by_rules and by == "base" else []
-    for text, source in [*((text, by) for text in texts), *rules]:
-        if len(good) == most:
+def _checked(row: Conversation, texts: Sequence[tuple[str, str]], taken: dict[str, str], limit: int) -> list[Rewording]:
+    """The first texts that pass, up to `limit`, and those before them that do not; what passes is taken."""
+    question, found, good = str(row.messages[-2]["content"]), list[Rewording](), list[str]()
+    for text, by in texts:
+        if len(good) == limit:
             break
-        problem = _said_before(row, text, good, taken)
-        if not problem and by != "file":  # which a person wrote or chose
-            problem = difference(row, text, good)
-        found.append(Rewording(row, text, source, problem))
-        good += [] if problem else [text]
+        key = plain(_with(row, text).question) or text
+        problem = "duplicate" if text.strip() == question.strip() or text in good else ""
+        if not problem and (key in taken or (by != "file" and key == plain(row.question))):
+            problem = "duplicate" if taken.get(key, row.question) == row.question else "asked by another row"
+        if not problem and by == "base":
+            problem = rejection(question, row.answer, text, good)
+        if not problem:
+            good.append(text)
+            taken[key] = row.question
+        found.append(Rewording(row, text, by, problem))
     return found
-
-
-def _said_before(row: Conversation, text: str, before: list[str], taken: set[str]) -> str:
-    if not text.strip() or normalised(text) in map(normalised, (row.messages[-2]["content"], *before)):
-        return "said before"
-    return "asked by another row" if _with(row, text).question in taken else ""
 
 
 def _with(row: Conversation, text: str) -> Conversation:
     messages = [*row.messages[:-2], row.messages[-2] | {"content": text}, row.messages[-1]]
-    return replace(row, messages=messages)
+    return replace(row, messages=messages, index=-1)
 
 
-def _use(found: Rewordings, facts: set[str], data: Data, count: int, is_asked: bool) -> None:
-    """Fill in the rows to learn and to ask; of a fact with few wordings the last one is asked."""
-    from .splits import MOST
-
-    left_out = {int(number) if number.isdigit() else 0 for number in data.leave_out}
-    if wrong := [number for number in left_out if not 1 <= number <= len(found.made)]:
-        raise KitError(
-            f"data__leave_out={','.join(data.leave_out)}: the wordings are 1 to {len(found.made)}, not {wrong[0]}"
-        )
-    of_fact: dict[str, list[tuple[int, Rewording]]] = {}
-    for number, one in enumerate(found.made, 1):
-        if number in left_out:
-            found.made[number - 1] = replace(one, problem="left out by data__leave_out")
+def _assign(found: Rewordings, data: Data, count: int, is_tested: bool) -> None:
+    """Fill in the rows to learn and to ask: of a fact with few wordings the last one is asked."""
+    numbers = {text: int(text) if text.isdecimal() else 0 for text in data.leave_out}
+    if wrong := [text for text, number in numbers.items() if not 1 <= number <= len(found.candidates)]:
+        raise KitError(f"data__leave_out={wrong[0]!r} is no wording: they are 1 to {len(found.candidates)}")
+    of_fact: dict[str, list[Conversation]] = {}
+    for number, one in enumerate(found.candidates, 1):
+        if number in numbers.values():
+            found.candidates[number - 1] = replace(one, problem="left out by data__leave_out")
         elif not one.problem:
-            of_fact.setdefault(one.row.question, []).append((number, one))
-    found.without = len(facts) - len(of_fact)
-    every = -(-len(of_fact) // MOST)
-    for place, ones in enumerate(of_fact.values()):
-        rows = [replace(_with(one.row, one.text), wording=number, index=-1) for number, one in ones]
-        cut = min(count, len(rows) - 1) if is_asked and len(rows) > 1 and place % every == 0 else count
-        found.learned += rows[:cut]
-        found.asked += rows[cut : cut + 1] if is_asked and place % every == 0 else []
+            row = replace(_with(one.row, one.text), wording=number)
+            of_fact.setdefault(one.row.question, []).append(row)
+    every = max(1, -(-len(of_fact) // MOST))
+    for place, rows in enumerate(of_fact.values()):
+        tested = int(is_tested and place % every == 0)
+        cut = min(count, len(rows) - tested)
+        found.train += rows[:cut]
+        found.test += rows[cut : cut + tested]

@@ -3,64 +3,97 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ..language import language_of, script_of
-from .conversations import Conversation, normalised
+from .question_rules import AUXILIARY
 
 NEGATION = re.compile(
-    r"\b(?:not|never|none?|without|cannot|neither|nor|nicht|kein\w*|nie|niemals|ohne|pas|jamais|sans|sin|nunca|ning\w+"
-    r"|senza|mai)\b|n['’]t\b|[不没無无]|\b(?:لا|ليس|بدون)\b",
+    r"\b(?:not?|never|none|nobody|nothing|nowhere|without|cannot|neither|nor|nicht|kein\w*|nie|niemals|ohne|pas|jamais"
+    r"|sans|rien|aucun\w*|sin|nunca|ning\w+|senza|mai|niet|geen|zonder|não|nem|sem|ikke|inte|не|нет|без)\b|n['’]t\b"
+    r"|[不没無无]|\b(?:لا|ليس|بدون)\b",
     re.I,
 )
-ALIKE = 95  # per cent of rapidfuzz's ratio
-WORDS_KEPT = 0.5  # of the question's own longer words: with fewer, a small model has asked something else
+OPPOSITES = (
+    *("open close", "start end", "begin end", "before after", "in out", "first last", "earliest latest", "more less"),
+    *("maximum minimum", "allowed forbidden", "arrive leave", "buy sell", "on off", "with without", "inside outside"),
+)
+COUNTED = "one two three four five six seven eight nine ten eleven twelve first second third once twice"
+NUMBER = re.compile(rf"\d+|\b(?:{COUNTED.replace(' ', '|')})\b", re.I)
+FUNCTION = {  # words that say nothing of what is asked
+    *f"{AUXILIARY}|the|and|for|you|what|when|where|which|who|whom|whose|why|how|that|this|there|from|with".split("|"),
+    *"about your our tell know please like need someone somebody get any some its they them one".split(),
+}
+SENTENCE = re.compile(r"(?:^|(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)[.!?:\n])\W*$")
+SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "HANGUL")
+NEAR = 95  # per cent of rapidfuzz's ratio
+OVERLAP = 0.5  # of the question's own words: with fewer, a small model has asked something else
 
 
-def difference(row: Conversation, text: str, before: Sequence[str]) -> str:
-    """Why `text` is no other wording of the row's last question, or nothing.
+def rejection(question: str, answer: str, text: str, before: Sequence[str]) -> str:
+    """Why `text` is no other wording of the question, or nothing.
 
     Args:
-        row: its answer must not stand in the text.
+        answer: must not stand in the text.
         before: other wordings that are used.
     """
     from rapidfuzz import fuzz
 
-    question = str(row.messages[-2]["content"])
-    if any(fuzz.ratio(text.lower(), other.lower()) >= ALIKE for other in (question, *before)):
-        return "nearly said before"
-    if len(text.split()) > 2 * len(question.split()) + 10:
+    if any(fuzz.ratio(text.lower(), other.lower()) >= NEAR for other in (question, *before)):
+        return "near duplicate"
+    if len(text) > 2 * len(question) + 60:
         return "too long"
-    if _names(question) - {*_words(text)} or _names(text) - {*_words(question)} or _numbers(text) != _numbers(question):
+    if text.rstrip().endswith(":") or (question.rstrip().endswith("?") and not _asks(text)):
+        return "no question"
+    if names(question) - {*_words(text)} or names(text) - {*_words(question)} or numbers(text) != numbers(question):
         return "another name or number"
     if len(NEGATION.findall(text)) != len(NEGATION.findall(question)):
         return "another negation"
-    if normalised(row.answer) in normalised(text) and normalised(row.answer) not in normalised(question):
+    told = re.compile(rf"(?<!\w){re.escape(answer.strip().rstrip('.'))}(?!\w)", re.I)
+    if len(answer) > 3 and told.search(text) and not told.search(question):
         return "gives the answer away"
     languages = {language_of(question), language_of(text)} - {None}
     if script_of(text) != script_of(question) or len(languages) > 1:
         return "another language"
-    return "" if _kept(question, text) >= WORDS_KEPT else "asks something else"
+    return "asks something else" if overlap(question, text) < OVERLAP or _is_opposite(question, text) else ""
+
+
+def _asks(text: str) -> bool:
+    begin = r"(?i:please |kindly )?(?i:tell|show|explain|remind|say|describe|name|I |it would)"
+    return any(mark in text for mark in "?？؟") or bool(re.match(begin, text)) or text.rstrip()[-1:] not in (".", "!")
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def _names(text: str) -> set[str]:
-    """Words with a capital letter that do not begin a sentence."""
-    words = re.finditer(r"(?P<start>^\W*|[.!?:\n]\W*)?(?P<word>\w\w+)", text)
-    return {found["word"].lower() for found in words if found["start"] is None and found["word"][0].isupper()}
+def names(text: str) -> set[str]:
+    """Words with a capital letter, in small letters, but for those that begin a sentence; none in a heading."""
+    words = [(found[0], found.start()) for found in re.finditer(r"\w+", text)]
+    capital = [(word, start) for word, start in words if word[0].isupper() and word not in ("I", "A")]
+    inside = {word.lower() for word, start in capital if not SENTENCE.search(text[:start])}
+    return set() if 4 * len(capital) > 3 * len(words) else inside
 
 
-def _numbers(text: str) -> Counter[str]:
-    return Counter(re.findall(r"\d+", text))
+def numbers(text: str) -> list[str]:
+    """Numbers in their order, also those in words."""
+    return [number.lower() for number in NUMBER.findall(text)]
 
 
-def _kept(question: str, text: str) -> float:
-    """The share of the question's longer words, by how they begin, that the text has too; of letters without such."""
-    ours, theirs = ({word[:5] for word in _words(each) if len(word) > 3} for each in (question, text))
-    if not ours:
-        ours, theirs = {*question} - {" "}, {*text}
-    return len(ours & theirs) / max(len(ours), 1)
+def overlap(question: str, text: str) -> float:
+    """The share of the question's own words, by how they begin, that the text has too."""
+    if script_of(question) in SPACELESS:
+        ours, theirs = ({"".join(pair) for pair in pairwise(each)} for each in (question, text))
+    else:
+        ours, theirs = (
+            {word[:5] for word in _words(each) if len(word) > 2 and word not in FUNCTION} for each in (question, text)
+        )
+    return len(ours & theirs) / len(ours) if ours else float(bool(theirs))
+
+
+def _is_opposite(question: str, text: str) -> bool:
+    """Whether one word of a pair of opposites went and the other came."""
+    ours, theirs = ({word.removesuffix("s") for word in _words(each)} for each in (question, text))
+    gone, come = ours - theirs, theirs - ours
+    return any({*pair.split()} & gone and {*pair.split()} & come for pair in OPPOSITES)

@@ -9,91 +9,60 @@ import re
 from collections.abc import Iterator, Sequence
 
 from .conversations import Conversation, normalised
+from .question_rules import BEFORE, WH
+from .same_question import names
 
 THINGS = (  # that hardly any file is about; those that it names are passed over
-    *(
-        "helicopter",
-        "observatory",
-        "aquarium",
-        "lighthouse",
-        "submarine",
-        "volcano",
-        "telescope",
-        "sauna",
-        "trampoline",
-    ),
-    *("windmill", "planetarium", "greenhouse", "orchestra", "glacier", "racetrack", "vineyard", "harbour", "cathedral"),
-    *("zeppelin", "beehive", "ice rink", "roller coaster", "hot tub", "bowling alley", "space suit", "opera house"),
-    *(
-        "fish pond",
-        "sledge",
-        "chess club",
-        "tandem",
-        "printing press",
-        "tennis court",
-        "rocket",
-        "castle",
-        "sailing boat",
-    ),
-)
-SYLLABLES = (
-    "bo",
-    "dra",
-    "fen",
-    "gul",
-    "hor",
-    "kwi",
-    "lum",
-    "mez",
-    "nor",
-    "pil",
-    "rus",
-    "sto",
-    "tav",
-    "vex",
-    "wim",
-    "zan",
-)
+    "helicopter, observatory, aquarium, lighthouse, submarine, volcano, telescope, sauna, trampoline, windmill, "
+    "planetarium, greenhouse, orchestra, glacier, racetrack, vineyard, harbour, cathedral, zeppelin, beehive, castle, "
+    "ice rink, roller coaster, hot tub, bowling alley, space suit, opera house, fish pond, sledge, chess club, tandem, "
+    "rocket, printing press, tennis court, sailing boat, wind turbine"
+).split(", ")
+SYLLABLES = "bo dra fen gul hor kwi lum mez nor pil rus sto tav vex wim zan".split()
+KNOWN = (  # names that stand for no one thing of the file's
+    "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august "
+    "september october november december english german french spanish euro euros dollar dollars internet"
+).split()
+QUESTION = re.compile(rf"{WH}\b[^.?!]+\?", re.I)  # a yes/no question may be answered by a rule about everything
+NAME = re.compile(r"(?<!^)\b[A-Z][a-z]\w+(?: [A-Z][a-z]\w+)*\b")
 # a thing that is named at the end of its part of the sentence, where no verb can be taken for it
-BEFORE = r"(?:about|at|by|for|from|in|of|on|to|with|is|are|was|were|(?:I|we|you|one|people) \w+)"
-ENDS = r"(?=[,.?!;]|$| (?:at|by|for|from|in|of|on|to|when|where|which|who|with|after|before)\b)"
-THING = re.compile(rf"\b(?P<before>{BEFORE}) (?P<article>the|our|my|your|an?|this) (?:[a-z-]+ ?){{1,3}}?{ENDS}")
-NAME = re.compile(r"(?<![.!?:] )(?<!^)\b([A-Z][a-z]\w+)\b")
+PLACE = rf"(?:{BEFORE}|(?:I|we|you|one|people) \w+)"
+THING = re.compile(
+    rf"\b(?P<before>{PLACE} (?:the|our|my|your|this)) (?:[a-z-]+ ?){{1,3}}?(?=[,?]|$| (?:at|by|in|on|when)\b)"
+)
 
 
-def unanswerable(rows: Sequence[Conversation], count: int) -> list[str]:
-    """Up to `count` questions about what the rows do not hold, evenly taken from those of the rows.
+def unanswerable(rows: Sequence[Conversation], count: int, part: int = 0) -> list[Conversation]:
+    """Up to `count` rows that ask what the file does not hold; the answer is still that of the row they are made of.
 
     Args:
-        rows: of the user; only questions of facts are changed, and what stands before their last paragraph is left out.
+        rows: of the user; only questions of facts that are one sentence are changed.
+        part: 0 or 1, which half of the names and things is used: what is learned is not what is asked.
     """
-    asked = [str(row.messages[-2]["content"]).rpartition("\n")[2] for row in rows if row.kind == "fact"]
-    known = {
-        word for row in rows for message in row.messages for word in re.findall(r"\w+", message["content"].lower())
-    }
-    things = [thing for thing in THINGS if known.isdisjoint(thing.split())]
-    taken, found = {normalised(question) for question in asked}, dict[str, str]()
+    words = {word for row in rows for m in row.messages for word in re.findall(r"\w+", m["content"].lower())}
+    things = [thing for thing in THINGS[part::2] if words.isdisjoint(thing.split())]
+    facts = {row.question: row for row in rows if row.kind == "fact" and len(row.messages) < 4}
+    taken, found = {*facts}, list[Conversation]()
     for turn in range(len(things)):
-        for number, question in enumerate(dict.fromkeys(asked)):
-            for text in _about_others(question, things, turn + number):
-                if normalised(text) not in taken:
-                    found.setdefault(normalised(text), text)
-            if len(found) >= count:
-                return [*found.values()][:count]
-    return [*found.values()]
+        for number, row in enumerate(facts.values()):
+            for text in _about_others(str(row.messages[-2]["content"]).strip(), things, part, turn + number):
+                if len(found) < count and normalised(text) not in taken:
+                    taken.add(normalised(text))
+                    messages = [*row.messages[:-2], row.messages[-2] | {"content": text}, row.messages[-1]]
+                    found.append(Conversation(messages, f"made of {row.row}"))
+    return found
 
 
-def _about_others(question: str, things: Sequence[str], turn: int) -> Iterator[str]:
+def _about_others(question: str, things: Sequence[str], part: int, turn: int) -> Iterator[str]:
     """The question about an invented name, or else about another thing."""
-    if NAME.search(question):
-        first, second = (
-            SYLLABLES[turn % len(SYLLABLES)],
-            SYLLABLES[(turn // len(SYLLABLES) + 5 * turn) % len(SYLLABLES)],
-        )
-        yield NAME.sub(f"{first}{second}r".capitalize(), question)
+    if not QUESTION.fullmatch(question):
+        return
+    if named := {name for name in names(question) if name.removesuffix("s") not in KNOWN}:
+        own = SYLLABLES[part::2]
+        invented = own[turn % len(own)] + own[(turn // len(own) + 3 * turn + 1) % len(own)]
+        text = NAME.sub(lambda m: invented.capitalize() if {*m[0].lower().split()} & named else m[0], question)
+        if text != question:
+            yield text
     elif places := [*THING.finditer(question)]:
-        place, thing = places[-1], things[turn % len(things)]
-        article = place["article"]
-        if article in ("a", "an"):
-            article = "an" if thing[0] in "aeiou" else "a"
-        yield f"{question[: place.start()]}{place['before']} {article} {thing}{question[place.end() :]}"
+        start, end = places[-1].span()
+        yield f"{question[:start]}{places[-1]['before']} {things[turn % len(things)]}{question[end:]}"

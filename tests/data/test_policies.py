@@ -140,14 +140,14 @@ def test_general_rows_are_added_and_some_held_out(faq: Path, count: int, held_ou
     text = learned(data)
     assert not [row for row in data.test if row["messages"][-2]["content"] in text]
     assert data.report.data["added"] == {"declines": 0, "general": count}
-    assert f"{count} general row{'s' * (count > 1)} of the kit's own" in str(data.report)
+    assert f"added      {count} general row{'s' * (count > 1)}" in str(data.report)
     assert data.report.data["measures"]["kept"] == f"measured on {held_out} held-out questions"
     assert "decline" not in data.card
 
 
 @pytest.mark.parametrize("setting", ["declines", "general"])
 def test_more_rows_than_the_kit_has_are_refused(faq: Path, setting: str) -> None:
-    with pytest.raises(KitError, match=rf"^data__{setting}=5000: there are \d+ such rows$"):
+    with pytest.raises(KitError, match=rf"^data__{setting}=5000: there are (\d+) such rows, give \1 or fewer$"):
         prepare(open_run(faq, **{f"data__{setting}": 5000}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import lora_kit as lk
 from lora_kit.data import base_answers, rewording
 from lora_kit.data.conversations import Conversation, normalised
 from lora_kit.data.prepare import Prepared
-from lora_kit.data.question_rules import wordings
-from lora_kit.data.same_question import difference
+from lora_kit.data.question_rules import plain, wordings
+from lora_kit.data.same_question import NEGATION, names, numbers, rejection
 from lora_kit.data.unanswerable import unanswerable
 from lora_kit.errors import KitError
 
@@ -68,7 +69,6 @@ def answered(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[str]:
         ("Do you know what Gunn pays for overtime?", "Please tell me what Gunn pays for overtime."),
         ("Who runs the shop?", "Remind me, please: what is the name of the person who runs the shop?"),
         ("I lost my badge. What is the fee?", "I lost my badge. Remind me what the fee is, please."),
-        ("Leave limit, please?", "Remind me of leave limit, please."),
         ("When does it not open?", "When does it not open? Please tell me."),
     ],
 )
@@ -96,9 +96,10 @@ WORDS = st.sampled_from(
 def test_any_wording_by_the_rules_keeps_names_numbers_and_negations(question: str) -> None:
     found = wordings(question)
     assert len({*map(normalised, found)} - {normalised(question)}) == len(found)
-    row = Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": "Nine days."}])
-    kinds = {difference(row, text, []) for text in found}
-    assert not kinds & {"another name or number", "another negation"}
+    for text in found:
+        assert numbers(text) == numbers(question)
+        assert not names(text) - {*text.lower().split()} or names(text) <= {*re.findall(r"\w+", question.lower())}
+        assert len(NEGATION.findall(text)) == len(NEGATION.findall(question))
 
 
 @pytest.mark.parametrize(
@@ -108,16 +109,79 @@ def test_any_wording_by_the_rules_keeps_names_numbers_and_negations(question: st
         ("How long may I keep borrowed tools at Bosch?", "another name or number"),
         ("How long may I keep the 3 tools that I borrowed at Gunn?", "another name or number"),
         ("How long may I not keep any tools borrowed at Gunn?", "another negation"),
-        ("How long may I keep borrowed tools at Gunn, nine days?", "gives the answer away"),
         ("wie lange darf man werkzeuge von gunn ausleihen, und wo gibt man sie ab?", "another language"),
         ("Who is Gunn?", "asks something else"),
-        ("How long may I keep borrowed tools at Gunn", "nearly said before"),
+        ("How long may I keep borrowed tools at Gunn", "near duplicate"),
         ("How long " + "and how " * 40 + "may I keep borrowed tools at Gunn?", "too long"),
     ],
 )
 def test_what_asks_another_thing_is_seen(text: str, problem: str) -> None:
-    question = {"role": "user", "content": "How long may I keep borrowed tools at Gunn?"}
-    assert difference(Conversation([question, {"role": "assistant", "content": "Nine days"}]), text, []) == problem
+    assert rejection("How long may I keep borrowed tools at Gunn?", "Nine days.", text, []) == problem
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "problem"),
+    [
+        ("Does Mr. Lee work today?", "Does Mr. Kim work today?", "another name or number"),
+        ("Where is room B?", "In which place is room C?", "another name or number"),
+        ("Are two rooms free?", "Are three rooms free?", "another name or number"),
+        ("Is there no lift?", "Is there a lift in it?", "another negation"),
+        ("When does the shop open on Monday?", "When does the shop close on Monday?", "asks something else"),
+        ("What does this plan cost?", "What does this all mean?", "asks something else"),
+        ("Where is the bus?", "The bus stands at the gate.", "no question"),
+        ("How do I reset it?", "Sure! Here are ways to reset it:", "no question"),
+        ("Do I need a visa?", "I would like to know if I need a visa.", ""),  # "no" stands in "know"
+        ("How Do I Reset My Password?", "In what way can I reset my password?", ""),
+        ("What is the fee?", "Could you tell me what the fee is?", ""),
+        ("如何重置我的密码？", "怎样重置我的密码？", ""),
+    ],
+)
+def test_doubt_is_a_no_and_a_good_wording_passes(question: str, text: str, problem: str) -> None:
+    assert rejection(question, "No.", text, []) == problem
+
+
+@pytest.mark.parametrize(
+    ("line", "clean"),
+    [
+        ("1. How long?", "How long?"),
+        ("**How long?**", "How long?"),
+        ("(2) \u201cHow long?\u201d", "How long?"),
+        ("- How long? (formal)", "How long?"),
+        ("b) How long? - This is polite.", "How long?"),
+        ("Q: How long?", "How long?"),
+        ('What is "SLA"', 'What is "SLA"'),
+        ("use my_long_name", "use my_long_name"),
+        ("", ""),
+    ],
+)
+def test_a_line_of_a_list_is_cleaned(line: str, clean: str) -> None:
+    assert rewording._cleaned(line) == clean
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        *("How do you protect my data?", "How long is the bridge?", "What time zone are you in?", "Where are they?"),
+        *("What happens if I do not pay?", "Who does Gunn report to?", "Who is responsible for safety?"),
+        *("When is my rent due?", "Which of the two plans is best?", "Who are your partners?"),
+        *("What is the deadline, and how do I file?", "Where is block A?", "How much is one ticket?"),
+    ],
+)
+def test_where_a_rule_is_not_sure_the_question_stays_whole(question: str) -> None:
+    words = re.findall(r"\w+", question.lower())
+    for text in wordings(question)[:4]:
+        assert {*words} - {"is", "are", "do", "does", "the", "my", "which", "i"} <= {*re.findall(r"\w+", text.lower())}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Cancel my order, please.", "When I log in I get an error.", "What a mess!", "Do not disturb me."),
+        "Translate into French: Where is the station?",
+    ],
+)
+def test_what_asks_nothing_is_not_framed(text: str) -> None:
+    assert wordings(text) == []
 
 
 def test_every_fact_is_learned_and_asked_in_words_that_are_not(tmp_path: Path) -> None:
@@ -145,7 +209,7 @@ def test_a_base_that_can_reword_does(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     data = prepared(tmp_path, rewordings=3)
     assert len(asked) == 30 and "Write 4 other ways" in asked[0] and data.report.data["reworded"]["by"] == {"base": 120}
-    assert data.report.data["reworded"]["usable"] == (64, 64) or data.report.data["reworded"]["usable"] == [64, 64]
+    assert data.report.data["reworded"]["passed"] == [64, 64]
     assert "I look for the library of building 0." in data.train["asked"]
 
 
@@ -156,14 +220,14 @@ def test_a_base_that_cannot_reword_is_not_asked_for_all(
     asked = answered(monkeypatch, lambda q: answer)
     data = prepared(tmp_path, rewordings=2)
     assert 15 <= len(asked) <= 17 and data.report.data["reworded"]["by"] == {"rules": 90}
-    assert f"0 of its first {data.report.data['reworded']['usable'][1]}" in str(data.report)
+    assert f"as 0 of {data.report.data['reworded']['passed'][1]}" in str(data.report)
 
 
 def test_a_language_without_rules_stays_as_it_is_and_says_so(tmp_path: Path) -> None:
     rows = [{"question": f"Wo liegt Raum {n}?", "answer": f"Im Stock {n}."} for n in range(30)]
     data = prepared(tmp_path, rows, rewordings=4)
     assert data.report.data["reworded"]["by"] == {}
-    assert "30 questions in the file's words only" in str(data.report)
+    assert "30 rows in the file's words only" in str(data.report)
     assert data.report.data["held_out"] == "facts" and "NOT LEARNED" in str(data.report)
 
 
@@ -209,14 +273,14 @@ def test_a_changed_file_of_wordings_is_read_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"question": "Who?", "reworded": "Which?"}, "'Who\\?', which no fact of the data asks"),
-        ({"asked": "Who?"}, "columns question and reworded; it has asked"),
+        ({"question": "Who?", "reworded": "Which?"}, "'Who\\?', which no row asks"),
+        ({"asked": "Who?"}, "a text in each of the columns question and reworded"),
     ],
 )
 def test_a_wrong_file_of_wordings_says_what_is_wrong(tmp_path: Path, row: dict[str, str], said: str) -> None:
     with pytest.raises(KitError, match=said):
         prepared(tmp_path, rewordings=str(write(tmp_path / "mine.jsonl", [row])))
-    with pytest.raises(KitError, match="is no number, not 'auto', and no file"):
+    with pytest.raises(KitError, match="is not a number, 'auto' or an existing file"):
         prepared(tmp_path, rewordings="nothing.jsonl")
 
 
@@ -227,8 +291,73 @@ def test_single_wordings_are_left_out_by_their_numbers(tmp_path: Path) -> None:
     used = [*data.train["asked"], *(row["messages"][-2]["content"] for row in data.test)]
     assert first["reworded"] not in used and asked["reworded"] not in used
     assert data.report.data["reworded"]["left_out"]["left out by data__leave_out"] == 2
-    with pytest.raises(KitError, match="the wordings are 1 to 90, not 91"):
+    with pytest.raises(KitError, match="'91' is no wording: they are 1 to 90"):
         prepared(tmp_path, rewordings=2, leave_out="91")
+
+
+def test_a_fact_with_one_wording_is_learned_as_the_user_asks_it_and_tested_with_the_other(tmp_path: Path) -> None:
+    own = write(
+        tmp_path / "mine.jsonl", [{"question": row["question"], "reworded": f"{n}?"} for n, row in enumerate(FAQ)]
+    )
+    data = prepared(tmp_path, rewordings=str(own))
+    assert {*data.train["asked"]} == {row["question"] for row in FAQ} and len(data.test) == len(FAQ)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Translate into French.", "input": "Where is the station?", "output": "Où est la gare ?"},
+        {"question": "Which is a fruit?\nA. a stone\nB. an apple", "answer": "B"},
+    ],
+)
+def test_what_is_no_plain_question_is_not_reworded(tmp_path: Path, row: dict[str, str]) -> None:
+    assert prepared(tmp_path, [row], rewordings=4).rewordings == []
+
+
+def test_a_user_s_own_declines_are_asked_too(tmp_path: Path) -> None:
+    own = [{"question": f"Who painted wall {n}?", "answer": "I do not know.", "kind": "decline"} for n in range(30)]
+    data = prepared(tmp_path, [*(row | {"kind": "fact"} for row in FAQ), *own], rewordings=4)
+    assert data.figures["test_kinds"] == {"decline": 3, "fact": 30}
+    assert {row["question"] for row in FAQ} <= {*data.train["asked"]}
+
+
+def test_a_wording_that_is_too_long_is_not_used_and_counted(tmp_path: Path) -> None:
+    rows = [*FAQ, {"question": "Where is the shop " + "of our dear old town " * 20 + "?", "answer": "Here."}]
+    data = prepared(tmp_path, rows, rewordings=4, max_length=145)
+    assert data.report.data["reworded"]["left_out"]["longer than max_length"] > 0
+    assert {line["use"] for line in data.rewordings if line["row"].endswith("row 31")} >= {"longer than max_length"}
+
+
+@pytest.mark.parametrize("wrong", ["²", "a", "0"])
+def test_a_wrong_number_to_leave_out_is_named(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(KitError, match=f"{wrong!r} is no wording: they are 1 to"):
+        prepared(tmp_path, rewordings=1, leave_out=wrong)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        *(
+            "What is a deductible?",
+            "When is the office closed?",
+            "How Do I Reset My Password?",
+            "Is it open on Sundays?",
+        ),
+        *("I lost my badge at the gym. What do I do?", "Where is it open on Sundays?", "Wo liegt das Werkzeug?"),
+    ],
+)
+def test_nothing_is_made_of_what_others_may_know(question: str) -> None:
+    rows = [Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}])]
+    assert unanswerable(rows, 9) == []
+
+
+def test_what_is_learned_and_what_is_asked_to_decline_have_no_name_or_thing_in_common() -> None:
+    texts = ("Where is the canteen at Gunn?", "How long may I keep the tools?")
+    rows = [Conversation([{"role": "user", "content": text}, {"role": "assistant", "content": "9."}]) for text in texts]
+    learned, asked = ({row.messages[0]["content"] for row in unanswerable(rows, 30, part)} for part in (0, 1))
+    new = [{word for text in found for word in re.findall(r"\w+", text)} for found in (learned, asked)]
+    old = {word for text in texts for word in re.findall(r"\w+", text)}
+    assert len(learned) == 30 and not (new[0] & new[1]) - old
 
 
 def test_two_answers_to_one_question_and_wordings_of_others_are_not_reworded_into_each_other(tmp_path: Path) -> None:
@@ -239,8 +368,17 @@ def test_two_answers_to_one_question_and_wordings_of_others_are_not_reworded_int
     )
     made = {line["question"] for line in data.rewordings}
     assert "Where is the bus?" not in made and "Where is the ferry?" in made
-    taken = [line for line in data.rewordings if line["use"] == "asked by another row"]
-    assert all(line["reworded"] in (other["question"], "Where is the ferry?") for line in taken) and taken
+    assert "asked by another row" in {line["use"] for line in data.rewordings}
+    answers: dict[str, set[str]] = {}
+    for text, answer in zip(data.train["asked"], data.train["answered"], strict=True):
+        answers.setdefault(plain(text), set()).add(answer)
+    assert {text for text, given in answers.items() if len(given) > 1} == {"where is the bus"}
+
+
+def test_a_wording_never_gives_the_answer_away() -> None:
+    assert (
+        rejection("Where is the bus?", "At the gate.", "Where is the bus, at the gate?", []) == "gives the answer away"
+    )
 
 
 @pytest.mark.parametrize("rows", [FAQ[:1], FAQ[:5], [row | {"answer": "Yes."} for row in FAQ]])
@@ -255,7 +393,7 @@ def test_auto_adds_what_a_faq_lacks_and_nothing_to_what_has_it(
     auto = dict.fromkeys(("rewordings", "declines", "general"), "auto")
     report = prepared(tmp_path, **auto).report.data
     assert report["reworded"]["learned"] == 120 and report["added"] == {"declines": 30, "general": 54}
-    assert "data__rewordings=4  of each question, which is asked in 1 wording" in capsys.readouterr().out
+    assert "data__rewordings=4: 30 facts, each is asked in 1 wording" in capsys.readouterr().out
     handbook = lk.prepare(lk.Run("tiny-cpu", root=tmp_path, **{f"data__{name}": "auto" for name in auto})).report.data
     assert handbook["added"] == {"declines": 0, "general": 0} and handbook["reworded"]["learned"] == 0
 
@@ -282,7 +420,7 @@ def test_questions_to_decline_are_made_of_the_file_s_own(tmp_path: Path) -> None
     declined = [
         a for a, b in zip(data.train["asked"], data.train["answered"], strict=True) if b == "I do not know that."
     ]
-    own = [text for text in declined if " of building " in text or "overtime" in text]
+    own = data.report.data["own_declines"]
     assert len(declined) == 20 and len(own) == 10 and not {*own} & {row["question"] for row in rows}
     assert sum(row["kind"] == "decline" for row in data.test) == 40
 
@@ -291,7 +429,7 @@ def test_questions_to_decline_are_made_of_the_file_s_own(tmp_path: Path) -> None
 @settings(max_examples=200, deadline=None)
 def test_made_questions_are_new_whatever_is_asked(question: str, count: int) -> None:
     rows = [Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}])]
-    found = unanswerable(rows, count)
+    found = [row.messages[0]["content"] for row in unanswerable(rows, count)]
     assert len({*map(normalised, found)}) == len(found) <= count and normalised(question) not in map(normalised, found)
 
 
