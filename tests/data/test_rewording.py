@@ -322,8 +322,8 @@ def test_a_user_s_own_declines_are_asked_too(tmp_path: Path) -> None:
 
 
 def test_a_wording_that_is_too_long_is_not_used_and_counted(tmp_path: Path) -> None:
-    rows = [*FAQ, {"question": "Where is the shop " + "of our dear old town " * 20 + "?", "answer": "Here."}]
-    data = prepared(tmp_path, rows, rewordings=4, max_length=145)
+    rows = [*FAQ, {"question": "Where is the shop " + "of our dear old town " * 8 + "?", "answer": "Here."}]
+    data = prepared(tmp_path, rows, rewordings=4, max_length=72)
     assert data.report.data["reworded"]["left_out"]["longer than max_length"] > 0
     assert {line["use"] for line in data.rewordings if line["row"].endswith("row 31")} >= {"longer than max_length"}
 
