@@ -92,7 +92,7 @@ WORDS = st.sampled_from(
 
 
 @given(st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=60))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_wording_by_the_rules_keeps_names_numbers_and_negations(question: str) -> None:
     found = wordings(question)
     assert len({*map(normalised, found)} - {normalised(question)}) == len(found)
@@ -426,7 +426,7 @@ def test_questions_to_decline_are_made_of_the_file_s_own(tmp_path: Path) -> None
 
 
 @given(st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=60), st.integers(0, 20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_made_questions_are_new_whatever_is_asked(question: str, count: int) -> None:
     rows = [Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}])]
     found = [row.messages[0]["content"] for row in unanswerable(rows, count)]
