@@ -18,6 +18,7 @@ from ..config import Data
 from ..errors import KitError
 from ..language import language_of
 from .conversations import Conversation, plural, read_rows
+from .same_question import names, own_words
 from .sources import dataset_files
 from .splits import phrasings
 from .turns import tags_in
@@ -39,6 +40,7 @@ MANY = 1000  # facts; a base of 7B rewords a thousand in some ten minutes
 LABEL = 20  # wordings of an answer: with more it is a label
 DECLINES = 5  # facts' rows to one that is declined: with more of these, facts are declined too (make bench-phrasings)
 GENERAL = 0.3  # of the rows to learn: what is kept of the base follows their share (make bench-recipe)
+COMPARED = 2000  # facts, evenly spaced
 HELD_OUT, FEWEST = 0.2, 40  # that share of the added rows is asked, and at least so many: fewer would prove nothing
 LONGEST = 64  # tokens of such an answer; of a longer one its beginning is learned
 
@@ -76,11 +78,14 @@ def resolve_auto(data: Data, rows: Sequence[Conversation]) -> Data:
     return replace(data, rewordings=rewordings, declines=declines, general=general)
 
 
-def kit_rows(data: Data, card: dict[str, Any], rows: Sequence[Conversation]) -> tuple[list[Conversation], ...]:
+def kit_rows(
+    data: Data, named: Data, card: dict[str, Any], rows: Sequence[Conversation]
+) -> tuple[list[Conversation], ...]:
     """The rows that the settings ask for, to learn and to ask; half of the declines are made of the user's questions.
 
     Args:
         data: `declines` and `general` say how many rows of each are learned; a fifth of that is asked.
+        named: the same with "auto", of which fewer will do.
         card: the dataset's own system text and decline sentence; the latter is filled in where it is missing.
         rows: of the user.
 
@@ -95,20 +100,35 @@ def kit_rows(data: Data, card: dict[str, Any], rows: Sequence[Conversation]) -> 
         count = int(getattr(data, name))
         tested = min(max(FEWEST, int(count * HELD_OUT)), 100) if count else 0
         for part, (paths, wanted) in enumerate(((files.train, count), (files.test, tested))):
-            own = unanswerable(rows, wanted // 2, part) if kind == "decline" else []
-            generic = _generic(paths, kind) if wanted else []
+            generic = _generic(paths, kind, rows) if wanted else []
+            half = max(wanted // 2, wanted - len(generic))
+            own = unanswerable(rows, half, part) if kind == "decline" else []
             most = len(own) + len(generic)
-            if wanted > most and not part:
+            if wanted > most and not part and getattr(named, name) != "auto":
                 raise KitError(f"data__{name}={count}: there are {most} such rows, give {most} or fewer")
             chosen = [*own, *generic[: wanted - len(own)]]
             found[part].extend(_as_decline(row, card) if kind == "decline" else row for row in chosen)
     return found
 
 
-def _generic(paths: Sequence[Path], kind: str) -> list[Conversation]:
-    """The embedded handbook's rows of a kind; declines are its questions about unknown names."""
+def _generic(paths: Sequence[Path], kind: str, user: Sequence[Conversation]) -> list[Conversation]:
+    """The embedded handbook's rows of a kind; declines are its questions about unknown names.
+
+    None that asks of an unknown name what the user's rows answer: in other words than those that are learned for the
+    answer, it would teach to decline that.
+    """
     rows = [replace(row, index=-1) for row in read_rows(paths, Data()).rows if row.kind == kind]
-    return [row for row in rows if kind == "general" or row.about == "elsewhere"]
+    if kind == "general":
+        return rows
+    facts = [own_words(f"{row.messages[-2]['content']} {row.answer}") for row in user if row.kind == "fact"]
+    facts = facts[:: max(1, len(facts) // COMPARED)]
+    found = []
+    for row in rows:
+        question = str(row.messages[-2]["content"])
+        words = own_words(question) - {name[:5] for name in names(question)}
+        if row.about == "elsewhere" and not any(4 * len(words & fact) >= len(words) for fact in facts):
+            found.append(row)
+    return found
 
 
 def _as_decline(row: Conversation, card: dict[str, Any]) -> Conversation:

@@ -114,7 +114,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     if system := data.system or (read.systems[0] if len(read.systems) == 1 else None):
         card["system"] = system
     data = resolve_auto(data, read.rows)
-    to_learn, to_ask = kit_rows(data, card, read.rows)
+    to_learn, to_ask = kit_rows(data, run.profile.data, card, read.rows)
     added, more = rehearsals(to_learn, read_card(dataset_files(Data()).card), base.source)
     asked = lengths.encode([*each_once(own.rows), *to_ask])  # to refuse now what would fail later
     lengths.stop()

@@ -62,7 +62,8 @@ class Report:
 def make_report(facts: Facts) -> dict[str, Any]:
     """Everything that is known of the data in the end, as JSON."""
     data, lengths = facts.profile.data, sorted(len(row.input_ids) for row in facts.encoded)
-    source = Path(data.source)
+    source, of_kit = Path(data.source), [row.kind for row in facts.learned if row.index < 0 and not row.wording]
+    added = {"declines": of_kit.count("decline"), "general": of_kit.count("general")}
     return {
         "source": source.name if source.is_absolute() else data.source,  # a file by its name, wherever it lies
         "shape": str(facts.read.shape or "none"),
@@ -76,7 +77,7 @@ def make_report(facts: Facts) -> dict[str, Any]:
         "test_kinds": dict(sorted(Counter(row.kind for row in facts.test).items())),
         "held_out": facts.how,
         "test_files": [path.name for path in facts.files.test],
-        "added": {"declines": data.declines, "general": data.general},
+        "added": added,
         "own_declines": [row.messages[-2]["content"] for row in facts.learned if row.row.startswith("made of ")],
         "reworded": facts.reworded.summary(),
         "not_learned": [row.messages[-2]["content"] for row in facts.test if row.kind == "unseen"],

@@ -82,14 +82,16 @@ def numbers(text: str) -> list[str]:
 
 
 def overlap(question: str, text: str) -> float:
-    """The share of the question's own words, by how they begin, that the text has too."""
-    if script_of(question) in SPACELESS:
-        ours, theirs = ({"".join(pair) for pair in pairwise(each)} for each in (question, text))
-    else:
-        ours, theirs = (
-            {word[:5] for word in _words(each) if len(word) > 2 and word not in FUNCTION} for each in (question, text)
-        )
+    """The share of the question's own words that the text has too."""
+    ours, theirs = own_words(question), own_words(text)
     return len(ours & theirs) / len(ours) if ours else float(bool(theirs))
+
+
+def own_words(text: str) -> set[str]:
+    """The words of a text that say what it is about, by how they begin; pairs of signs where no spaces part words."""
+    if script_of(text) in SPACELESS:
+        return {"".join(pair) for pair in pairwise(text)}
+    return {word[:5] for word in _words(text) if len(word) > 2 and word not in FUNCTION}
 
 
 def _is_opposite(question: str, text: str) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lora_kit as lk
-from lora_kit.data import base_answers, rewording
+from lora_kit.data import base_answers, own_rows, rewording
 from lora_kit.data.conversations import Conversation, normalised
 from lora_kit.data.prepare import Prepared
 from lora_kit.data.question_rules import plain, wordings
@@ -59,6 +59,12 @@ def answered(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[str]:
 
     monkeypatch.setattr(base_answers.BaseAnswers, "ask", ask)
     return asked
+
+
+@pytest.fixture(autouse=True)
+def no_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base that answers nothing, at once: then rules reword, as with the embedded model."""
+    answered(monkeypatch, lambda question: "")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +190,8 @@ def test_what_asks_nothing_is_not_framed(text: str) -> None:
     assert wordings(text) == []
 
 
-def test_every_fact_is_learned_and_asked_in_words_that_are_not(tmp_path: Path) -> None:
+def test_every_fact_is_learned_and_asked_in_words_that_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the embedded model itself
     data = prepared(tmp_path, rewordings=4)
     assert {row["question"] for row in FAQ} <= {*data.train["asked"]}
     assert Counter(data.train["answered"]) == Counter({row["answer"]: 5 for row in FAQ})
@@ -423,6 +430,21 @@ def test_questions_to_decline_are_made_of_the_file_s_own(tmp_path: Path) -> None
     own = data.report.data["own_declines"]
     assert len(declined) == 20 and len(own) == 10 and not {*own} & {row["question"] for row in rows}
     assert sum(row["kind"] == "decline" for row in data.test) == 40
+
+
+def test_no_added_question_asks_of_an_unknown_name_what_the_file_answers(tmp_path: Path) -> None:
+    rows = [*FAQ, {"question": "How often do workers get a new laptop?", "answer": "Every six years."}]
+    data = prepared(tmp_path, rows, declines=200)
+    added = [a for a, b in zip(data.train["asked"], data.train["answered"], strict=True) if b == "I do not know that."]
+    own = data.report.data["own_declines"]
+    assert len(added) == 200 and not [text for text in added if "laptop" in text and text not in own]
+
+
+def test_auto_takes_as_many_declines_as_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_rows, "_generic", lambda paths, kind, rows: [])
+    assert prepared(tmp_path, declines="auto", rewordings=4).report.data["added"]["declines"] == 0  # 30 are wanted
+    with pytest.raises(KitError, match=r"data__declines=30: there are 0 such rows"):
+        prepared(tmp_path, declines=30)
 
 
 @given(st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=60), st.integers(0, 20))
