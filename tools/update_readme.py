@@ -109,12 +109,13 @@ def recipe_order(point: dict[str, Any]) -> tuple[Any, ...]:
 
 def recipe_curves(record: dict[str, Any]) -> Figure:
     """Held-out facts and what is kept, by learning rate, of all linear layers and of q and v."""
-    counts = Counter(point["base"] for point in record["points"])
-    bases = [base for base, count in counts.items() if count > 2]
+    whole = [point for point in record["points"] if point.get("general", 1) == 1]
+    counts = Counter(base for base, _ in {(point["base"], point["rate"]) for point in whole})
+    bases = [base for base, count in counts.items() if count > 2]  # of fewer rates there is no curve
     with paper(3.2, "Held-out facts answered and what is kept of the base, by learning rate and layers.") as figure:
         plots = figure.subplots(1, len(bases), squeeze=False)[0]
         for axes, base in zip(plots, bases, strict=True):
-            points = [p for p in record["points"] if p["base"] == base and not p["seed"] and p.get("general", 1) == 1]
+            points = [p for p in whole if p["base"] == base and not p["seed"]]
             middle = {(p["steps"], p["epochs"], p["r"]) for p in points if p["targets"] == "all linear"}
             usual = max(middle, key=lambda m: sum((p["steps"], p["epochs"], p["r"]) == m for p in points))
             for targets, colour in (("all linear", MODELS["adapter"]), ("q and v", MODELS["merged"])):
