@@ -81,6 +81,7 @@ def measure(base: str, way: str, seed: int) -> dict[str, Any]:
         "steps": len(log),
         "prepare_seconds": round(prepared_at - start),
         "train_seconds": round(trained_at - prepared_at),
+        "commit": head(),
     }
     lk.release(model)
     (place / "result.json").write_text(json.dumps(found) + "\n")
@@ -102,7 +103,9 @@ def main() -> None:
     before = json.loads(path.read_text())["figures"] if path.exists() else {}
     for way in WAYS:
         seeds = [measure(options.base, way, seed) for seed in options.seeds]
-        results[way] = {name: statistics.median(one[name] for one in seeds) for name in seeds[0]} | {"seeds": seeds}
+        results[way] = {
+            name: statistics.median(one[name] for one in seeds) for name in seeds[0] if name != "commit"
+        } | {"seeds": seeds}
         line = "  ".join(
             f"{name} {results[way][name]:.3f}" for name in ("learned_exact", "wrongly_declined", "declined")
         )

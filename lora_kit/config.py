@@ -83,7 +83,7 @@ class Data:
     # other wordings of each fact's question, made before training; "auto": 4 where a fact is asked once or twice; or a
     # file of them, with the columns question and reworded
     rewordings: Count | Auto | FileName = 0
-    leave_out: tuple[str, ...] = ()  # numbers of rewordings that are not used, as the report shows them: "3,17"
+    leave_out: tuple[str, ...] = ()  # numbers of rewordings that are not used, as rewordings.jsonl has them: "3,17"
     declines: Count | Auto = 0  # questions added that the file does not answer, for "I do not know that."
     general: Count | Auto = 0  # general questions added, against forgetting, with the base's own answers
 

@@ -18,7 +18,7 @@ from ..config import Data
 from ..errors import KitError
 from ..language import language_of
 from .conversations import Conversation, plural, read_rows
-from .same_question import names, own_words
+from .same_question import content_words, names
 from .sources import dataset_files
 from .splits import phrasings
 from .turns import tags_in
@@ -36,7 +36,7 @@ DECLINE = {
     ],
 }
 REWORDINGS, FEW = 4, 2  # of each question, where a fact is asked in so many wordings or fewer (median)
-MANY = 1000  # facts; a base of 7B rewords a thousand in some ten minutes
+MANY = 1000  # facts: a file with more looks like a reference work, and each would be reworded
 LABEL = 20  # wordings of an answer: with more it is a label
 DECLINES = 5  # facts' rows to one that is declined: with more of these, facts are declined too (make bench-phrasings)
 GENERAL = 0.3  # of the rows to learn: what is kept of the base follows their share (make bench-recipe)
@@ -67,7 +67,7 @@ def resolve_auto(data: Data, rows: Sequence[Conversation]) -> Data:
         general = 0 if kinds["general"] else min(int(GENERAL * (facts + int(declines) + kinds["decline"])), 640)
     asked = f"each is asked in {plural(typical, 'wording')} (median)"
     reason = f"{len(counts):,} facts, {asked}"
-    many = f"; more than {MANY:,} would take hours: name a number" if len(counts) > MANY else ""
+    many = f"; of more than {MANY:,} none is reworded unless you name a number" if len(counts) > MANY else ""
     language = "" if is_english else ", and is not in English as the kit's own are"
     print(
         "what the file lacks is added; another number changes it, 0 leaves it out:\n"
@@ -120,12 +120,12 @@ def _generic(paths: Sequence[Path], kind: str, user: Sequence[Conversation]) -> 
     rows = [replace(row, index=-1) for row in read_rows(paths, Data()).rows if row.kind == kind]
     if kind == "general":
         return rows
-    facts = [own_words(f"{row.messages[-2]['content']} {row.answer}") for row in user if row.kind == "fact"]
+    facts = [content_words(f"{row.messages[-2]['content']} {row.answer}") for row in user if row.kind == "fact"]
     facts = facts[:: max(1, len(facts) // COMPARED)]
     found = []
     for row in rows:
         question = str(row.messages[-2]["content"])
-        words = own_words(question) - {name[:5] for name in names(question)}
+        words = content_words(question) - {name[:5] for name in names(question)}
         if row.about == "elsewhere" and not any(4 * len(words & fact) >= len(words) for fact in facts):
             found.append(row)
     return found

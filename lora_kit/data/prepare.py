@@ -73,10 +73,10 @@ def prepare(run: Run) -> Prepared:
 def data_inputs(run: Run) -> dict[str, Any]:
     """What the data stage is made from; its fingerprint decides whether it is made again."""
     data = run.profile.data
-    wordings = Path(str(data.rewordings)).expanduser()
+    wordings = Path(data.rewordings).expanduser() if isinstance(data.rewordings, str) else None
     return {
         "files": {str(path.name): file_hash(path) for path in dataset_files(data).all()},
-        "wordings": file_hash(wordings) if wordings.is_file() else None,
+        "wordings": file_hash(wordings) if wordings and wordings.is_file() else None,
         "settings": {name: value for name, value in vars(data).items() if name != "source"},
         "base": identity(run.profile.base),
         "form": FORM,

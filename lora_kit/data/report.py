@@ -62,8 +62,9 @@ class Report:
 def make_report(facts: Facts) -> dict[str, Any]:
     """Everything that is known of the data in the end, as JSON."""
     data, lengths = facts.profile.data, sorted(len(row.input_ids) for row in facts.encoded)
-    source, of_kit = Path(data.source), [row.kind for row in facts.learned if row.index < 0 and not row.wording]
-    added = {"declines": of_kit.count("decline"), "general": of_kit.count("general")}
+    source, of_kit = Path(data.source), [row for row in facts.learned if row.index < 0 and not row.wording]
+    kinds = Counter(row.kind for row in of_kit)
+    added = {"declines": kinds["decline"], "general": kinds["general"]}
     return {
         "source": source.name if source.is_absolute() else data.source,  # a file by its name, wherever it lies
         "shape": str(facts.read.shape or "none"),
@@ -78,7 +79,7 @@ def make_report(facts: Facts) -> dict[str, Any]:
         "held_out": facts.how,
         "test_files": [path.name for path in facts.files.test],
         "added": added,
-        "own_declines": [row.messages[-2]["content"] for row in facts.learned if row.row.startswith("made of ")],
+        "own_declines": [row.messages[-2]["content"] for row in of_kit if row.row.startswith("made of ")],
         "reworded": facts.reworded.summary(),
         "not_learned": [row.messages[-2]["content"] for row in facts.test if row.kind == "unseen"],
         "histogram": _histogram(lengths),

@@ -19,7 +19,7 @@ from ..errors import KitError
 from .conversations import Conversation, Read, normalised
 from .question_rules import plain, wordings
 from .readers import BadRow
-from .same_question import rejection
+from .same_question import is_near, rejection
 from .sources import raw_rows
 from .splits import MOST
 
@@ -208,6 +208,8 @@ def _checked(row: Conversation, texts: Sequence[tuple[str, str]], taken: dict[st
             problem = "duplicate" if taken.get(key, row.question) == row.question else "asked by another row"
         if not problem and by == "base":
             problem = rejection(question, row.answer, text, good)
+        if not problem and by == "rules" and is_near(text, (question, *good)):
+            problem = "near duplicate"
         if not problem:
             good.append(text)
             taken[key] = row.question

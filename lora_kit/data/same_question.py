@@ -21,7 +21,7 @@ OPPOSITES = (
 )
 COUNTED = "one two three four five six seven eight nine ten eleven twelve first second third once twice"
 NUMBER = re.compile(rf"\d+|\b(?:{COUNTED.replace(' ', '|')})\b", re.I)
-FUNCTION = {  # words that say nothing of what is asked
+FUNCTION_WORDS = {  # words that say nothing of what is asked
     *f"{AUXILIARY}|the|and|for|you|what|when|where|which|who|whom|whose|why|how|that|this|there|from|with".split("|"),
     *"about your our tell know please like need someone somebody get any some its they them one".split(),
 }
@@ -38,9 +38,7 @@ def rejection(question: str, answer: str, text: str, before: Sequence[str]) -> s
         answer: must not stand in the text.
         before: other wordings that are used.
     """
-    from rapidfuzz import fuzz
-
-    if any(fuzz.ratio(text.lower(), other.lower()) >= NEAR for other in (question, *before)):
+    if is_near(text, (question, *before)):
         return "near duplicate"
     if len(text) > 2 * len(question) + 60:
         return "too long"
@@ -57,6 +55,13 @@ def rejection(question: str, answer: str, text: str, before: Sequence[str]) -> s
     if script_of(text) != script_of(question) or len(languages) > 1:
         return "another language"
     return "asks something else" if overlap(question, text) < OVERLAP or _is_opposite(question, text) else ""
+
+
+def is_near(text: str, others: Sequence[str]) -> bool:
+    """Whether the text differs from one of the others in a letter or two: the report card would call it learned."""
+    from rapidfuzz import fuzz
+
+    return any(fuzz.ratio(text.lower(), other.lower()) >= NEAR for other in others)
 
 
 def _asks(text: str) -> bool:
@@ -83,15 +88,15 @@ def numbers(text: str) -> list[str]:
 
 def overlap(question: str, text: str) -> float:
     """The share of the question's own words that the text has too."""
-    ours, theirs = own_words(question), own_words(text)
+    ours, theirs = content_words(question), content_words(text)
     return len(ours & theirs) / len(ours) if ours else float(bool(theirs))
 
 
-def own_words(text: str) -> set[str]:
+def content_words(text: str) -> set[str]:
     """The words of a text that say what it is about, by how they begin; pairs of signs where no spaces part words."""
     if script_of(text) in SPACELESS:
         return {"".join(pair) for pair in pairwise(text)}
-    return {word[:5] for word in _words(text) if len(word) > 2 and word not in FUNCTION}
+    return {word[:5] for word in _words(text) if len(word) > 2 and word not in FUNCTION_WORDS}
 
 
 def _is_opposite(question: str, text: str) -> bool:

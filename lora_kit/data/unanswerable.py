@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from .conversations import Conversation, normalised
-from .question_rules import BEFORE, WH
+from .question_rules import WH
 from .same_question import names
 
 THINGS = (  # that hardly any file is about; those that it names are passed over
@@ -21,15 +21,13 @@ THINGS = (  # that hardly any file is about; those that it names are passed over
 SYLLABLES = "bo dra fen gul hor kwi lum mez nor pil rus sto tav vex wim zan".split()
 KNOWN = (  # names that stand for no one thing of the file's
     "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august "
-    "september october november december english german french spanish euro euros dollar dollars internet"
+    "september october november december english german french spanish euro dollar internet"
 ).split()
 QUESTION = re.compile(rf"{WH}\b[^.?!]+\?", re.I)  # a yes/no question may be answered by a rule about everything
 NAME = re.compile(r"(?<!^)\b[A-Z][a-z]\w+(?: [A-Z][a-z]\w+)*\b")
 # a thing that is named at the end of its part of the sentence, where no verb can be taken for it
-PLACE = rf"(?:{BEFORE}|(?:I|we|you|one|people) \w+)"
-THING = re.compile(
-    rf"\b(?P<before>{PLACE} (?:the|our|my|your|this)) (?:[a-z-]+ ?){{1,3}}?(?=[,?]|$| (?:at|by|in|on|when)\b)"
-)
+PLACE = r"(?:about|at|for|from|in|of|on|to|with|(?:I|we|you|one|people) \w+)"
+THING = re.compile(rf"\b(?P<before>{PLACE} (?:the|our|my|your|this)) (?:[a-z-]+ ?){{1,3}}?(?=[,?]|$)")
 
 
 def unanswerable(rows: Sequence[Conversation], count: int, part: int = 0) -> list[Conversation]:
@@ -42,7 +40,8 @@ def unanswerable(rows: Sequence[Conversation], count: int, part: int = 0) -> lis
     words = {word for row in rows for m in row.messages for word in re.findall(r"\w+", m["content"].lower())}
     things = [thing for thing in THINGS[part::2] if words.isdisjoint(thing.split())]
     facts = {row.question: row for row in rows if row.kind == "fact" and len(row.messages) < 4}
-    taken, found = {*facts}, list[Conversation]()
+    taken = {normalised(row.messages[-2]["content"]) for row in facts.values()}
+    found = list[Conversation]()
     for turn in range(len(things)):
         for number, row in enumerate(facts.values()):
             for text in _about_others(str(row.messages[-2]["content"]).strip(), things, part, turn + number):

@@ -99,6 +99,7 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
         for i, row in enumerate(questions)
     ]
     own = [row for row in rows if row["kind"] in OWN]
+    is_reworded = data.report.data["held_out"] == "rewordings"
     if checks:  # their results make the card another one
         for row in own:
             for model in MODELS:
@@ -114,7 +115,7 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
         "dataset": data.card.get("title", data.card["name"]),
         "adapter": Path(adapter_stage(run)).name,
         "questions": "held out" if source is None else Path(source).name,
-        "machine_made": data.report.data["reworded"]["asked"] if source is None else 0,
+        "machine_made": sum(row["kind"] == "fact" for row in rows) if source is None and is_reworded else 0,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "figures": card_metrics(rows, data.card) | {metric.name: measured(metric, rows) for metric in theirs},
         "leaked": leaks,

@@ -17,7 +17,7 @@ from lora_kit.data import base_answers, own_rows, rewording
 from lora_kit.data.conversations import Conversation, normalised
 from lora_kit.data.prepare import Prepared
 from lora_kit.data.question_rules import plain, wordings
-from lora_kit.data.same_question import NEGATION, names, numbers, rejection
+from lora_kit.data.same_question import NEGATION, is_near, names, numbers, rejection
 from lora_kit.data.unanswerable import unanswerable
 from lora_kit.errors import KitError
 
@@ -350,7 +350,12 @@ def test_a_wrong_number_to_leave_out_is_named(tmp_path: Path, wrong: str) -> Non
             "How Do I Reset My Password?",
             "Is it open on Sundays?",
         ),
-        *("I lost my badge at the gym. What do I do?", "Where is it open on Sundays?", "Wo liegt das Werkzeug?"),
+        *(
+            "I lost my badge at the gym. What do I do?",
+            "Where is it open on Sundays?",
+            "How long do I wait until the post comes in?",
+            "Wo liegt das Werkzeug?",
+        ),
     ],
 )
 def test_nothing_is_made_of_what_others_may_know(question: str) -> None:
@@ -455,8 +460,17 @@ def test_made_questions_are_new_whatever_is_asked(question: str, count: int) -> 
     assert len({*map(normalised, found)}) == len(found) <= count and normalised(question) not in map(normalised, found)
 
 
-def test_the_first_questions_are_enough_to_judge_a_base() -> None:
-    assert 2 * rewording.TRIED >= 30  # below that, chance decides who rewords
+def test_no_wording_of_a_long_question_is_one_that_the_card_would_call_learned(tmp_path: Path) -> None:
+    long = "I have read the whole page about the tickets of the old railway in our valley twice. " * 12
+    data = prepared(
+        tmp_path,
+        [{"question": f"{long}\nWhere is the station?", "answer": "At the quay."}],
+        rewordings=4,
+        max_length=1024,
+    )
+    assert "near duplicate" in data.report.data["reworded"]["left_out"]
+    texts = [*data.train["asked"], *(row["messages"][-2]["content"] for row in data.test)]
+    assert not [text for n, text in enumerate(texts) if is_near(text, texts[:n])]
 
 
 def test_stored_lines_are_json_of_the_same_form(tmp_path: Path) -> None:
