@@ -102,7 +102,7 @@ def kit_rows(
         for part, (paths, wanted) in enumerate(((files.train, count), (files.test, tested))):
             generic = _generic(paths, kind, rows) if wanted else []
             half = max(wanted // 2, wanted - len(generic))
-            own = unanswerable(rows, half, part) if kind == "decline" else []
+            own = unanswerable(rows, half, part, is_reworded=bool(data.rewordings)) if kind == "decline" else []
             most = len(own) + len(generic)
             if wanted > most and not part and getattr(named, name) != "auto":
                 raise KitError(f"data__{name}={count}: there are {most} such rows, give {most} or fewer")

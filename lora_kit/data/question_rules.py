@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain, cycle, zip_longest
 
 AUXILIARY = "can|could|may|might|must|shall|should|will|would|do|does|did|is|are|am|was|were|has|have|had"
 BEFORE = "about|after|at|before|by|for|from|in|of|on|since|to|until|with"
@@ -64,28 +65,40 @@ SMALL = re.compile(r"(?<![\w-])(?:an?|the|my|our|your|please|I|me|do|does|is|are
 NOT = re.compile(r"\b(?:not|no|never|none|without)\b|n['’]t\b|[\"“`]", re.I)  # what a search must not lose
 
 
-def wordings(question: str) -> list[str]:
+def wordings(question: str, clauses: Sequence[str] = (), subject: str = "") -> list[str]:
     """Other wordings of a question, no two alike; none where no rule fits, as in any other language.
 
     The order is the question's own, so that many questions together show all the frames.
+
+    Args:
+        clauses: indirect questions that ask the same in the answer's words.
+        subject: a name that the whole file is about; some wordings name it.
     """
     before, text = _last_sentence(question)
     if not text.isascii() or before.rstrip().endswith(":"):
         return []
+    texts, is_clause = list[str](), False
     if found := UNWRAP.fullmatch(text.rstrip("?. ")):
         texts, is_clause = [found["clause"]], True
     elif QUESTION.fullmatch(text):
-        texts, is_clause = [text.rstrip("? "), *_starts(text.rstrip("? "))], False
-    else:
+        texts = [text.rstrip("? "), *_starts(text.rstrip("? "))]
+    elif not clauses or not text.endswith("?"):
         return []
+    knows = {word for word in plain(before).split() if len(word) > 3}
+    lead = "" if clauses and knows & {*plain(clauses[0]).split()} else before  # the answer names what the lead does
     turn = int.from_bytes(hashlib.blake2b(question.encode(), digest_size=2).digest(), "big")
+    frames = [FRAMES[(turn + number) % len(FRAMES)] for number in range(len(FRAMES))]
+    framed = [_framed(*pair, is_clause) for pair in zip(frames[::-1], cycle(texts[1:] + texts[:1]), strict=False)]
+    asked = [frame[0].format(clause) for frame, clause in zip(frames[:4], cycle(clauses), strict=False)]
+    searched = [before + _keywords(_small(text)) for text in texts[:1]]
+    searched += [lead + _keywords(clause) for clause in clauses[:1]]
+    ways = [[lead + each for each in asked], searched, [before + each for each in framed]]
+    mixed = [each for each in chain(*zip_longest(*ways[turn % 3 :], *ways[: turn % 3])) if each]
+    if subject and mixed[1:] and not lead:
+        mixed[1] = f"A question about {subject}: {mixed[1]}" if mixed[1][-1] in ".?" else f"{mixed[1]} {subject}"
     made = {plain(question): ""}
-    for number in range(len(FRAMES)):
-        framed = _framed(FRAMES[(turn + number) % len(FRAMES)], texts[(number + 1) % len(texts)], is_clause)
-        made.setdefault(plain(before + framed), before + framed)
-        if number == turn % 3:  # among the first, but not always the first
-            searched = _keywords(_small(texts[0]))
-            made.setdefault(plain(before + searched), before + searched)
+    for each in mixed:
+        made.setdefault(plain(each), each)
     return [each for each in made.values() if each]
 
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Data
 from ..errors import KitError
+from .answer_rules import asked_by, statement
 from .conversations import Conversation, Read, normalised
 from .question_rules import plain, wordings
 from .readers import BadRow
-from .same_question import is_near, rejection
+from .same_question import is_near, names, rejection, subject_of
 from .sources import raw_rows
 from .splits import MOST
 
@@ -117,9 +118,12 @@ def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rew
         facts = {question: row for question, row in facts.items() if _is_question(row, read)}
         proposed, found.passed = _of_base([*facts.values()], count + is_tested, base)
     taken = {plain(question): question for question in answers}
+    subject = subject_of([f"{row.messages[-2]['content']} {statement(row.answer)}" for row in facts.values()])
     for row in facts.values() if count else ():
         texts = [(text, by) for text in proposed.get(row.question, [])]
-        texts += [(text, "rules") for text in wordings(row.messages[-2]["content"])] if by == "base" else []
+        question = str(row.messages[-2]["content"])
+        made = wordings(question, asked_by(row.answer, question), "" if names(question) else subject)
+        texts += [(text, "rules") for text in made] if by == "base" else []
         candidates = _checked(row, texts, taken, count + is_tested)
         found.candidates += candidates
         found.without += [row] if by == "base" and all(one.problem for one in candidates) else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -79,6 +80,13 @@ def names(text: str) -> set[str]:
     capital = [(word, start) for word, start in words if word[0].isupper() and word not in ("I", "A")]
     inside = {word.lower() for word, start in capital if not SENTENCE.search(text[:start])}
     return set() if 4 * len(capital) > 3 * len(words) else inside
+
+
+def subject_of(texts: Sequence[str]) -> str:
+    """The name that far more of the texts hold than any other, such as a company's; empty where none stands out."""
+    counts = Counter(name for text in texts for name in {*re.findall(r"\w+", text)} if name.lower() in names(text))
+    (name, count), (_, second) = [*counts.most_common(2), ("", 0), ("", 0)][:2]
+    return name if count >= max(3, 2 * second) else ""
 
 
 def numbers(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from .conversations import Conversation, normalised
-from .question_rules import WH
+from .question_rules import WH, wordings
 from .same_question import names
 
 THINGS = (  # that hardly any file is about; those that it names are passed over
@@ -30,12 +30,15 @@ PLACE = r"(?:about|at|for|from|in|of|on|to|with|(?:I|we|you|one|people) \w+)"
 THING = re.compile(rf"\b(?P<before>{PLACE} (?:the|our|my|your|this)) (?:[a-z-]+ ?){{1,3}}?(?=[,?]|$)")
 
 
-def unanswerable(rows: Sequence[Conversation], count: int, part: int = 0) -> list[Conversation]:
+def unanswerable(
+    rows: Sequence[Conversation], count: int, part: int = 0, *, is_reworded: bool = False
+) -> list[Conversation]:
     """Up to `count` rows that ask what the file does not hold; the answer is still that of the row they are made of.
 
     Args:
         rows: of the user; only questions of facts that are one sentence are changed.
         part: 0 or 1, which half of the names and things is used: what is learned is not what is asked.
+        is_reworded: whether they are put as other wordings of facts are, so that how one asks tells nothing.
     """
     words = {word for row in rows for m in row.messages for word in re.findall(r"\w+", m["content"].lower())}
     things = [thing for thing in THINGS[part::2] if words.isdisjoint(thing.split())]
@@ -45,6 +48,8 @@ def unanswerable(rows: Sequence[Conversation], count: int, part: int = 0) -> lis
     for turn in range(len(things)):
         for number, row in enumerate(facts.values()):
             for text in _about_others(str(row.messages[-2]["content"]).strip(), things, part, turn + number):
+                told = [text, *wordings(text)[:3]] if is_reworded else [text]
+                text = told[(turn + number) % len(told)]
                 if len(found) < count and normalised(text) not in taken:
                     taken.add(normalised(text))
                     messages = [*row.messages[:-2], row.messages[-2] | {"content": text}, row.messages[-1]]

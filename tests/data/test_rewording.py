@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 import lora_kit as lk
 from lora_kit.data import base_answers, own_rows, rewording
+from lora_kit.data.answer_rules import asked_by
 from lora_kit.data.conversations import Conversation, normalised
 from lora_kit.data.prepare import Prepared
 from lora_kit.data.question_rules import plain, wordings
-from lora_kit.data.same_question import NEGATION, is_near, names, numbers, rejection
+from lora_kit.data.same_question import NEGATION, is_near, names, numbers, rejection, subject_of
 from lora_kit.data.unanswerable import unanswerable
 from lora_kit.errors import KitError
 
@@ -70,10 +71,10 @@ def no_base(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("question", "other"),
     [
-        ("How long may I keep a tool?", "Could you tell me for how long I may keep a tool?"),
+        ("How long may I keep a tool?", "I was asked for how long I may keep a tool. What do I say?"),
         ("Where do new people sign in?", "I would like to know where new people sign in."),
         ("Do you know what Gunn pays for overtime?", "Please tell me what Gunn pays for overtime."),
-        ("Who runs the shop?", "Remind me, please: what is the name of the person who runs the shop?"),
+        ("Who runs the shop?", "Could you tell me: what is the name of the person who runs the shop?"),
         ("I lost my badge. What is the fee?", "I lost my badge. Remind me what the fee is, please."),
         ("When does it not open?", "When does it not open? Please tell me."),
     ],
@@ -95,6 +96,73 @@ def test_the_rules_leave_what_is_no_english_question(text: str) -> None:
 WORDS = st.sampled_from(
     "how long what time who is the are may I not never 9 42 Gunn shop's tell me . ? , : \n café".split(" ")
 )
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "clause"),
+    [
+        (
+            "By when is the kitchen ready?",
+            "The canteen opens at half past seven. Yours, Wren.",
+            "when the canteen opens",
+        ),
+        ("What is my loan limit?", "Tools may be borrowed for nine days.", "for how many days tools may be borrowed"),
+        ("Who is in charge?", "Ingrid Vale is the head of sales.", "who is the head of sales"),
+        ("May I send it back?", "Items can be returned within 30 days.", "within how many days items can be returned"),
+        ("Which door do I knock on?", "The nurse is in room twelve.", "in which room the nurse is"),
+        ("Where are the goggles?", "Goggles are kept in the blue cupboard.", "where goggles are kept"),
+        ("What is our site?", "The staff website is called Magpie.", "the name of the staff website"),
+        ("What does it cost to park?", "A permit costs 13 pounds a month.", "how much a permit costs a month"),
+        ("When do we get a new one?", "Laptops are replaced every six years.", "how often laptops are replaced"),
+        ("When is payday?", "Pay arrives on the twenty-third of the month.", "when pay arrives"),
+        ("What do I put on?", "Visitors wear an orange badge.", "what visitors wear"),
+    ],
+)
+def test_an_answer_is_asked_for_in_its_own_words(question: str, answer: str, clause: str) -> None:
+    clauses = asked_by(answer, question)
+    assert clause in clauses
+    assert any(clause in text for text in wordings(question, clauses)[:4])
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("How do I reset my password?", "Click on the link, then follow the steps."),
+        ("When do I ask?", "Ask for leave eleven working days ahead."),  # said of nobody
+        ("Where is it?", "It is on floor 10."),  # of what went before
+        ("Where are you?", "Our office is located at 12 Main Street, Springfield."),
+        ("Do I need a passport?", "You need a passport."),  # "what you need" could be asked of anything
+        ("What does Visual Basic do?", "Visual Basic builds small programs."),  # the name is asked about, not for
+        ("May my son come along?", "Guests must be at least 18 years old."),
+        ("Wo ist das?", "Die Bücherei ist über dem Kesselhaus."),
+    ],
+)
+def test_an_answer_that_is_no_plain_statement_is_left(question: str, answer: str) -> None:
+    assert asked_by(answer, question) == []
+
+
+@given(st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=60), st.text(max_size=60))
+@settings(max_examples=150, deadline=None)
+def test_what_an_answer_is_asked_with_is_in_it(answer: str, question: str) -> None:
+    asking = {*"who what when where how much many often long at time by until in on which the name of person".split()}
+    for clause in asked_by(answer, question):
+        assert {*plain(clause).split()} - asking <= {*plain(answer).split()} | {
+            *plain(re.sub(r"\b(\w+)\b", r"\1s", answer)).split()
+        }
+
+
+def test_a_lead_stays_where_the_answer_does_not_name_what_it_names() -> None:
+    found = wordings("A driver is at our gate. May he come in?", ["when the main gate opens"])
+    assert "when main gate opens" in found and "A driver is at our gate. May he come in? Please tell me." in found
+    found = wordings("I own a clock. How do I stop it?", ["for how many seconds you hold the button"])
+    assert found and all(text.startswith("I own a clock. ") for text in found)
+
+
+def test_the_name_that_a_file_is_about_is_said_in_one_wording() -> None:
+    texts = ["Who founded Gunn?", "Where is Gunn?", "What does Gunn sell?", "Who is Mr. Poe?", "Where is the cook?"]
+    assert (subject_of(texts), subject_of(texts[2:]), subject_of([])) == ("Gunn", "", "")
+    found = wordings(texts[-1], subject="Gunn")
+    assert ["Gunn" in text for text in found].count(True) == 1 and "Gunn" in found[1]
 
 
 @given(st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=60))

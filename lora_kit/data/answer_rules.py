@@ -1,0 +1,130 @@
+"""What a short English answer is the answer to, by rules: "The canteen opens at ten." -> "when the canteen opens".
+
+An answer often names a thing in words that its question does not have. What is made of it are clauses, that is indirect
+questions, as these keep the answer's order of words. An answer that is no plain statement gives none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from .same_question import content_words
+
+DIGIT = "one|two|three|four|five|six|seven|eight|nine"
+TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+TEENS = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
+NUMBER = rf"(?:\d+(?:[.,]\d+)*|(?:(?:{TENS})-(?:{DIGIT})|{TENS}|{TEENS}|{DIGIT}|hundred)\b)"
+UNIT = (
+    r"(?:(?:working|business|calendar|full) )?"
+    r"(?:minute|hour|day|night|week|month|year|time|mile|kilometre|metre|page|person)s?|people|percent"
+)
+MONEY = r"pounds?|pence|dollars?|cents?|euros?|francs?"
+DAY = r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
+MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
+TIME = re.compile(  # how the answer to "when" begins
+    rf"(?:about |the )?(?:(?:half|(?:a )?quarter|{NUMBER})(?: minutes)? (?:past|to)\b|noon\b|midnight\b|{DAY}|"
+    rf"(?:{MONTH})\b|\S*(?:first|last|second|third|\w+th|\d(?:st|nd|rd|th)) (?:of|day|{DAY})\b"
+    r"|\d\d?(?:[:.]\d\d| ?[ap]\.?m)|(?:1[89]|20)\d\d\b|nineteen \w+|two thousand\b"
+    r"|(?:early|late|morning|afternoon|evening|night)\b)"
+)
+IN = "in|on|at|above|behind|under|below|near|opposite|beside"
+PLACE = re.compile(  # "the east wing", "room twelve"
+    rf"(?:(?:the|our|your|an?) (?:(?!of\b|(?:{IN})\b)\S+ )+?(?P<last>[a-z]+)|(?P<first>[a-z]+) {NUMBER})"
+    rf"(?= of\b| (?:{IN})\b|$)"
+)
+IS = r"is|are|was|were"
+VERB = rf"(?:{IS}|may|must|can|could|will|should|has|have|had|gets?|do|does)"
+DETERMINER = re.compile(r"(?:the|our|your|my|an?)\b", re.I)
+SUBJECT = re.compile(  # of something it is said; "Ask for leave early" has none
+    rf"(?:{DETERMINER.pattern}|(?:all|each|every|you|we|staff|people)\b|\w+s\b|\w+ \w+s\b"
+    rf"|(?:\S+ ){{1,4}}(?:{VERB}|takes?|lasts?|costs?|pays?|opens?|closes?|starts?|ends?)\b)",
+    re.I,
+)
+OTHERS = re.compile(r"(?:it|they|he|she|this|that|these|those|there|yes|no)\b", re.I)  # words for what went before
+STANDS = re.compile(rf"\b(?:{IS}|kept|stored|held|located|found|situated)$")  # behind it, a place says where
+ENDS = re.compile(r"(?<=[a-z\d])[.!](?:\s|$)")  # of a sentence
+LONGEST = 20  # words
+
+WHO = re.compile(rf"(?P<name>[A-Z]\w+(?: [A-Z]\w+)+) (?P<rest>(?:{IS}|\w+s|\w+ed)\b (?!an? ).+)")
+AMOUNT = re.compile(rf"(?P<stem>.+?) {NUMBER}(?: (?:to|or|and) {NUMBER})? (?P<unit>{MONEY}|{UNIT})\b(?P<rest>.*)")
+WHERE_OR_WHEN = re.compile(rf" (?P<preposition>{IN}|by|within|for|from|until|after|before|every) (?=(?P<value>.+))")
+CALLED = re.compile(rf"(?P<stem>.+?) (?P<verb>(?:{IS}) (?:called|named)) .+")
+WHAT = re.compile(rf"(?P<stem>(?:the|our|your|my) .+? (?:{IS})|\S+ .*?\w(?= an? )) .+", re.I)
+
+
+def asked_by(answer: str, question: str) -> list[str]:
+    """Indirect questions that the answer's first sentence answers, without what it says to them.
+
+    Args:
+        question: a name that it holds is not what is asked for.
+    """
+    text = statement(answer)
+    is_plain = text.isascii() and not OTHERS.match(text) and not re.search(r'[?:;,\n"]', text)
+    if not is_plain or not 3 <= len(text.split()) <= LONGEST:
+        return []
+    asked, clauses = content_words(question), dict.fromkeys(filter(None, _clauses(text, question)))
+    return [each for each in clauses if len(found := content_words(each)) > 1 or found & asked]  # not "what you need"
+
+
+def statement(answer: str) -> str:
+    """The answer's first sentence, without its stop."""
+    return ENDS.split(answer.strip(), maxsplit=1)[0].strip()
+
+
+def _clauses(text: str, question: str) -> Iterator[str]:
+    found = WHO.fullmatch(text)
+    if found and found["name"].lower() not in question.lower() and not DETERMINER.match(text):
+        yield f"who {found['rest']}"
+        yield f"the name of the person who {found['rest']}"
+        return
+    text = text if re.match(r"I\b|[A-Z]\S*[A-Z]", text) else text[:1].lower() + text[1:]
+    if not SUBJECT.match(text):
+        return
+    if found := AMOUNT.fullmatch(text):
+        yield from _amount(found["stem"], found["unit"], found["rest"])
+        return
+    for found in WHERE_OR_WHEN.finditer(text):
+        if _is_statement(stem := text[: found.start()]):
+            yield from _circumstance(stem, found["preposition"], found["value"])
+            return
+    if found := CALLED.fullmatch(text):
+        yield f"what {found['stem']} {found['verb']}"
+        yield f"the name of {found['stem']}"
+    elif found := WHAT.fullmatch(text):
+        yield f"what {found['stem']}"
+
+
+def _amount(stem: str, unit: str, rest: str) -> Iterator[str]:
+    """How many, how much or how often: "for how many days tools may be borrowed"."""
+    stem, _, last = stem.rpartition(" ")
+    before = f"{last} " if last in ("for", "within", "after", "in", "by") else ""
+    if last == "every":
+        yield f"how often {stem}"
+        return
+    stem = stem if before else f"{stem} {last}".strip()
+    if re.fullmatch(MONEY, unit):
+        yield f"how much {stem}{rest}"
+        yield f"how many {unit} {stem}{rest}"
+    elif not re.match(r" (?:old|long|high|ago)\b", rest):
+        units = unit if unit.endswith("s") or unit in ("people", "percent") else f"{unit}s"
+        yield f"{before}how many {units}{rest} {stem}"
+        yield f"how long {stem}{rest}" if last == "for" else ""
+
+
+def _circumstance(stem: str, preposition: str, value: str) -> Iterator[str]:
+    """When or where: "when the canteen opens", "in which room the nurse is"."""
+    if TIME.match(value):
+        yield f"{preposition} when {stem}" if preposition in ("by", "until") else f"when {stem}"
+        yield f"at what time {stem}" if preposition == "at" else ""
+    elif preposition in IN.split("|"):
+        yield f"where {stem}" if STANDS.search(stem) else ""
+        if noun := PLACE.match(value):
+            yield f"{preposition} which {noun['last'] or noun['first']} {stem}"
+
+
+def _is_statement(text: str) -> bool:
+    """Whether something is said of something, as far as can be seen."""
+    words = text.split()
+    said = len(words) > 2 or (len(words) == 2 and not DETERMINER.match(text))
+    return said or (len(words) == 2 and re.search(rf"\b{VERB}$", text) is not None)
