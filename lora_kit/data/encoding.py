@@ -98,11 +98,9 @@ class LengthFilter:
         for start in range(0, len(rows), BATCH):
             batch = [row for row in rows[start : start + BATCH] if self._could_fit(row)]
             for row, ids in zip(batch, encode_batch([row.messages for row in batch], self.tokenizer), strict=True):
-                if row.is_open:  # the stop token
-                    ids.labels[max(n for n, label in enumerate(ids.labels) if label != IGNORE)] = IGNORE
                 self.longest = max(self.longest, len(ids.input_ids))
                 if len(ids.input_ids) <= self.data.max_length:
-                    found.append((row, _packed(ids)))
+                    found.append((row, _packed(row, ids)))
                 elif short := self._shorten(row):
                     found.append(short)
                 else:
@@ -128,7 +126,7 @@ class LengthFilter:
             ids = encode_batch([messages], self.tokenizer)[0]
             if len(ids.input_ids) <= self.data.max_length:
                 self.shortened.append(row.row)
-                return replace(row, messages=messages), _packed(ids)
+                return replace(row, messages=messages), _packed(row, ids)
         return None
 
     def stop(self, what: str = "") -> None:
@@ -142,9 +140,17 @@ class LengthFilter:
             )
 
 
-def _packed(row: Encoded) -> Encoded:
+def _packed(row: Conversation, ids: Encoded) -> Encoded:
     """The row at 4 bytes per token and label, as arrays that are read like lists."""
-    return Encoded(array("i", row.input_ids), array("i", row.labels))  # type: ignore[arg-type]
+    labels = array("i", ids.labels)
+    if row.is_open or row.wording:
+        end = max(n for n, label in enumerate(labels) if label != IGNORE)
+        start = max((n + 1 for n, label in enumerate(labels[:end]) if label == IGNORE), default=0)
+        if row.is_open:  # the stop token is not learned
+            labels[end] = IGNORE
+        if row.wording:  # its earlier answers are learned in the row that it rewords
+            labels[:start] = array("i", [IGNORE] * start)
+    return Encoded(array("i", ids.input_ids), labels)  # type: ignore[arg-type]
 
 
 def _encode_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:

@@ -11,18 +11,25 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 import lora_kit as lk
+from lora_kit.config import Data
 from lora_kit.data import base_answers, own_rows, rewording
 from lora_kit.data.answer_rules import asked_by
-from lora_kit.data.conversations import Conversation, normalised
+from lora_kit.data.chat_template import one_per_answer
+from lora_kit.data.checks import verify
+from lora_kit.data.conversations import Conversation, Read, normalised
+from lora_kit.data.encoding import IGNORE, LengthFilter
 from lora_kit.data.prepare import Prepared
 from lora_kit.data.question_rules import plain, wordings
 from lora_kit.data.same_question import NEGATION, is_near, names, numbers, rejection, subject_of
 from lora_kit.data.unanswerable import unanswerable
 from lora_kit.errors import KitError
 
+from .test_encoding import TINY
 from .test_files import write
+from .test_templates import FORMS
 
 PLACES = (
     "library",
@@ -545,3 +552,25 @@ def test_stored_lines_are_json_of_the_same_form(tmp_path: Path) -> None:
     data = prepared(tmp_path, rewordings=1)
     lines = [json.loads(line) for line in (data.folder / "rewordings.jsonl").read_text().splitlines()]
     assert lines == data.rewordings and {*lines[0]} == {"number", "row", "question", "reworded", "by", "use"}
+
+
+@pytest.mark.parametrize("base", ["tiny-chat", "Qwen3"])
+def test_the_earlier_answers_of_a_chat_are_learned_once(tmp_path: Path, base: str) -> None:
+    first, last = "The workshop is in the yard.", "The keys are kept in the red box."
+    chat = [
+        {"role": "user", "content": "Where is the workshop?"},
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "Where do I find the keys?"},
+        {"role": "assistant", "content": last},
+    ]
+    row = Conversation(chat, "row 1")
+    run, read = lk.Run("tiny-cpu", root=tmp_path), Read(Data(), {}, rows=[row])
+    found = rewording.reword(read, Data(rewordings=3), base_answers.BaseAnswers(run), is_tested=False)
+    tokenizer = AutoTokenizer.from_pretrained(TINY) if base == "tiny-chat" else FORMS[base]
+    rows = one_per_answer([row, *found.train], tokenizer)
+    pairs = LengthFilter(Data(), tokenizer).encode(rows)
+    learned = [tokenizer.decode([i for i in ids.labels if i != IGNORE]) for _, ids in pairs]
+    assert len(found.train) == 3
+    assert (sum(first in text for text in learned), sum(last in text for text in learned)) == (1, 4)
+    proofs = verify([row for row, _ in pairs], [ids for _, ids in pairs], tokenizer)
+    assert not [str(proof) for proof in proofs.values() if proof.broken]
