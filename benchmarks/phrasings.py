@@ -28,15 +28,18 @@ SOURCES = {"tiny": "tiny-chat", "smollm2": str(ROOT / "build" / "smollm2")}
 AUTO = {"epochs": "auto", "tokens_per_step": "auto", "learning_rate": "auto", "evaluations": 0}
 
 
-def write_faq(folder: Path, wordings: int) -> str:
-    """The handbook's facts in their first wordings, with its test questions."""
+def write_faq(folder: Path, wordings: int, share: int) -> str:
+    """Every `share`-th fact of the handbook in its first wordings, with the handbook's test questions."""
     shutil.copytree(ASSETS / "handbook", folder, dirs_exist_ok=True)
     asked: dict[str, list[dict[str, Any]]] = {}
     for line in (folder / "train.jsonl").read_text().splitlines():
         if (row := json.loads(line))["kind"] == "fact":
             asked.setdefault(row["id"], []).append(row)
-    rows = [row for same in asked.values() for row in sorted(same, key=question_of)[:wordings]]
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = [*asked][::share]
+    rows = [row for fact in facts for row in sorted(asked[fact], key=question_of)[:wordings]]
+    tests = map(json.loads, (folder / "test.jsonl").read_text().splitlines())
+    for name, chosen in (("train", rows), ("test", [row for row in tests if row.get("id", facts[0]) in facts])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
     return str(folder)
 
 
@@ -44,17 +47,17 @@ def question_of(row: dict[str, Any]) -> str:
     return str(row["messages"][-2]["content"])
 
 
-def measure(base: str, way: str, seed: int) -> dict[str, Any]:
+def measure(base: str, way: str, seed: int, share: int = 1) -> dict[str, Any]:
     """One training, and its answers to the held-out questions."""
     people, machine = WAYS[way]
-    place = RUNS / "phrasings" / f"{base}-{people}-{machine}-seed{seed}"
+    place = RUNS / "phrasings" / f"{base}-{people}-{machine}-seed{seed}{f'-share{share}' if share > 1 else ''}"
     if (place / "result.json").exists():
         return dict(json.loads((place / "result.json").read_text()))
     settings = {f"training__{name}": value for name, value in (AUTO | {"seed": seed}).items()}
-    data = {"data__rewordings": machine, "data__declines": 64, "data__general": 120}
+    data = {"data__rewordings": machine, "data__declines": 64 // share, "data__general": 120 // share}
     run = lk.Run(
         "tiny-cpu" if base == "tiny" else "smollm2-cpu",
-        data=write_faq(place / "faq", people),
+        data=write_faq(place / "faq", people, share),
         root=place,
         name="run",
         base__source=SOURCES[base],
@@ -97,12 +100,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", choices=SOURCES, default="tiny")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--share", type=int, default=1, help="every so many facts; more than 1 is printed, not stored")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
     options = parser.parse_args()
     commit, results = head(), dict[str, dict[str, Any]]()
     path = ROOT / "benchmarks" / "results" / "phrasings.json"
     before = json.loads(path.read_text())["figures"] if path.exists() else {}
-    for way in WAYS:
-        seeds = [measure(options.base, way, seed) for seed in options.seeds]
+    for way in options.ways:
+        seeds = [measure(options.base, way, seed, options.share) for seed in options.seeds]
         results[way] = {
             name: statistics.median(one[name] for one in seeds) for name in seeds[0] if name != "commit"
         } | {"seeds": seeds}
@@ -111,7 +116,8 @@ def main() -> None:
         )
         print(f"{options.base}, {way} wordings a fact: {line}", flush=True)
     known = {base: figures for base, figures in before.items() if base in SOURCES}
-    store("phrasings", commit, figures=known | {options.base: results})
+    if options.share == 1 and options.ways == [*WAYS]:
+        store("phrasings", commit, figures=known | {options.base: results})
 
 
 if __name__ == "__main__":
