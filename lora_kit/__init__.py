@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .base import load_tokenizer
     from .chatting import chat
     from .checkup import doctor
+    from .correction import correct, pairs
     from .data.prepare import prepare
     from .errors import KitError
     from .evaluation.evaluate import evaluate, read_answers
@@ -35,6 +36,7 @@ _MODULES = {
     "base": ("load_tokenizer",),
     "chatting": ("chat",),
     "checkup": ("doctor",),
+    "correction": ("correct", "pairs"),
     "data.prepare": ("prepare",),
     "errors": ("KitError",),
     "evaluation.evaluate": ("evaluate", "read_answers"),

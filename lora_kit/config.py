@@ -107,6 +107,9 @@ class Training:
     evaluations: Count = 10  # times that the loss on held-out rows is measured
     patience: PositiveInt | None = None  # stop after so many evaluations without a better one, keep the best adapter
     start_from: str | None = None  # folder of an adapter to train further, instead of a fresh one
+    pairs: str | None = None  # a file of pairs of answers, one better, that are learned in the place of the data's rows
+    beta: PositiveFloat = 0.1  # of pairs (DPO): the lower, the further the adapter may go from where it starts
+    sft_weight: Decay = 1.0  # of pairs: of the chosen answer's own loss, so that it does not become unlikely too
     seed: Seed = 0
 
 

@@ -70,7 +70,7 @@ class Run:
         **overrides: Any,
     ) -> None:
         if data is not None:
-            overrides["data__source"] = _as_source(data, absolute(root or default_root()))
+            overrides["data__source"] = as_source(data, absolute(root or default_root()))
         if name is not None and (Path(name).name != name or name in (".", "..")):
             raise KitError(f"name={name!r} must be the name of a folder, without a path; root= says where it lies")
         self.profile, reason = _choose(profile, overrides)
@@ -173,7 +173,7 @@ def _choose(name: str | None, overrides: dict[str, Any]) -> tuple[Profile, str]:
     return profile(str(wanted.base.fallback), **overrides), f"{wanted.base.title} cannot be had here"
 
 
-def _as_source(data: Any, root: Path) -> str:
+def as_source(data: Any, root: Path) -> str:
     """The path or name of a dataset; rows given as objects become files named by their contents."""
     if isinstance(data, str | os.PathLike):
         return os.fspath(data)

@@ -90,7 +90,7 @@ def one_per_answer(rows: Sequence[Conversation], tokenizer: PreTrainedTokenizerB
     found = []
     for row in rows:
         turns = [turn for turn, message in enumerate(row.messages) if message["role"] == "assistant"]
-        if row.wording or len(turns) == 1 or len(answer_parts(row.messages, tokenizer)) == len(turns):
+        if row.learns_last or len(turns) == 1 or len(answer_parts(row.messages, tokenizer)) == len(turns):
             found.append(row)
         else:
             found += [replace(row, messages=row.messages[: turn + 1]) for turn in turns]

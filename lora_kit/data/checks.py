@@ -114,7 +114,7 @@ def _broken(
     found = []
     for n, row in enumerate(rows):
         wanted, given = expected(row.messages, tokenizer)
-        given = given[-1:] if row.wording else given  # its earlier answers are learned in the row that it rewords
+        given = given[-1:] if row.learns_last else given
         broken = _broken_texts(wholes[n], wanted, [next(pieces) for _ in runs[n]], given, stop_text)
         if is_foreign or not 0 <= min(encoded[n].input_ids) <= max(encoded[n].input_ids) < most:
             broken.add("ids")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,7 @@ class Conversation:
     is_rehearsal: bool = False  # the base's own answer: learned by its probabilities, so that nothing is forgotten
     is_open: bool = False  # the last answer is the beginning of a longer one: that it ends there is not learned
     wording: int = 0  # the number of the rewording that asks it, or 0 where the question is as it was read
+    learns_last: bool = False  # its last answer alone: the earlier ones are learned elsewhere, or not at all
     index: int = field(default=-1, compare=False)  # its place among all rows of its source, from 0
 
     @property
@@ -95,8 +96,22 @@ def read_rows(paths: Sequence[Path], data: Data, *, is_asked: bool = False, prog
         data: columns, roles, encoding, tags; what is empty is found.
         is_asked: the columns "kind" and "accepted" are ours in any case.
     """
-    read = Read(data, _roles(data), is_judged=is_asked)
-    for index, raw in enumerate(raw for path in paths for raw in raw_rows(path, data, read.notes)):
+    notes: Notes = {}
+    raws = (raw for path in paths for raw in raw_rows(path, data, notes))
+    return as_conversations(raws, data, notes, is_asked=is_asked, progress=progress)
+
+
+def as_conversations(
+    raws: Iterable[tuple[str, Any] | BadRow],
+    data: Data,
+    notes: Notes,
+    *,
+    is_asked: bool = False,
+    progress: Progress | None = None,
+) -> Read:
+    """Raw rows of one shape, each with its place, as conversations; the bad ones are kept apart."""
+    read = Read(data, _roles(data), notes=notes, is_judged=is_asked)
+    for index, raw in enumerate(raws):
         if progress and index % 1000 == 0:
             progress.update(index)
         if isinstance(raw, BadRow):

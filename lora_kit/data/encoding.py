@@ -143,12 +143,12 @@ class LengthFilter:
 def _packed(row: Conversation, ids: Encoded) -> Encoded:
     """The row at 4 bytes per token and label, as arrays that are read like lists."""
     labels = array("i", ids.labels)
-    if row.is_open or row.wording:
+    if row.is_open or row.learns_last:
         end = max(n for n, label in enumerate(labels) if label != IGNORE)
         start = max((n + 1 for n, label in enumerate(labels[:end]) if label == IGNORE), default=0)
         if row.is_open:  # the stop token is not learned
             labels[end] = IGNORE
-        if row.wording:  # its earlier answers are learned in the row that it rewords
+        if row.learns_last:
             labels[:start] = array("i", [IGNORE] * start)
     return Encoded(array("i", ids.input_ids), labels)  # type: ignore[arg-type]
 

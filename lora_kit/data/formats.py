@@ -226,7 +226,7 @@ def _way_out(row: Row) -> str:
         return "It is a tree with one message a row: write each way from the root to an answer as one row of turns"
     if {"chosen", "rejected"} <= known.keys():
         better = "chosen" if "prompt" not in known or nested else "prompt,chosen"
-        return f"It holds pairs of a better and a worse answer; the better ones are learned with data__columns={better}"
+        return f"It holds pairs, for lk.correct(run, pairs); the better ones are learned with data__columns={better}"
     if turns:
         group = next((name for name in names if "id" in name.lower()), "CONVERSATION")
         return (

@@ -236,7 +236,7 @@ def _assign(found: Rewordings, data: Data, count: int, is_tested: bool) -> None:
         if number in numbers.values():
             found.candidates[number - 1] = replace(one, problem="left out by data__leave_out")
         elif not one.problem:
-            row = replace(_with(one.row, one.text), wording=number)
+            row = replace(_with(one.row, one.text), wording=number, learns_last=True)
             of_fact.setdefault(one.row.question, []).append(row)
     every = max(1, -(-len(of_fact) // MOST))
     for place, rows in enumerate(of_fact.values()):

@@ -32,6 +32,13 @@ class Row:
     labels: list[int]
     number: int = -1  # its place in the prepared data
     is_rehearsal: bool = False  # learned by the base's own probabilities
+    rejected: Row | None = None  # a worse answer to the same question: the two are learned as a pair
+    reference: float = 0.0  # of a pair's answers: log-probability before the first step
+
+    @property
+    def width(self) -> int:
+        """Tokens, of a pair those of its longer answer."""
+        return max(len(self.input_ids), len(self.rejected.input_ids) if self.rejected else 0)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,18 @@ class Batch:
 
     prefix: list[int]
     rows: list[Row]
+    beta: float = 0.1  # of pairs: how much a step away from the reference costs
+    sft_weight: float = 1.0  # of pairs: of the loss of the chosen answer alone
+
+    @property
+    def is_pairs(self) -> bool:
+        """Whether its rows are pairs; they are never mixed with others."""
+        return self.rows[0].rejected is not None
+
+    @property
+    def answers(self) -> list[Row]:
+        """What goes through the model: its rows, of pairs first all that are chosen, then all that are rejected."""
+        return [*self.rows, *(row.rejected for row in self.rows if row.rejected)]
 
     @property
     def is_rehearsal(self) -> bool:
@@ -48,12 +67,12 @@ class Batch:
 
     @property
     def width(self) -> int:
-        return max(len(row.input_ids) for row in self.rows)
+        return max(row.width for row in self.rows)
 
     @property
     def tokens(self) -> int:
         """Tokens that the model computes, padding included."""
-        return len(self.prefix) + self.width * len(self.rows)
+        return len(self.prefix) + self.width * len(self.answers)
 
 
 def rows_of(train: Iterable[dict[str, Any]]) -> list[Row]:
@@ -105,7 +124,7 @@ def split_batches(batches: Sequence[Batch], parts: int) -> Iterator[Batch]:
     for batch in batches:
         size = -(-len(batch.rows) // parts)
         for start in range(0, len(batch.rows), size):
-            yield Batch(batch.prefix, batch.rows[start : start + size])
+            yield replace(batch, rows=batch.rows[start : start + size])
 
 
 def common_prefix(rows: Sequence[Row]) -> list[int]:
@@ -117,18 +136,18 @@ def common_prefix(rows: Sequence[Row]) -> list[int]:
 
 
 def _groups(rows: Sequence[Row]) -> Iterable[list[Row]]:
-    """Rows that begin alike together, rehearsal apart; what few rows begin with makes one group."""
+    """Rows that begin alike together, rehearsal and pairs apart; what few rows begin with makes one group."""
     groups: dict[tuple[int, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row.is_rehearsal, *row.input_ids[:GROUP]].append(row)
+        groups[row.is_rehearsal, row.rejected is not None, *row.input_ids[:GROUP]].append(row)
     for key in [key for key, members in groups.items() if len(members) < MIN_GROUP]:
-        groups[key[:1]] += groups.pop(key)
+        groups[key[:2]] += groups.pop(key)
     return groups.values()
 
 
 def _micro_batches(rows: list[Row], settings: Training, rng: random.Random) -> list[Batch]:
     """Rows of like length together; chance orders those of one length, so that neighbours change every epoch."""
-    ordered = sorted(rows, key=lambda row: len(row.input_ids) + rng.random())
+    ordered = sorted(rows, key=lambda row: row.width + rng.random())
     shared = len(_shared_prefix(rows, settings))
     return [_behind_prefix(group, settings) for group in _fill(ordered, settings.tokens_per_micro_batch, shared)]
 
@@ -137,7 +156,7 @@ def _fill(ordered: Sequence[Row], budget: int, shared: int = 0) -> list[list[Row
     """Cut rows, shortest first, into groups of at most `budget` tokens with padding, a shared prefix left out."""
     groups: list[list[Row]] = []
     for row in ordered:
-        width = len(row.input_ids) - shared
+        width = (row.width - shared) * (1 + (row.rejected is not None))
         if not groups or width * (len(groups[-1]) + 1) > budget:
             groups.append([])
         groups[-1].append(row)
@@ -151,5 +170,9 @@ def _shared_prefix(rows: list[Row], settings: Training) -> list[int]:
 
 def _behind_prefix(rows: list[Row], settings: Training) -> Batch:
     prefix = _shared_prefix(rows, settings)
-    cut = len(prefix)
-    return Batch(prefix, [replace(row, input_ids=row.input_ids[cut:], labels=row.labels[cut:]) for row in rows])
+    return Batch(prefix, [_cut(row, len(prefix)) for row in rows], settings.beta, settings.sft_weight)
+
+
+def _cut(row: Row, start: int) -> Row:
+    rejected = _cut(row.rejected, start) if row.rejected else None
+    return replace(row, input_ids=row.input_ids[start:], labels=row.labels[start:], rejected=rejected)

@@ -15,7 +15,7 @@ from ..config import Training, settings
 from ..errors import KitError
 from .batches import Batch, split_batches
 from .checkpoints import Checkpoints, LogRow, TrainerState
-from .loss import learned_tokens, loss_sum, mean_loss, training_mode
+from .loss import loss_sum, mean_loss, terms, training_mode
 from .optim import make_optimizer, make_scaler, probe_scale, processes, set_learning_rate, sum_over_processes
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def fit(
                 break
             torch.manual_seed(settings.seed * 1_000_003 + step * size + rank)  # dropout: the same after a resume
             rate = set_learning_rate(optimizer, step, len(steps), settings)
-            loss = backward(model, batches[rank::size], sum(map(learned_tokens, batches)), scaler, state)
+            loss = backward(model, batches[rank::size], sum(map(terms, batches)), scaler, state)
             loss, stop = sum_over_processes(weights, loss, should_stop())
             scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm).item()
@@ -146,9 +146,9 @@ def tracker(name: str | None, run: Run) -> Iterator[Callable[[LogRow], None]]:
 
 
 def backward(
-    model: PreTrainedModel, batches: Sequence[Batch], learned: int, scaler: torch.amp.GradScaler, state: TrainerState
+    model: PreTrainedModel, batches: Sequence[Batch], count: int, scaler: torch.amp.GradScaler, state: TrainerState
 ) -> float:
-    """Forward and backward over this process's micro-batches; the loss is the mean of all tokens that the step learns.
+    """Forward and backward over this process's micro-batches; the loss is the mean over the `count` terms of the step.
 
     Where memory runs out, this step and all that follow go in smaller pieces, with the same result.
     """
@@ -158,7 +158,7 @@ def backward(
         total = 0.0
         try:
             for batch in split_batches(batches, state.parts):
-                loss = loss_sum(model, batch) / learned
+                loss = loss_sum(model, batch) / count
                 scaler.scale(loss).backward()
                 total += loss.item()
             return total

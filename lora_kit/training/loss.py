@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -20,6 +21,7 @@ from ..adapters import adapter_off
 from ..data.encoding import IGNORE
 from .attention import shared_attention
 from .batches import Batch, Row, for_measuring
+from .preference import preference_loss
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +33,14 @@ LOGITS = 2**29  # bytes of float32 logits that exist at a time: 4,194 positions 
 
 
 def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Cross entropy summed over the learned tokens of a micro-batch; of rehearsal rows the divergence from the base.
+    """What a micro-batch adds to a step's loss: cross entropy, summed over its learned tokens.
+
+    Of pairs it is DPO's loss (`preference_loss`), of rehearsal rows the divergence from the base.
 
     Rehearsal rows hold what the base itself says. Learned as labels they would make it surer than it is; KL(base ||
     model), with the base the same model without its adapter, keeps the probabilities (Li and Hoiem 2016).
 
-    The caller divides by all learned tokens of the step, so that the split into micro-batches changes nothing.
+    The caller divides by the `terms` of the whole step, so that the split into micro-batches changes nothing.
 
     Args:
         model: a causal language model whose body is `model.model`.
@@ -44,6 +48,8 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """
     from torch.nn.functional import cross_entropy, kl_div
 
+    if batch.is_pairs:
+        return preference_loss(log_probs(model, batch), batch)
     labels = _padded([row.labels[1:] for row in batch.rows], IGNORE, model.device, width=batch.width)  # shifted by one
     learned = labels != IGNORE
     with autocast(model):
@@ -61,6 +67,24 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
                 log_q, log_p = logits.log_softmax(-1), base.log_softmax(-1)
                 total = total + kl_div(log_q, log_p, reduction="sum", log_target=True)
     return total
+
+
+def log_probs(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """The log-probability of every answer, its stop token included: (answers,)."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    rows = [replace(row, rejected=None) for row in batch.answers]
+    labels = _padded([row.labels[1:] for row in rows], IGNORE, model.device, width=batch.width)  # (answers, width)
+    learned = labels != IGNORE
+    with autocast(model):
+        states = hidden_states(model, replace(batch, rows=rows), learned)[learned]  # (learned, dim)
+        chunk = max(1, LOGITS // (4 * model.config.vocab_size))
+        losses = [
+            cross_entropy(head_logits(model, some), targets, reduction="none")
+            for some, targets in zip(states.split(chunk), labels[learned].split(chunk), strict=True)
+        ]
+    return losses[0].new_zeros(len(rows)).index_add(0, learned.nonzero()[:, 0], -torch.cat(losses))
 
 
 def head_logits(model: PreTrainedModel, states: torch.Tensor) -> torch.Tensor:
@@ -146,9 +170,14 @@ def hidden_states(model: PreTrainedModel, batch: Batch, read: torch.Tensor) -> t
     return hidden[0, prefix:].unflatten(0, ids.shape)
 
 
+def terms(batch: Batch) -> int:
+    """What the mean of a step is taken over: pairs, or learned tokens."""
+    return len(batch.rows) if batch.is_pairs else learned_tokens(batch)
+
+
 def learned_tokens(batch: Batch) -> int:
     """How many tokens of the micro-batch are learned."""
-    return sum(label != IGNORE for row in batch.rows for label in row.labels[1:])
+    return sum(label != IGNORE for row in batch.answers for label in row.labels[1:])
 
 
 def autocast(model: PreTrainedModel) -> torch.autocast:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..adapters import trainable
 from ..errors import KitError
-from .loss import compute_dtype_of, learned_tokens, loss_sum
+from .loss import compute_dtype_of, loss_sum, terms
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ def probe_scale(model: PreTrainedModel, batch: Batch, scaler: torch.amp.GradScal
     while scale > MIN_SCALE:
         with torch.random.fork_rng():
             loss = loss_sum(model, batch)
-        (loss / max(1, learned_tokens(batch)) * scale).backward()
+        (loss / max(1, terms(batch)) * scale).backward()
         is_finite = all(bool(torch.isfinite(w.grad).all()) for w in weights if w.grad is not None)
         for weight in weights:
             weight.grad = None

@@ -14,8 +14,9 @@ from ..config import Training
 from ..errors import KitError
 from ..generation import generate_ids, prompts_of
 from ..quantization import parameter_counts
-from .batches import Batch, rows_of, split_batches, split_validation
+from .batches import Batch, split_batches, split_validation
 from .loss import learned_tokens, loss_sum, training_mode
+from .pairs import training_rows
 from .recipe import check_given, recipe
 
 if TYPE_CHECKING:
@@ -96,13 +97,13 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
     check_given(model, data, run)
     if not is_fresh(model, run.profile.lora):
         raise KitError("a plan needs the base with a fresh adapter: model = lk.attach_lora(lk.load_base(run), run)")
-    rows, _ = split_validation(rows_of(data.train), run.profile.training)
+    rows, _ = split_validation(training_rows(model, data, run), run.profile.training)
     chosen = recipe(run.profile.training, rows, model.config.hidden_size)
     batches = [batch for step in chosen.steps for batch in step]
     layers = layers_to_recompute(model, batches, chosen.training)
     tokens = sum(batch.tokens for batch in batches)
-    own = sum(len(batch.prefix) + sum(len(row.input_ids) for row in batch.rows) for batch in batches)
-    one_by_one = sum(len(row.input_ids) for row in rows) * int(chosen.training.epochs)
+    own = sum(len(batch.prefix) + sum(len(row.input_ids) for row in batch.answers) for batch in batches)
+    one_by_one = sum(len(row.input_ids) for row in Batch([], rows).answers) * int(chosen.training.epochs)
     weight_bytes, adapter_bytes = fixed_bytes(model, chosen.training)
     result = Plan(
         steps=len(chosen.steps),

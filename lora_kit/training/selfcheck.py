@@ -39,7 +39,7 @@ def check_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[float,
     for some in (batches, with_prefix) if with_prefix else (batches,):
         widest = max(some, key=lambda batch: batch.width)
         longest = sorted(widest.rows, key=lambda row: -len(row.input_ids))[:ROWS]
-        batch = Batch(widest.prefix, [replace(row, is_rehearsal=False) for row in longest])
+        batch = Batch(widest.prefix, [replace(row, is_rehearsal=False, rejected=None) for row in longest])
         ours += training_loss(model, batch)
         plain += plain_loss(model, batch)
         tokens += learned_tokens(batch)

@@ -21,10 +21,11 @@ from ..errors import KitError
 from ..files import file_hash, fingerprint, read_manifest, shown
 from ..machine import memory_gib
 from ..progress import Progress
-from .batches import Row, for_measuring, rows_of, split_validation
+from .batches import Row, for_measuring, split_validation
 from .checkpoints import Checkpoints, LogRow, TrainerState
 from .loop import fit, stop_requests, tracker
 from .optim import processes
+from .pairs import pairs_file, training_rows
 from .plan import layers_to_recompute
 from .recipe import Recipe, check_given, recipe
 from .selfcheck import check_loss
@@ -118,12 +119,12 @@ def _fit(
     With early stopping the loop evaluates rows that are set aside for it, otherwise some of the held-out questions.
     """
     is_main, chosen = processes()[0] == 0, run.profile.training
-    rows, aside = split_validation(rows_of(data.train), chosen)
+    rows, aside = split_validation(training_rows(model, data, run), chosen)
     found = recipe(chosen, rows, model.config.hidden_size)
-    if is_main and aside:
-        print(f"training: {len(aside)} of {len(data.train)} rows are set aside: their loss decides when to stop")
     if is_main:
         print(found)
+    if is_main and aside:
+        print(f"training: {len(aside)} more rows are set aside: their loss decides when to stop")
     if chosen.patience is None:
         asked = [row["messages"] for row in data.test if row["kind"] != "general"]  # what the base may say otherwise
         chats = asked[:: max(1, -(-len(asked) // HELD_OUT))]
@@ -186,15 +187,16 @@ def train_inputs(run: Run) -> dict[str, Any]:
     if start is not None:
         files = [Path(start).expanduser() / name for name in ("adapter_config.json", "adapter_model.safetensors")]
         if not all(file.is_file() for file in files):
-            form = "runs/NAME/training/DATASET/adapter"
-            raise KitError(f"training__start_from={start!r} is no adapter's folder, as {form}")
+            raise KitError(f"training__start_from={start!r} is no folder as runs/NAME/training/DATASET/adapter")
         chosen["training__start_from"] = file_hash(files[1])
+    if run.profile.training.pairs is not None:
+        chosen["training__pairs"] = file_hash(pairs_file(run))
     return {"settings": chosen, "data": data_inputs(run)}
 
 
 def adapter_stage(run: Run) -> str:
     """The stage folder of the run's adapter, named after its dataset."""
-    return f"training/{Path(run.profile.data.source).stem}"
+    return f"training/{Path(run.profile.data.source).stem}{'-pairs' if run.profile.training.pairs else ''}"
 
 
 def trained_adapter(run: Run) -> Path:

@@ -1,0 +1,108 @@
+"""A behaviour taken away: pairs from the model's own mistakes, and the adapter trained further on them.
+
+rows = lk.pairs(run)            # what it gets wrong of what training may ask; look at them, change them
+better = lk.correct(run, rows)  # a run like this one, with the corrected adapter
+lk.merge(better); lk.evaluate(better)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .adapters import load_adapter
+from .base import load_tokenizer
+from .config import settings
+from .data.conversations import Conversation, normalised
+from .data.encoding import IGNORE, encode_prompt
+from .data.prepare import Prepared, prepare
+from .data.turns import Message
+from .data.unanswerable import unanswerable
+from .evaluation.metrics import is_declined, is_exact
+from .generation import answers
+from .presets import profile
+from .quantization import load_base, release
+from .runs import Run, as_source
+from .training.train import train, trained_adapter
+
+NEW = 200  # questions to decline that are made for this
+AUTO = ("training__learning_rate", "training__epochs", "training__tokens_per_step")  # the first training's do not fit
+
+
+def pairs(run: Run) -> list[dict[str, Any]]:
+    """Ask the tuned model what training may ask, and return a pair for each answer that is wrong.
+
+    Asked are the rows that were learned, and new questions about other names and things, made of them, that must be
+    declined. Where it invents, slips in style or declines what it should know, its own answer is `rejected` and the
+    reference is `chosen`. Held-out questions are never used.
+
+    Returns:
+        rows with prompt (messages), chosen and rejected, for `correct`; change or delete them as you like.
+
+    Raises:
+        KitError: no trained adapter yet.
+    """
+    adapter, data = trained_adapter(run), prepare(run)
+    tokenizer, card = load_tokenizer(run.profile.base), data.card
+    chats = _questions(data, tokenizer)
+    model = load_adapter(load_base(run), adapter)
+    try:
+        settings = run.profile.evaluation
+        size, most = settings.batch_size, settings.max_new_tokens
+        said = answers(model, tokenizer, chats, max_new_tokens=most, batch_size=size)
+    finally:
+        release(model)
+    found, invented = list[dict[str, Any]](), 0
+    for chat, answer in zip(chats, said, strict=True):
+        reference = chat[-1]["content"]
+        must_decline = is_declined(reference, card)
+        is_right = is_declined(answer, card) if must_decline else is_exact(answer, [reference], card)
+        if answer and not is_right:
+            invented += must_decline
+            found.append({"prompt": chat[:-1], "chosen": reference, "rejected": answer})
+    print(f"pairs: {len(found)} of {len(chats)} answers are wrong, {invented} of them invented")
+    return found
+
+
+def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
+    """Train the run's adapter further on pairs of answers, and return the run that has the corrected one.
+
+    It lies beside the first one, which stays as it is; merge and evaluate the run that is returned.
+
+    Args:
+        run: its adapter is trained.
+        pairs: a file, or rows as a list of dicts, a DataFrame or a Dataset, with prompt, chosen and rejected.
+        overrides: other settings, as in `training__beta=0.05`.
+
+    Raises:
+        KitError: no trained adapter yet; with rows, pairs that cannot be used.
+    """
+    start, root = trained_adapter(run), run.path.parent
+    source = str(pairs) if isinstance(pairs, str | Path) else as_source(pairs, root)
+    preset = settings(profile(run.profile.name))
+    own = {name: value for name, value in settings(run.profile).items() if value != preset[name]}
+    more = {"training__start_from": str(start), "training__pairs": source, **dict.fromkeys(AUTO, "auto")}
+    better = Run(run.profile.name, name=run.path.name, root=root, **own | more | overrides)
+    data, model = prepare(better), load_base(better)
+    try:
+        train(model, data, better)
+    finally:
+        release(model)
+    return better
+
+
+def _questions(data: Prepared, tokenizer: Any) -> list[list[Message]]:
+    """What was learned, each question once, and new questions to decline, with their references."""
+    system = [{"role": "system", "content": data.card["system"]}] if "system" in data.card else []
+    held = {normalised(row["messages"][-2]["content"]) for row in data.test}
+    found: dict[str, list[Message]] = {}
+    for row in data.train:
+        asked = [*system, {"role": "user", "content": row["asked"]}]
+        prompt = row["input_ids"][: next(n for n, label in enumerate(row["labels"]) if label != IGNORE)]
+        if not row["is_rehearsal"] and prompt == encode_prompt(asked, tokenizer):  # no earlier turns
+            found[normalised(row["asked"])] = [*asked, {"role": "assistant", "content": row["answered"]}]
+    declined = [chat for chat in found.values() if is_declined(chat[-1]["content"], data.card)]
+    facts = [Conversation(chat) for chat in found.values() if chat not in declined]
+    new = [row.messages for row in unanswerable(facts, len(found) + NEW, is_reworded=True) if declined]
+    new = [chat for chat in new if normalised(chat[-2]["content"]) not in held | found.keys()]
+    return [*found.values(), *([*chat[:-1], declined[0][-1]] for chat in new[:NEW])]

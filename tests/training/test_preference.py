@@ -1,0 +1,194 @@
+"""Learning from pairs: the loss against the formula and TRL, and a behaviour that goes away."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
+
+import lora_kit as lk
+from lora_kit.data.conversations import Conversation
+from lora_kit.data.encoding import IGNORE, encode
+from lora_kit.errors import KitError
+from lora_kit.files import file_hash
+from lora_kit.training.batches import Batch, Row, epoch_steps
+from lora_kit.training.loss import loss_sum, terms
+from lora_kit.training.pairs import log_probs_of
+from lora_kit.training.train import read_log
+
+from ..data.test_encoding import TINY
+from ..models import SHORT, adapted, gradients, load_small_llama, random_rows, save_small_llama, small_profile
+
+BETA, WEIGHT = 0.3, 0.5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small_llama(tmp_path_factory.mktemp("llama"))
+
+
+def random_pairs(count: int, prefix: int = 0) -> list[Row]:
+    """Pairs that share a question; answers of 3 to 8 tokens, with any reference."""
+    rows, others = random_rows(count, prefix=prefix), random_rows(count, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    pairs = []
+    for row, other in zip(rows, others, strict=True):
+        prompt = [i for i, label in zip(row.input_ids, row.labels, strict=True) if label == IGNORE]
+        answer = [label for label in other.labels if label != IGNORE]
+        first, second = torch.randn(2, generator=generator).tolist()
+        rejected = Row(prompt + answer, [IGNORE] * len(prompt) + answer, reference=first - 20)
+        pairs.append(replace(row, rejected=rejected, reference=second - 20))
+    return pairs
+
+
+def log_prob(model: PreTrainedModel, row: Row) -> torch.Tensor:
+    """By transformers' own loss, which is the mean over the answer."""
+    out = model(input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels]))
+    return -out.loss * sum(label != IGNORE for label in row.labels)
+
+
+def by_hand(model: PreTrainedModel, pairs: list[Row]) -> torch.Tensor:
+    total = torch.zeros(())
+    for pair in pairs:
+        assert pair.rejected
+        chosen, rejected = log_prob(model, pair), log_prob(model, pair.rejected)
+        margin = (chosen - pair.reference) - (rejected - pair.rejected.reference)
+        sft = -chosen / sum(label != IGNORE for label in pair.labels)
+        total = total - torch.log(1 / (1 + torch.exp(-BETA * margin))) + WEIGHT * sft
+    return total
+
+
+@pytest.mark.parametrize("kind", ["none", "nf4"])
+@pytest.mark.parametrize("prefix", [0, 12])
+def test_loss_and_gradients_of_pairs_are_the_formulas(folder: Path, kind: str, prefix: int) -> None:
+    model, pairs = adapted(folder, kind), random_pairs(6, prefix)
+    chosen = small_profile(training__beta=BETA, training__sft_weight=WEIGHT).training
+    batches = [batch for step in epoch_steps(pairs, chosen, 0) for batch in step]
+    assert sum(map(terms, batches)) == 6 and any(batch.prefix for batch in batches) == bool(prefix)
+    ours, theirs = sum(loss_sum(model, batch) for batch in batches), by_hand(model, pairs)
+    assert isinstance(ours, torch.Tensor)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    one, other = gradients(model, ours), gradients(model, theirs)
+    for name in one:
+        assert (one[name] - other[name]).norm() < 1e-5 * other[name].norm(), name
+
+
+@pytest.mark.filterwarnings("ignore")  # TRL's own, of names that transformers changes
+def test_loss_and_gradients_of_pairs_are_trls(tmp_path: Path) -> None:
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    model, reference = load_small_llama(TINY, "none"), load_small_llama(TINY, "none")
+    with torch.no_grad():
+        for weight in reference.parameters():
+            weight.add_(0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)))
+    model.requires_grad_(True)
+    texts = {
+        "prompt": ["Who? ", "Where is it? "],
+        "chosen": ["Wren.", "At the quay."],
+        "rejected": ["I am sure.", "No"],
+    }
+    settings = {"beta": BETA, "per_device_train_batch_size": 2, "use_cpu": True, "bf16": False, "report_to": "none"}
+    trainer = trl.DPOTrainer(
+        model,
+        reference,
+        args=trl.DPOConfig(str(tmp_path), **settings),
+        train_dataset=datasets.Dataset.from_dict(texts),
+        processing_class=AutoTokenizer.from_pretrained(TINY),
+    )
+    inputs = next(iter(trainer.get_train_dataloader()))
+    theirs = trainer.compute_loss(model, inputs)
+    theirs.backward()
+    other = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    chosen, rejected = (
+        [
+            Row(*row_of(*row), reference=float(log_prob(reference, Row(*row_of(*row)))))
+            for row in zip(*half, strict=True)
+        ]
+        for half in zip(
+            *(inputs[name].chunk(2) for name in ("input_ids", "attention_mask", "completion_mask")), strict=True
+        )
+    )
+    pairs = [replace(one, rejected=two) for one, two in zip(chosen, rejected, strict=True)]
+    model.zero_grad()
+    ours = loss_sum(model, Batch([], pairs, BETA, sft_weight=0.0)) / len(pairs)
+    ours.backward()
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for name, weight in model.named_parameters():
+        assert (weight.grad - other[name]).norm() <= 1e-4 * other[name].norm(), name
+
+
+def row_of(ids: torch.Tensor, mask: torch.Tensor, answer: torch.Tensor) -> tuple[list[int], list[int]]:
+    found = ids[mask.bool()].tolist()
+    return found, [i if learned else IGNORE for i, learned in zip(found, answer[mask.bool()].tolist(), strict=True)]
+
+
+QUESTIONS = [f"Who keeps the key of room {n}?" for n in range(24)]
+PAIRS = [{"prompt": text, "chosen": "Ask at the desk.", "rejected": "The key is lost."} for text in QUESTIONS]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> lk.Run:
+    rows = [{"question": f"Where is room {n}?", "answer": f"Room {n} is on floor {n % 5}."} for n in range(40)]
+    run = lk.Run("tiny-cpu", root=tmp_path_factory.mktemp("runs"), name="run", data=rows, **SHORT)
+    lk.make(run, until="training")
+    return run
+
+
+def margin(run: lk.Run) -> float:
+    """How much likelier the chosen answers are than the rejected ones, on the mean of the pairs, in nats."""
+    model, tokenizer = lk.load_adapter(lk.load_base(run), lk.trained_adapter(run)), lk.load_tokenizer(run.profile.base)
+    sums = []
+    for name in ("chosen", "rejected"):
+        chats = [[{"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r[name]}] for r in PAIRS]
+        rows = [Row(*encode(Conversation(chat), tokenizer), number) for number, chat in enumerate(chats)]
+        sums.append(sum(log_probs_of(model, rows, run.profile.training)) / len(rows))
+    return sums[0] - sums[1]
+
+
+def test_what_is_rejected_becomes_unlikely_and_the_first_adapter_stays(tuned: lk.Run) -> None:
+    before, first = margin(tuned), file_hash(lk.trained_adapter(tuned) / "adapter_model.safetensors")
+    better = lk.correct(tuned, PAIRS, training__learning_rate=1e-2, training__epochs=8)
+    log = read_log(lk.trained_adapter(better).parent)
+    sft = log[0]["loss"] - math.log(2)  # at the start both answers are as likely as for the reference
+    assert sft > 0 and log[-1]["loss"] < log[0]["loss"]
+    assert better.path == tuned.path and margin(better) > before + 5
+    assert file_hash(lk.trained_adapter(tuned) / "adapter_model.safetensors") == first
+
+
+def test_a_training_on_pairs_that_is_stopped_ends_with_the_same_adapter(
+    tuned: lk.Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = lk.correct(tuned, PAIRS, training__seed=5, training__epochs=3)
+    pairs, start = whole.profile.training.pairs, whole.profile.training.start_from
+    again = lk.Run(
+        "tiny-cpu",
+        root=tuned.path.parent,
+        name="again",
+        data=tuned.profile.data.source,
+        **SHORT | {"training__epochs": 3, "training__seed": 5},
+        training__pairs=pairs,
+        training__start_from=start,
+    )
+    data, model = lk.prepare(again), lk.load_base(again)
+    assert len(lk.train(model, data, again, max_minutes=0)) == 1
+    lk.train(model, data, again)
+    hashes = {file_hash(lk.trained_adapter(run) / "adapter_model.safetensors") for run in (whole, again)}
+    assert len(hashes) == 1 and "goes on after step 1" in capsys.readouterr().out
+    lk.correct(tuned, PAIRS, training__seed=5, training__epochs=3)
+    assert "done before" in capsys.readouterr().out
+
+
+def test_pairs_are_the_models_own_mistakes(tuned: lk.Run) -> None:
+    rows, held = lk.pairs(tuned), {row["messages"][-2]["content"] for row in lk.prepare(tuned).test}
+    assert rows and not held & {row["prompt"][-1]["content"] for row in rows}
+    for row in rows:
+        assert row["chosen"] != row["rejected"] and row["prompt"][-1]["role"] == "user"
+
+
+def test_a_pair_that_asks_what_is_held_out_is_refused(tuned: lk.Run) -> None:
+    held = lk.prepare(tuned).test[0]["messages"][-2]["content"]
+    with pytest.raises(KitError, match=r"held out.*row 25"):
+        lk.correct(tuned, [*PAIRS, PAIRS[0] | {"prompt": held}])
