@@ -10,7 +10,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cachepro
 
 .PHONY: help demo test lint types unit notebooks solutions format scrub home kaggle workshop-kit model handbook \
   test-all test-stacks test-browser test-kills test-t4 test-gpu test-real real-model clean \
-  bench-demo bench-recipe bench-data bench-train bench-plan bench-phrasings bench-merge bench-latency \
+  bench-demo bench-recipe bench-data bench-train bench-plan bench-phrasings bench-preference bench-merge bench-latency \
   bench-generate bench-verdict bench-gpu run-notebooks
 
 help:  ## this list
@@ -107,6 +107,10 @@ bench-plan: .venv/ready  ## what lk.plan says against what training takes; write
 bench-phrasings: .venv/ready  ## how many wordings a fact needs; writes benchmarks/results/phrasings.json
 	$(BIN)/python benchmarks/phrasings.py
 	$(BIN)/python tools/update_readme.py
+
+bench-preference: .venv/ready  ## what learning from pairs takes away, and its cost beside TRL's; writes results/preference.json
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python benchmarks/preference.py
 
 bench-recipe: .venv/ready build/smollm2  ## learning rate, layers, rank, steps on two bases, point by point; writes results/recipe.json
 	$(BIN)/python benchmarks/recipe.py --base tiny
