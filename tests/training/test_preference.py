@@ -11,13 +11,15 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 import lora_kit as lk
+from lora_kit.correction import AUTO
 from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, encode
 from lora_kit.errors import KitError
 from lora_kit.files import file_hash
-from lora_kit.training.batches import Batch, Row, epoch_steps
+from lora_kit.training.batches import Batch, Row, epoch_steps, split_batches
 from lora_kit.training.loss import loss_sum, terms
 from lora_kit.training.pairs import log_probs_of
+from lora_kit.training.recipe import rate_for, recipe
 from lora_kit.training.train import read_log
 
 from ..data.test_encoding import TINY
@@ -123,6 +125,27 @@ def test_loss_and_gradients_of_pairs_are_trls(tmp_path: Path) -> None:
 def row_of(ids: torch.Tensor, mask: torch.Tensor, answer: torch.Tensor) -> tuple[list[int], list[int]]:
     found = ids[mask.bool()].tolist()
     return found, [i if learned else IGNORE for i, learned in zip(found, answer[mask.bool()].tolist(), strict=True)]
+
+
+def test_pairs_stay_together_within_the_budget() -> None:
+    pairs = random_pairs(20, prefix=12)
+    chosen = small_profile(training__tokens_per_step=400, training__tokens_per_micro_batch=200).training
+    steps = epoch_steps([*pairs, *random_rows(20, seed=4, prefix=12)], chosen, 0)
+    batches = [batch for step in steps for batch in step]
+    assert sum(len(batch.rows) for batch in batches if batch.is_pairs) == 20
+    for batch in batches:
+        assert all((row.rejected is not None) == batch.is_pairs for row in batch.rows)
+        assert batch.width * len(batch.answers) <= 200 and len(batch.answers) == len(batch.rows) * (1 + batch.is_pairs)
+        halves = [*split_batches([batch], 2)]
+        assert sum(map(terms, halves)) == terms(batch)
+        assert [row for half in halves for row in half.rows] == batch.rows
+
+
+def test_pairs_are_learned_at_a_tenth_of_the_rate_in_three_epochs() -> None:
+    auto = small_profile(**dict.fromkeys(AUTO, "auto")).training
+    rows, pairs = recipe(auto, random_rows(24), 576).training, recipe(auto, random_pairs(24), 576).training
+    assert pairs.learning_rate == pytest.approx(rate_for(576) / 10) and rows.learning_rate == rate_for(576)
+    assert pairs.epochs == 3 < rows.epochs
 
 
 QUESTIONS = [f"Who keeps the key of room {n}?" for n in range(24)]
