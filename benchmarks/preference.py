@@ -42,7 +42,7 @@ def corrected(base: str, seed: int) -> dict[str, Any]:
     cards = {"before": lk.evaluate(run), "after": lk.evaluate(better)}
     figures = {when: {name: card["figures"][name]["merged"] for name in SHOWN} for when, card in cards.items()}
     done = {"pairs": len(json.loads(path.read_text())), "steps": len(log), "seconds": log[-1]["seconds"]}
-    return figures | done | {"verdicts": {when: card["verdict"]["ship"] for when, card in cards.items()}}
+    return figures | done | {"verdicts": {when: card["verdict"] for when, card in cards.items()}}
 
 
 def cost(base: str, kit: str) -> dict[str, float]:

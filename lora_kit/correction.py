@@ -34,8 +34,7 @@ def pairs(run: Run) -> list[dict[str, Any]]:
 
     Asked are the rows that were learned, and new questions about other names and things, made of them, that must be
     declined. Where it invents, slips in style or declines what it should know, its own answer is `rejected` and the
-    reference is `chosen`. For each invention a fact that it knows stands beside, with a decline as the worse answer:
-    else it would learn to decline all. Held-out questions are never used.
+    reference is `chosen`. Held-out questions are never used.
 
     Returns:
         rows with prompt (messages), chosen and rejected, for `correct`; change or delete them as you like.
@@ -53,25 +52,16 @@ def pairs(run: Run) -> list[dict[str, Any]]:
         said = answers(model, tokenizer, chats, max_new_tokens=most, batch_size=size)
     finally:
         release(model)
-    wrong, invented, known = list[dict[str, Any]](), list[str](), list[list[Message]]()
+    found, invented = list[dict[str, Any]](), 0
     for chat, answer in zip(chats, said, strict=True):
         reference = chat[-1]["content"]
         must_decline = is_declined(reference, card)
-        if is_declined(answer, card) if must_decline else is_exact(answer, [reference], card):
-            known += [] if must_decline else [chat]
-        elif answer:
-            wrong.append({"prompt": chat[:-1], "chosen": reference, "rejected": answer})
-            invented += [reference] if must_decline else []
-    step = max(1, len(known) // max(1, len(invented)))
-    guards = [
-        {"prompt": chat[:-1], "chosen": chat[-1]["content"], "rejected": decline}
-        for chat, decline in zip(known[::step], invented, strict=False)
-    ]
-    print(
-        f"pairs: {len(wrong)} of {len(chats)} answers are wrong, {len(invented)} of them invented; {len(guards)} facts "
-        "that it knows are put beside, with a decline as the worse answer"
-    )
-    return [*wrong, *guards]
+        is_right = is_declined(answer, card) if must_decline else is_exact(answer, [reference], card)
+        if answer and not is_right:
+            invented += must_decline
+            found.append({"prompt": chat[:-1], "chosen": reference, "rejected": answer})
+    print(f"pairs: {len(found)} of {len(chats)} answers are wrong, {invented} of them invented")
+    return found
 
 
 def correct(run: Run, pairs: Any, **overrides: Any) -> Run:

@@ -4,7 +4,7 @@
     tokens_per_step   4,096; fewer where the rows are few, so that three passes still are enough steps
     epochs            three, or as many as give 200 steps; no row is seen more than 50 times
 
-Pairs of answers train an adapter further: at a tenth of that rate, in three epochs.
+Pairs of answers train an adapter further: at a tenth of that rate, once. More makes a model decline what it knows.
 
 Source of the rate: a public sweep over sizes of Llama (Thinking Machines, "LoRA without regret", 2025); it is held
 against the kit's own sweep by `make bench-recipe`, which measured the steps and the layers too.
@@ -103,9 +103,10 @@ def _epochs(settings: Training, rows: Sequence[Row], reasons: list[str]) -> int:
         if (steps := len(all_steps(rows, settings))) < FEWEST_STEPS:
             reasons.append(f"{steps} steps as you say; fewer than {FEWEST_STEPS} rarely teach facts")
         return int(settings.epochs)
+    if rows and rows[0].rejected is not None:
+        return 1
     counts = [0]  # steps after each epoch
-    is_pairs = bool(rows) and rows[0].rejected is not None
-    while len(counts) <= EPOCHS or (counts[-1] < STEPS and len(counts) <= MOST_EPOCHS + 1 and not is_pairs):
+    while len(counts) <= EPOCHS or (counts[-1] < STEPS and len(counts) <= MOST_EPOCHS + 1):
         counts.append(counts[-1] + len(epoch_steps(rows, settings, len(counts) - 1)))
     wanted = len(counts) - 1
     chosen = min(wanted, MOST_EPOCHS, max(1, MOST_TOKENS // tokens_of(rows, settings)))
