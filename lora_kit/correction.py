@@ -18,6 +18,7 @@ from .data.encoding import IGNORE, encode_prompt
 from .data.prepare import Prepared, prepare
 from .data.turns import Message
 from .data.unanswerable import unanswerable
+from .errors import KitError
 from .evaluation.metrics import is_declined, is_exact
 from .generation import answers
 from .presets import profile
@@ -78,6 +79,8 @@ def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
         KitError: no trained adapter yet; with rows, pairs that cannot be used.
     """
     start, root = trained_adapter(run), run.path.parent
+    if isinstance(pairs, list) and not pairs:
+        raise KitError("there are no pairs to learn from: give rows with prompt, chosen and rejected")
     source = str(pairs) if isinstance(pairs, str | Path) else as_source(pairs, root)
     preset = settings(profile(run.profile.name))
     own = {name: value for name, value in settings(run.profile).items() if value != preset[name]}

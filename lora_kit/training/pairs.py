@@ -60,7 +60,7 @@ def pair_rows(model: PreTrainedModel, data: Prepared, run: Run) -> list[Row]:
         print(f"pairs: {len(pairs)}; fewer than {FEW} rarely change what a model does")
     lengths = LengthFilter(replace(profile.data, too_long="stop"), tokenizer)
     sides = [lengths.encode([pair[side] for pair in pairs]) for side in (0, 1)]
-    lengths.stop()
+    lengths.stop("these answers, or raise data__max_length")
     for side in sides:
         require(verify([row for row, _ in side], [ids for _, ids in side], tokenizer))
     rows = [Row(list(ids.input_ids), list(ids.labels), n) for n, (_, ids) in enumerate([*sides[0], *sides[1]])]

@@ -191,7 +191,7 @@ def test_a_training_on_pairs_that_is_stopped_ends_with_the_same_adapter(
         root=tuned.path.parent,
         name="again",
         data=tuned.profile.data.source,
-        **SHORT | {"training__epochs": 3, "training__seed": 5},
+        **SHORT | dict.fromkeys(AUTO, "auto") | {"training__epochs": 3, "training__seed": 5},
         training__pairs=pairs,
         training__start_from=start,
     )
@@ -209,6 +209,14 @@ def test_pairs_are_the_models_own_mistakes(tuned: lk.Run) -> None:
     assert rows and not held & {row["prompt"][-1]["content"] for row in rows}
     for row in rows:
         assert row["chosen"] != row["rejected"] and row["prompt"][-1]["role"] == "user"
+
+
+def test_pairs_that_cannot_be_learned_say_the_way_out(tuned: lk.Run) -> None:
+    long = {"prompt": "Who?", "chosen": "Wren and " * 500, "rejected": "Nobody."}
+    with pytest.raises(KitError, match="raise data__max_length"):
+        lk.correct(tuned, [long])
+    with pytest.raises(KitError, match="prompt, chosen and rejected"):
+        lk.correct(tuned, [])
 
 
 def test_a_pair_that_asks_what_is_held_out_is_refused(tuned: lk.Run) -> None:
