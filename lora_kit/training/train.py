@@ -124,7 +124,7 @@ def _fit(
     if is_main:
         print(found)
     if is_main and aside:
-        print(f"training: {len(aside)} more rows are set aside: their loss decides when to stop")
+        print(f"training: {len(aside)} of {len(aside + rows)} rows are set aside: their loss decides when to stop")
     if chosen.patience is None:
         asked = [row["messages"] for row in data.test if row["kind"] != "general"]  # what the base may say otherwise
         chats = asked[:: max(1, -(-len(asked) // HELD_OUT))]
@@ -187,7 +187,7 @@ def train_inputs(run: Run) -> dict[str, Any]:
     if start is not None:
         files = [Path(start).expanduser() / name for name in ("adapter_config.json", "adapter_model.safetensors")]
         if not all(file.is_file() for file in files):
-            raise KitError(f"training__start_from={start!r} is no folder as runs/NAME/training/DATASET/adapter")
+            raise KitError(f"training__start_from={start!r} is no adapter's folder, as runs/NAME/training/DATA/adapter")
         chosen["training__start_from"] = file_hash(files[1])
     if run.profile.training.pairs is not None:
         chosen["training__pairs"] = file_hash(pairs_file(run))
