@@ -37,8 +37,6 @@ def read_pairs(path: Path, data: Data, system: str | None = None) -> list[Pair]:
     Raises:
         KitError: with rows, where a pair cannot be used.
     """
-    if not path.is_file():
-        raise KitError(f"training__pairs={str(path)!r} is no file: give rows with prompt, chosen and rejected")
     notes: Notes = {}
     raws = _from_thumbs(list(raw_rows(path, data, notes)), notes)
     better, worse = (as_conversations([_side(raw, name) for raw in raws], data, notes) for name in SIDES)
@@ -84,32 +82,21 @@ def _side(raw: Raw, side: str) -> Raw:
         columns = ", ".join(row) if isinstance(row, dict) else type(row).__name__
         return BadRow(place, f"it must have the columns chosen and rejected; it has {columns}")
     answer, parts = cells.parsed(row[side]), part_of(row)
-    before = next((name for name in (*LISTS, parts.get("question", "")) if _is_turns(row.get(name))), "")
+    turns = [answer] if isinstance(answer, dict) else answer
+    earlier = next((name for name in (*LISTS, parts.get("question", "")) if cells.is_list_of_turns(row.get(name))), "")
     system = {"system": row[parts["system"]]} if "system" in parts else {}
     try:
-        turns = [answer] if isinstance(answer, dict) else answer
-        if cells.is_list_of_turns(turns):
-            messages = cells.from_list({side: turns}, side)
-            is_whole = len(messages) > 1
-            earlier = cells.from_list(row, before) if before and not is_whole else []
-            if not is_whole and not before:
-                asked = cells.text_of(row, parts["question"]) if "question" in parts else ""
-                earlier = cells.in_turn([asked]) if asked else []
-            return place, {"messages": [*earlier, *messages], **system}
-        text = cells.text_of(row, side)
-        if before:
-            return place, {
-                "messages": [*cells.from_list(row, before), {"role": "assistant", "content": text}],
-                **system,
-            }
+        messages = cells.from_list({side: turns}, side) if cells.is_list_of_turns(turns) else []
+        if len(messages) > 1:
+            return place, {"messages": messages, **system}
+        text = messages[0]["content"] if messages else cells.text_of(row, side)
+        if earlier:
+            messages = [*cells.from_list(row, earlier), {"role": "assistant", "content": text}]
+            return place, {"messages": messages, **system}
     except KitError as error:
         return BadRow(place, str(error))
     others = {name: value for name, value in row.items() if name in {*parts.values()} - {parts.get("answer")}}
     return place, others | {"answer": text} if others else {"text": text}
-
-
-def _is_turns(value: Any) -> bool:
-    return cells.is_list_of_turns(value)
 
 
 def _from_thumbs(raws: list[Raw], notes: Notes) -> list[Raw]:

@@ -124,7 +124,7 @@ def test_what_is_no_pair_is_named_with_its_row(tmp_path: Path, row: dict[str, An
 
 def test_a_file_without_pairs_says_what_is_wanted(tmp_path: Path) -> None:
     with pytest.raises(KitError, match="prompt, chosen and rejected"):
-        read_pairs(tmp_path / "none.jsonl", Data())
+        read_pairs(write(tmp_path / "none.jsonl", []), Data())
 
 
 VALUES = st.none() | st.text(max_size=5) | st.sampled_from(["Who?", "Wren.", *SHAPES["UltraFeedback"].values()])

@@ -215,8 +215,9 @@ def test_pairs_that_cannot_be_learned_say_the_way_out(tuned: lk.Run) -> None:
     long = {"prompt": "Who?", "chosen": "Wren and " * 500, "rejected": "Nobody."}
     with pytest.raises(KitError, match="raise data__max_length"):
         lk.correct(tuned, [long])
-    with pytest.raises(KitError, match="prompt, chosen and rejected"):
-        lk.correct(tuned, [])
+    for wrong in ([], "none.jsonl", [{"question": "Who?", "answer": "Wren."}]):
+        with pytest.raises(KitError, match="chosen and rejected"):
+            lk.correct(tuned, wrong)
 
 
 def test_a_pair_that_asks_what_is_held_out_is_refused(tuned: lk.Run) -> None:
