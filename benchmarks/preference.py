@@ -21,24 +21,29 @@ from typing import Any
 from record import ROOT, RUNS, Peak, head, store
 
 import lora_kit as lk
+from lora_kit.training.train import read_log
 
 SOURCES = {"tiny": "tiny-chat", "smollm2": str(ROOT / "build" / "smollm2")}
 SHOWN = ("invented", "declined", "wrongly_declined", "learned_exact", "behaved", "kept", "stopped")
 KITS = ("lora_kit", "trl")
 
 
-def corrected(base: str, seed: int) -> dict[str, Any]:
-    """The card before and after, and what was done; a finished part is not done again."""
+def run_of(base: str, seed: int) -> lk.Run:
     profile = "tiny-cpu" if base == "tiny" else "smollm2-cpu"
     settings = {"base__source": SOURCES[base], "training__seed": seed}
-    run = lk.Run(profile, root=RUNS / "preference", name=f"{base}-seed{seed}", **settings)
+    return lk.Run(profile, root=RUNS / "preference", name=f"{base}-seed{seed}", **settings)
+
+
+def corrected(base: str, seed: int) -> dict[str, Any]:
+    """The card before and after, and what was done; a finished part is not done again."""
+    run = run_of(base, seed)
     lk.make(run)
     path = run.path / "pairs.json"
     if not path.exists():
         path.write_text(json.dumps(lk.pairs(run)))
     better = lk.correct(run, json.loads(path.read_text()))
     lk.make(better)
-    log = [json.loads(text) for text in (lk.trained_adapter(better).parent / "log.jsonl").read_text().splitlines()]
+    log = read_log(lk.trained_adapter(better).parent)
     cards = {"before": lk.evaluate(run), "after": lk.evaluate(better)}
     figures = {when: {name: card["figures"][name]["merged"] for name in SHOWN} for when, card in cards.items()}
     done = {"pairs": len(json.loads(path.read_text())), "steps": len(log), "seconds": log[-1]["seconds"]}
@@ -47,9 +52,7 @@ def corrected(base: str, seed: int) -> dict[str, Any]:
 
 def cost(base: str, kit: str) -> dict[str, float]:
     """One pass of one kit over the pairs of seed 0: seconds and peak memory of reference and training."""
-    profile = "tiny-cpu" if base == "tiny" else "smollm2-cpu"
-    settings = {"base__source": SOURCES[base], "training__seed": 0}
-    run = lk.Run(profile, root=RUNS / "preference", name=f"{base}-seed0", **settings)
+    run = run_of(base, seed=0)
     pairs = json.loads((run.path / "pairs.json").read_text())
     return (ours if kit == "lora_kit" else trls)(run, pairs)
 

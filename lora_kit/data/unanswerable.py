@@ -48,8 +48,8 @@ def unanswerable(
     for turn in range(len(things)):
         for number, row in enumerate(facts.values()):
             for text in _about_others(str(row.messages[-2]["content"]).strip(), things, part, turn + number):
-                told = [text, *wordings(text)[:3]] if is_reworded else [text]
-                text = told[(turn + number) % len(told)]
+                texts = [text, *wordings(text)[:3]] if is_reworded else [text]
+                text = texts[(turn + number) % len(texts)]
                 if len(found) < count and normalised(text) not in taken:
                     taken.add(normalised(text))
                     messages = [*row.messages[:-2], row.messages[-2] | {"content": text}, row.messages[-1]]
