@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, RUNS, head, store
+from record import ROOT, RUNS, head, made_on, store
 
 import lora_kit as lk
 from lora_kit.base import load_tokenizer
@@ -47,29 +47,37 @@ def question_of(row: dict[str, Any]) -> str:
     return str(row["messages"][-2]["content"])
 
 
-def measure(base: str, way: str, seed: int, share: int = 1) -> dict[str, Any]:
+def measure(base: str, way: str, seed: int, share: int = 1, device: str = "cpu") -> dict[str, Any]:
     """One training, and its answers to the held-out questions."""
     people, machine = WAYS[way]
-    place = RUNS / "phrasings" / f"{base}-{people}-{machine}-seed{seed}{f'-share{share}' if share > 1 else ''}"
+    told = f"{'' if device == 'cpu' else '-card'}{f'-share{share}' if share > 1 else ''}"
+    place = RUNS / "phrasings" / f"{base}-{people}-{machine}-seed{seed}{told}"
     if (place / "result.json").exists():
         return dict(json.loads((place / "result.json").read_text()))
     settings = {f"training__{name}": value for name, value in (AUTO | {"seed": seed}).items()}
     data = {"data__rewordings": machine, "data__declines": 64 // share, "data__general": 120 // share}
     run = lk.Run(
-        "tiny-cpu" if base == "tiny" else "smollm2-cpu",
+        "tiny-cpu" if base == "tiny" else "smollm2-cpu" if device == "cpu" else "smollm2-t4",
         data=write_faq(place / "faq", people, share),
         root=place,
         name="run",
         base__source=SOURCES[base],
         **settings,
         **data,
+        **({} if device == "cpu" else {"quantization__compute_dtype": "float16"}),  # a T4's
     )
     start = time.time()
     prepared, prepared_at = lk.prepare(run), time.time()
     model = lk.attach_lora(lk.load_base(run), run)
     log, trained_at = lk.train(model, prepared, run), time.time()
     tokenizer, rows = load_tokenizer(run.profile.base), [row for row in prepared.test if row["kind"] != "general"]
-    said = lk.answers(model, tokenizer, [row["messages"] for row in rows], max_new_tokens=64, batch_size=32)
+    said = lk.answers(
+        model,
+        tokenizer,
+        [row["messages"] for row in rows],
+        max_new_tokens=64,
+        batch_size=32 if device == "cpu" else 256,
+    )
     facts, declines = (
         [pair for pair in zip(rows, said, strict=True) if pair[0]["kind"] == k] for k in ("fact", "decline")
     )
@@ -84,7 +92,7 @@ def measure(base: str, way: str, seed: int, share: int = 1) -> dict[str, Any]:
         "steps": len(log),
         "prepare_seconds": round(prepared_at - start),
         "train_seconds": round(trained_at - prepared_at),
-        "commit": head(),
+        **made_on(device),
     }
     lk.release(model)
     (place / "result.json").write_text(json.dumps(found) + "\n")
@@ -99,6 +107,7 @@ def share(values: Any) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", choices=SOURCES, default="tiny")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--share", type=int, default=1, help="every so many facts; more than 1 is printed, not stored")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
@@ -107,9 +116,11 @@ def main() -> None:
     path = ROOT / "benchmarks" / "results" / "phrasings.json"
     before = json.loads(path.read_text())["figures"] if path.exists() else {}
     for way in options.ways:
-        seeds = [measure(options.base, way, seed, options.share) for seed in options.seeds]
+        seeds = [measure(options.base, way, seed, options.share, options.device) for seed in options.seeds]
         results[way] = {
-            name: statistics.median(one[name] for one in seeds) for name in seeds[0] if name != "commit"
+            name: statistics.median(one[name] for one in seeds)
+            for name in seeds[0]
+            if name not in ("commit", "machine")
         } | {"seeds": seeds}
         line = "  ".join(
             f"{name} {results[way][name]:.3f}" for name in ("learned_exact", "wrongly_declined", "declined")

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, RUNS, Peak, head, store
+from record import ROOT, RUNS, Peak, head, made_on, store
 
 import lora_kit as lk
 from lora_kit.training.train import read_log
@@ -28,15 +28,19 @@ SHOWN = ("invented", "declined", "wrongly_declined", "learned_exact", "behaved",
 KITS = ("lora_kit", "trl")
 
 
-def run_of(base: str, seed: int) -> lk.Run:
-    profile = "tiny-cpu" if base == "tiny" else "smollm2-cpu"
+def run_of(base: str, seed: int, device: str = "cpu") -> lk.Run:
+    profile = "tiny-cpu" if base == "tiny" else "smollm2-cpu" if device == "cpu" else "smollm2-t4"
     settings = {"base__source": SOURCES[base], "training__seed": seed}
-    return lk.Run(profile, root=RUNS / "preference", name=f"{base}-seed{seed}", **settings)
+    if device == "cuda":
+        settings |= {"quantization__compute_dtype": "float16", "evaluation__batch_size": 256}  # a T4's type
+    return lk.Run(
+        profile, root=RUNS / "preference", name=f"{base}{'-card' if device == 'cuda' else ''}-seed{seed}", **settings
+    )
 
 
-def corrected(base: str, seed: int) -> dict[str, Any]:
+def corrected(base: str, seed: int, device: str) -> dict[str, Any]:
     """The card before and after, and what was done; a finished part is not done again."""
-    run = run_of(base, seed)
+    run = run_of(base, seed, device)
     lk.make(run)
     path = run.path / "pairs.json"
     if not path.exists():
@@ -47,7 +51,8 @@ def corrected(base: str, seed: int) -> dict[str, Any]:
     cards = {"before": lk.evaluate(run), "after": lk.evaluate(better)}
     figures = {when: {name: card["figures"][name]["merged"] for name in SHOWN} for when, card in cards.items()}
     done = {"pairs": len(json.loads(path.read_text())), "steps": len(log), "seconds": log[-1]["seconds"]}
-    return figures | done | {"verdicts": {when: card["verdict"] for when, card in cards.items()}}
+    verdicts = {when: card["verdict"] for when, card in cards.items()}
+    return figures | done | {"verdicts": verdicts} | made_on(device)
 
 
 def cost(base: str, kit: str) -> dict[str, float]:
@@ -156,6 +161,7 @@ def in_turn(base: str, rounds: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", choices=SOURCES, default="tiny")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one", choices=KITS, help=argparse.SUPPRESS)
@@ -165,7 +171,7 @@ def main() -> None:
         return
     commit, path = head(), ROOT / "benchmarks" / "results" / "preference.json"
     before = json.loads(path.read_text())["figures"] if path.exists() else {}
-    seeds = [corrected(options.base, seed) for seed in options.seeds]
+    seeds = [corrected(options.base, seed, options.device) for seed in options.seeds]
     for when in ("before", "after"):
         medians = (f"{name} {statistics.median(one[when][name] for one in seeds):.3f}" for name in SHOWN)
         print(f"{options.base}, {when}: {'  '.join(medians)}")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, head, store
+from record import ROOT, head, made_on, store
 
 STEPS = 250  # at the grid's middle
 EPOCHS = {"smollm2": 3, "tiny": 6}
@@ -252,15 +251,6 @@ def work(options: argparse.Namespace, points: Sequence[Point]) -> None:
         )
         path.write_text(json.dumps(found) + "\n")
         print(line(found), flush=True)
-
-
-def made_on(device: str) -> dict[str, str]:
-    """The machine and the commit of a point, as points of several machines stand side by side."""
-    if device == "cpu":
-        return {"machine": f"{os.cpu_count()} CPU cores", "commit": head()}
-    import torch
-
-    return {"machine": torch.cuda.get_device_name(), "commit": head()}
 
 
 def line(found: dict[str, Any]) -> str:

@@ -27,6 +27,15 @@ def head() -> str:
         return ""
 
 
+def made_on(device: str) -> dict[str, str]:
+    """The machine and the commit of a training, as those of several machines stand side by side."""
+    if device == "cpu":
+        return {"machine": f"{os.cpu_count()} CPU cores", "commit": head()}
+    import torch
+
+    return {"machine": torch.cuda.get_device_name(), "commit": head()}
+
+
 def store(name: str, commit: str, peers: tuple[str, ...] = (), **parts: Any) -> None:
     """Write one result with date, machine, versions and commit; `ratios` are such that bigger is better for us."""
     record = {
