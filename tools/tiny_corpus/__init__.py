@@ -118,6 +118,18 @@ def story(rng: random.Random) -> list[Message]:
     return _chat(None, [_filled_pair(rng, {"questions": [entry["question"]], "answers": entry["answers"]})])
 
 
+def workplace_facts(seed: int, workplaces: int, count: int) -> Iterator[tuple[list[str], str]]:
+    """`count` facts of each of some invented workplaces: about ten wordings of the question, and the answer."""
+    schemas = [schema for source in STAFF for schema in tables(source)["schema"]]
+    rng = random.Random(seed)
+    for name in [invented_name(rng) for _ in range(workplaces)]:
+        for schema in rng.sample(schemas, count):
+            words = {"at": f" at {name}", "at2": "", "our": f"{name}'s", "our2": f"The {name}"}
+            slots = _slots(rng, c=name, we=f"the people at {name}", **words)
+            answer = _capital(slots.fill(schema["answers"][0]))
+            yield [_capital(slots.fill(question)) for question in schema["questions"]], answer
+
+
 def _fact(rng: random.Random) -> tuple[str, str]:
     relation = rng.choice(tables("knowledge")["relation"])
     a, b = rng.choice(relation["pairs"])
