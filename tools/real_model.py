@@ -33,10 +33,11 @@ def convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     told = {"gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **told).half()
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **told)
     model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None  # it is not any more
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    model = model.half()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **told)
     if tokenizer.eos_token != "<|im_end|>":  # transformers 5.17 reads the GGUF's tokenizer as a Llama's
         raise SystemExit(f"this transformers reads the stop token as {tokenizer.eos_token!r}: take the pinned version")
