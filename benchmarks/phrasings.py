@@ -83,11 +83,11 @@ def measure(base: str, way: str, seed: int, share: int = 1, device: str = "cpu")
     )
     card = prepared.card
     found = {
-        "learned_exact": share(
+        "learned_exact": mean(
             is_exact(text, [row["messages"][-1]["content"], *row["accepted"]], card) for row, text in facts
         ),
-        "wrongly_declined": share(is_declined(text, card) for _, text in facts),
-        "declined": share(is_declined(text, card) for _, text in declines),
+        "wrongly_declined": mean(is_declined(text, card) for _, text in facts),
+        "declined": mean(is_declined(text, card) for _, text in declines),
         "rows": len(prepared.train),
         "steps": len(log),
         "prepare_seconds": round(prepared_at - start),
@@ -99,7 +99,7 @@ def measure(base: str, way: str, seed: int, share: int = 1, device: str = "cpu")
     return found
 
 
-def share(values: Any) -> float:
+def mean(values: Any) -> float:
     found = list(values)
     return round(sum(found) / len(found), 4)
 

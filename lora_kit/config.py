@@ -92,7 +92,7 @@ class Data:
 class Training:
     """How long and how fast."""
 
-    epochs: PositiveInt | Auto = "auto"  # passes over the rows: three, or as many as give 200 steps
+    epochs: PositiveInt | Auto = "auto"  # passes over the rows: three, or as many as give about 200 steps
     tokens_per_step: PositiveInt | Auto = "auto"  # of one optimizer step: 4,096, fewer where the rows are few
     tokens_per_micro_batch: PositiveInt = 2048  # tokens on the card at a time; memory grows with it
     learning_rate: PositiveFloat | Auto = "auto"  # by the base's width (training/recipe.py): 1.4e-4 for 7B

@@ -15,7 +15,7 @@ from lora_kit.config import Training
 from lora_kit.data.encoding import IGNORE
 from lora_kit.presets import PROFILES
 from lora_kit.training.batches import Row, all_steps
-from lora_kit.training.recipe import MOST_EPOCHS, MOST_TOKENS, SMALLEST_STEP, STEPS, rate_for, recipe, tokens_of
+from lora_kit.training.recipe import ENOUGH_STEPS, MOST_EPOCHS, MOST_TOKENS, SMALLEST_STEP, rate_for, recipe, tokens_of
 
 from ..models import random_rows
 
@@ -38,7 +38,8 @@ def test_a_training_takes_enough_steps_and_no_row_too_often(count: int, length: 
     found = recipe(Training(), rows, 576)
     chosen = found.training
     assert found.steps == all_steps(rows, chosen)
-    assert len(found.steps) >= 0.95 * STEPS or chosen.epochs == MOST_EPOCHS
+    assert len(found.steps) >= ENOUGH_STEPS or chosen.epochs == MOST_EPOCHS
+    assert chosen.epochs <= 3 or len(all_steps(rows, replace(chosen, epochs=chosen.epochs - 1))) < ENOUGH_STEPS
     assert chosen.epochs == 1 or chosen.epochs * tokens_of(rows, chosen) <= MOST_TOKENS
     assert chosen.epochs >= 3 or (chosen.epochs + 1) * tokens_of(rows, chosen) > MOST_TOKENS
     assert chosen.epochs <= MOST_EPOCHS
