@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from .same_question import content_words
+from .same_question import content_words, names
 
 DIGIT = "one|two|three|four|five|six|seven|eight|nine"
 TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
@@ -53,17 +53,20 @@ CALLED = re.compile(rf"(?P<stem>.+?) (?P<verb>(?:{IS}) (?:called|named)) .+")
 WHAT = re.compile(rf"(?P<stem>(?:the|our|your|my) .+? (?:{IS})|\S+ .*?\w(?= an? )) .+", re.I)
 
 
-def asked_by(answer: str, question: str) -> list[str]:
+def asked_by(answer: str, question: str, subject: str = "") -> list[str]:
     """Indirect questions that the answer's first sentence answers, without what it says to them.
 
     Args:
-        question: a name that it holds is not what is asked for.
+        question: a name that it holds is not what is asked for, and stands in every clause.
+        subject: a name that the whole file is about, which need not be repeated.
     """
     text = statement(answer)
     is_plain = text.isascii() and not OTHERS.match(text) and not re.search(r'[?:;,\n"]', text)
     if not is_plain or not 3 <= len(text.split()) <= LONGEST:
         return []
-    asked, clauses = content_words(question), dict.fromkeys(filter(None, _clauses(text, question)))
+    wanted = names(question) - {subject.lower()}
+    found = (_about(wanted, each, question) for each in _clauses(text, question, subject) if each)
+    asked, clauses = content_words(question), dict.fromkeys(filter(None, found))
     return [each for each in clauses if len(found := content_words(each)) > 1 or found & asked]  # not "what you need"
 
 
@@ -72,13 +75,28 @@ def statement(answer: str) -> str:
     return ENDS.split(answer.strip(), maxsplit=1)[0].strip()
 
 
-def _clauses(text: str, question: str) -> Iterator[str]:
+def _about(wanted: set[str], clause: str, question: str) -> str:
+    """The clause with the names of the question that it lacks; empty where no place for one is sure."""
+    for name in wanted - {*re.findall(r"\w+", clause.lower())}:
+        before = re.search(rf"\b(?:{IN}|of|for|from|to|with|by) (?:the )?{name}\b(?!['’-])", question, re.I)
+        owner = re.search(rf"\b{name}['’]s? (?P<thing>\w+)", question, re.I)
+        if before:
+            clause = f"{clause} {before[0]}"
+        elif owner and (thing := re.search(rf"\b(?:the|our|your) (?=(?:\w+ )?{owner['thing']}\b)", clause)):
+            clause = clause.replace(thing[0], owner[0].removesuffix(owner["thing"]), 1)
+        else:
+            return ""
+    return clause
+
+
+def _clauses(text: str, question: str, subject: str) -> Iterator[str]:
     found = WHO.fullmatch(text)
     if found and found["name"].lower() not in question.lower() and not DETERMINER.match(text):
         yield f"who {found['rest']}"
         yield f"the name of the person who {found['rest']}"
         return
-    text = text if re.match(r"I\b|[A-Z]\S*[A-Z]", text) else text[:1].lower() + text[1:]
+    is_name = re.match(r"I\b|[A-Z]\S*[A-Z]", text) or text.split()[0].lower() in {*names(question), subject.lower()}
+    text = text if is_name else text[:1].lower() + text[1:]
     if not SUBJECT.match(text):
         return
     if found := AMOUNT.fullmatch(text):

@@ -61,6 +61,13 @@ FRAMES = [  # around a clause ("how long I may keep it"), or around a question
     ("Remind me {0}, please.", "Remind me, please: {0}?"),
     ("I was asked {0}. What do I say?", "I was asked: {0}? What do I say?"),
 ]
+OF_WHAT = r"when|where|what time|what|which \w+|how (?:often|long|much)|how many \w+(?: of \w+)?"
+ASKS = rf"(?P<wh>(?:(?:{BEFORE}) )?(?:{OF_WHAT})) (?!of\b)(?P<who>(?:(?!who\b|that\b)\S+ )*?(?!who\b|that\b)\S+)"
+INDIRECT = re.compile(rf"{ASKS} (?P<aux>(?!do|does|did|am|ha)(?:{AUXILIARY}))\b(?P<rest>.*)")
+SAID = re.compile(  # of one thing "opens", of several "open"
+    rf"{ASKS} (?P<verb>open|close|start|begin|end|finish|leave|arrive|take|last|cost|pay|meet|come|run|stay|serve|need)"
+    r"(?P<end>e?s)?\b(?P<rest>.*)"
+)
 SMALL = re.compile(r"(?<![\w-])(?:an?|the|my|our|your|please|I|me|do|does|is|are)(?![\w'’-]) ?")
 NOT = re.compile(r"\b(?:not|no|never|none|without)\b|n['’]t\b|[\"“`]", re.I)  # what a search must not lose
 
@@ -89,7 +96,9 @@ def wordings(question: str, clauses: Sequence[str] = (), subject: str = "") -> l
     turn = int.from_bytes(hashlib.blake2b(question.encode(), digest_size=2).digest(), "big")
     frames = [FRAMES[(turn + number) % len(FRAMES)] for number in range(len(FRAMES))]
     framed = [_framed(*pair, is_clause) for pair in zip(frames[::-1], cycle(texts[1:] + texts[:1]), strict=False)]
-    asked = [frame[0].format(clause) for frame, clause in zip(frames[:4], cycle(clauses), strict=False)]
+    asked = [*filter(None, map(direct, clauses[:1]))]
+    others = cycle([*clauses[1:], *clauses[:1]])  # in a frame the other clauses come first
+    asked += [frame[0].format(clause) for frame, clause in zip(frames[:4], others, strict=False)]
     searched = [before + _keywords(_small(text)) for text in texts[:1]]
     searched += [lead + _keywords(clause) for clause in clauses[:1]]
     ways = [[lead + each for each in asked], searched, [before + each for each in framed]]
@@ -100,6 +109,22 @@ def wordings(question: str, clauses: Sequence[str] = (), subject: str = "") -> l
     for each in mixed:
         made.setdefault(plain(each), each)
     return [each for each in made.values() if each]
+
+
+def direct(clause: str) -> str:
+    """The clause as a question of its own: "when the canteen opens" -> "When does the canteen open?"; "" in doubt."""
+    if clause.startswith("the name of "):
+        text = f"what is {clause}"
+    elif clause.startswith("who "):
+        text = clause
+    elif found := INDIRECT.fullmatch(clause):
+        text = f"{found['wh']} {found['aux']} {found['who']}{found['rest']}"
+    elif found := SAID.fullmatch(clause):
+        does = "does" if found["end"] else "do"
+        text = f"{found['wh']} {does} {found['who']} {found['verb']}{found['rest']}"
+    else:
+        return ""
+    return f"{text[0].upper()}{text[1:]}?"
 
 
 def plain(text: str) -> str:

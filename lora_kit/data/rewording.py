@@ -122,7 +122,7 @@ def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rew
     for row in facts.values() if count else ():
         texts = [(text, by) for text in proposed.get(row.question, [])]
         question = str(row.messages[-2]["content"])
-        made = wordings(question, asked_by(row.answer, question), "" if names(question) else subject)
+        made = wordings(question, asked_by(row.answer, question, subject), "" if names(question) else subject)
         texts += [(text, "rules") for text in made] if by == "base" else []
         candidates = _checked(row, texts, taken, count + is_tested)
         found.candidates += candidates

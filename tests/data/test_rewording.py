@@ -22,7 +22,7 @@ from lora_kit.data.checks import verify
 from lora_kit.data.conversations import Conversation, Read, normalised
 from lora_kit.data.encoding import IGNORE, LengthFilter
 from lora_kit.data.prepare import Prepared
-from lora_kit.data.question_rules import plain, wordings
+from lora_kit.data.question_rules import direct, plain, wordings
 from lora_kit.data.same_question import NEGATION, is_near, names, numbers, rejection, subject_of
 from lora_kit.data.unanswerable import unanswerable
 from lora_kit.errors import KitError
@@ -128,7 +128,48 @@ WORDS = st.sampled_from(
 def test_an_answer_is_asked_for_in_its_own_words(question: str, answer: str, clause: str) -> None:
     clauses = asked_by(answer, question)
     assert clause in clauses
-    assert any(clause in text for text in wordings(question, clauses)[:4])
+    assert any(
+        {clause, direct(clause)} & {text, *re.findall(rf"\b{clause}\b", text)}
+        for text in wordings(question, clauses)[:4]
+    )
+
+
+@pytest.mark.parametrize(
+    ("clause", "question"),
+    [
+        ("when the canteen opens", "When does the canteen open?"),
+        ("when deliveries arrive", "When do deliveries arrive?"),
+        ("where the library is", "Where is the library?"),
+        ("in which room the nurse is", "In which room is the nurse?"),
+        ("for how many days tools may be borrowed", "For how many days may tools be borrowed?"),
+        ("how many days of leave you may carry over", "How many days of leave may you carry over?"),
+        ("how much a permit costs a month", "How much does a permit cost a month?"),
+        ("what the largest room is called", "What is the largest room called?"),
+        ("who leads the help desk", "Who leads the help desk?"),
+        ("the name of the staff website", "What is the name of the staff website?"),
+        ("what visitors wear", ""),  # a verb that is not known
+        ("how many weeks of leave new parents get", ""),
+        ("when the person who is late arrives", ""),
+    ],
+)
+def test_a_clause_becomes_a_question_of_its_own_or_stays(clause: str, question: str) -> None:
+    assert direct(clause) == question
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "clauses"),
+    [
+        ("Where do I find the nurse at Bowick?", "The nurse is in room 12.", ["where the nurse is at Bowick"]),
+        ("When may I go to Bowick's library?", "The library opens at half past ten.", ["when Bowick's library opens"]),
+        ("Does Bowick have a nurse, and where?", "The nurse is in room 12.", []),  # no place for the name is sure
+        ("What year did Bowick begin?", "Bowick was founded in 1935.", ["when Bowick was founded"]),
+    ],
+)
+def test_what_an_answer_is_asked_with_keeps_the_names_of_the_question(
+    question: str, answer: str, clauses: list[str]
+) -> None:
+    assert asked_by(answer, question)[:1] == clauses
+    assert asked_by("The nurse is in room 12.", "Does Bowick have a nurse, and where?", "Bowick") != []
 
 
 @pytest.mark.parametrize(
