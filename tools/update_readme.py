@@ -75,11 +75,14 @@ def recipe(record: dict[str, Any]) -> str:
         lines = [f"| {base}: adapters on | r | learning rate | steps | epochs | {' | '.join(RECIPE.values())} |"]
         lines += ["|---|--:|--:|--:|--:|" + "--:|" * len(RECIPE)]
         for row in sorted(points, key=recipe_order):
+            note = ", the default recipe" if row.get("default") else ""
+            note += f", seed {row['seed']}" if row["seed"] else ""
+            note += f", 1/{row['share']} of the handbook" if len(parts_of) > 1 and row["share"] > 1 else ""
+            note += f", 1/{row['general']} of the general rows" if row.get("general", 1) > 1 else ""
+            note += f", {row['machine']}" if len(machines) > 1 else ""
             told = f"{row['targets']} | {row['r']} | {row['rate']:.2g} | {row['steps']} | {row['epochs']}"
-            seed = f", seed {row['seed']}" if row["seed"] else ""
-            seed += f", 1/{row['general']} of the general rows" if row.get("general", 1) > 1 else ""
             figures = " | ".join(recipe_cell(row[name], name) for name in RECIPE)
-            lines.append(f"| {told.replace(' |', f'{seed} |', 1)} | {figures} |")
+            lines.append(f"| {told.replace(' |', f'{note} |', 1)} | {figures} |")
         parts.append(
             "\n".join(lines) + f"\n\n{len(points)} training{'s' * (len(points) > 1)} on {of}, {', '.join(machines)}."
         )
