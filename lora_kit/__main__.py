@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     parsers["doctor"].add_argument("--json", action="store_true", help="for a program: name, ok, evidence, fix")
     parsers["runs"].add_argument("--delete", metavar="NAME", help="delete this run and all that is in it")
     parsers["export"].add_argument("--to", default="adapter-zip", help="adapter-zip, gguf, gguf-q8_0 or ollama")
-    parsers["merge"].add_argument("--onto", default="original", choices=("original", "dequantized"), help="which base")
+    parsers["merge"].add_argument("--onto", choices=("original", "dequantized"), help="which base")
     parsers["evaluate"].add_argument("--questions", metavar="FILE", help="your own, with answers, as data is read")
     parsers["chat"].add_argument("--adapter", help="which of the run's adapters answers, as handbook or triage")
     parsers["chat"].add_argument("--temperature", type=float, default=0.0, help="0: the likeliest words; 2 at most")

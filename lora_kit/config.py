@@ -114,6 +114,15 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Merge:
+    """Which weights the adapter is added to."""
+
+    # "original": as they are published, which is what people share; "dequantized": after their trip through 4 bits, as
+    # the adapter was trained on them, which a small base needs
+    onto: Literal["original", "dequantized"] = "original"
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How answers are made and counted."""
 
@@ -124,7 +133,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Profile:
-    """One named way to run: model, quantization, adapter, data, training, evaluation."""
+    """One named way to run: model, quantization, adapter, data, training, merging, evaluation."""
 
     name: str
     device: Literal["cpu", "cuda"]
@@ -133,6 +142,7 @@ class Profile:
     lora: Lora = Lora()
     data: Data = Data()
     training: Training = Training()
+    merge: Merge = Merge()
     evaluation: Evaluation = Evaluation()
     processes: PositiveInt = 1
 
@@ -166,7 +176,7 @@ def convert(name: str, value: Any) -> Any:
 def _hints() -> dict[str, Any]:
     """The type of every setting by its override name."""
     found: dict[str, Any] = {}
-    for section in (Base, Quantization, Lora, Data, Training, Evaluation):
+    for section in (Base, Quantization, Lora, Data, Training, Merge, Evaluation):
         hints = get_type_hints(section, include_extras=True)
         found |= {f"{section.__name__.lower()}__{name}": hint for name, hint in hints.items()}
     return found

@@ -65,8 +65,8 @@ def asked_by(answer: str, question: str, subject: str = "") -> list[str]:
     if not is_plain or not 3 <= len(text.split()) <= LONGEST:
         return []
     wanted = names(question) - {subject.lower()}
-    found = (_about(wanted, each, question) for each in _clauses(text, question, subject) if each)
-    asked, clauses = content_words(question), dict.fromkeys(filter(None, found))
+    whole = (_about(wanted, each, question) for each in _clauses(text, question, subject) if each)
+    asked, clauses = content_words(question), dict.fromkeys(filter(None, whole))
     return [each for each in clauses if len(found := content_words(each)) > 1 or found & asked]  # not "what you need"
 
 

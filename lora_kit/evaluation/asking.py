@@ -5,8 +5,11 @@
 How far is measured along the base's own answers to general questions. Whole answers are not compared: after one near
 tie a long answer takes another course, which does not show that anything was forgotten.
 
-    agreement           share of the tokens that the model finds likeliest too
+    agreement           share of the places where both find the same token likeliest
     KL(base || model)   sum over tokens of p (log p - log q)    p the base's probability, q the model's; in nats
+
+The merged model is loaded as it is stored where there is memory for that, as those who use it will. Then how far it
+moved is measured from the base as it is stored, or what 4 bits change would count as forgotten.
 
 Only the TOP likeliest tokens of the base are kept; all others are lumped together as one. Lumping outcomes can only
 lower a KL divergence (data processing inequality), so what is measured is a lower bound of the full one.
@@ -16,14 +19,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..adapters import load_adapter
-from ..base import load_tokenizer
+from ..base import load_tokenizer, locate
 from ..data.encoding import IGNORE, Encoded
 from ..files import check_files, fingerprint
 from ..generation import answers, generate_ids, stop_tokens, text_of
+from ..machine import compute_dtype, memory
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
 from ..training.batches import Row
@@ -35,12 +40,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from ..config import Training
+    from ..config import Profile, Training
     from ..runs import Run
 
 Question = dict[str, Any]  # a held-out row, with `prompt` (ids up to the answer) and `encoded` (the whole row)
 Answer = dict[str, Any]  # text, ids, stopped, loss; agreement and kl of general questions
 Likeliest = dict[str, list[Any]]  # of one answer: "tokens" (length, TOP), "log_probs" (length, TOP and the others')
+ROOM = 0.7  # of the free memory: the rest is for what answering takes
 AGAIN = 32  # questions that the base is asked a second time, in other batches
 TOP = 32  # tokens per position; in JSON, 120 answers of 256 tokens are about 15 MB
 NEVER = -100.0  # log-probability of what cannot happen: JSON has no infinity
@@ -50,7 +56,7 @@ class Divergence(NamedTuple):
     """How far another model is from the base along one answer of the base."""
 
     kl: float  # KL(base || model), nats per token
-    agreement: float  # share of its tokens that the model finds likeliest too
+    agreement: float  # share of its places where both find the same token likeliest
 
 
 ITSELF = Divergence(0.0, 1.0)  # the base
@@ -68,18 +74,46 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, inputs: di
             if name == "merged":
                 if model is not None:
                     release(model)
-                model = load_model(run.profile, merged)
+                if stored := as_stored(run.profile, merged):
+                    model = load_model(stored, locate(run.profile.base))
+                    rows = [row for _, row in general_rows(questions, found["base"])]
+                    found["likeliest"] = likeliest(model, rows, run.profile.training)
+                    release(model)
+                found["as_stored"] = stored is not None
+                model = load_model(stored or run.profile, merged)
             model = model or load_base(run)
             if name == "adapter":
                 load_adapter(model, trained_adapter(run))
             with run.writing(place, inputs) as stage:
                 part = ask(run, model, questions, name, found)
+                part |= {"as_stored": found["as_stored"]} if name == "merged" else {}
                 (stage.folder / "answers.json").write_text(json.dumps(part))
             found |= part
     finally:
         if model is not None:
             release(model)
     return found
+
+
+def as_stored(profile: Profile, folder: Path) -> Profile | None:
+    """The profile that loads a model folder as it is stored; None where that is the same, or memory does not reach."""
+    import torch
+
+    if profile.quantization.kind == "none":
+        return None
+    on_card = profile.device == "cuda"
+    free = torch.cuda.mem_get_info()[0] if on_card else memory()[0] * 2**30
+    wide = 2 if compute_dtype(profile)[0] == "float32" else 1  # float16 files become twice as large
+    if wide * sum(file.stat().st_size for file in folder.glob("*.safetensors")) > ROOM * free:
+        return None
+    return replace(profile, quantization=replace(profile.quantization, kind="none"))
+
+
+def general_rows(questions: Sequence[Question], base: Sequence[Answer]) -> list[tuple[int, Row]]:
+    """The general questions by their number, each with the base's own answer."""
+    general = [i for i, row in enumerate(questions) if row["kind"] == "general"]
+    rows = answer_rows([questions[i]["prompt"] for i in general], [base[i]["ids"] for i in general])
+    return [*zip(general, rows, strict=True)]
 
 
 def ask(
@@ -102,10 +136,10 @@ def ask(
         | {"agreement": None, "kl": None}
         for ids, loss in zip(rows, losses, strict=True)
     ]
-    base, general = found.get("base", answered), [i for i, row in enumerate(questions) if row["kind"] == "general"]
-    along = answer_rows([prompts[i] for i in general], [base[i]["ids"] for i in general])
+    general = general_rows(questions, found.get("base", answered))
+    along = [row for _, row in general]
     moved = divergences(model, along, found["likeliest"], training) if found else [ITSELF] * len(along)
-    for i, divergence in zip(general, moved, strict=True):
+    for (i, _), divergence in zip(general, moved, strict=True):
         answered[i] |= divergence._asdict()
     more = {} if found else {"likeliest": likeliest(model, along, training), "again": ask_again(run, model, questions)}
     return {name: answered} | more
@@ -159,10 +193,10 @@ def divergences(
     import torch
 
     found = [ITSELF] * len(rows)
-    for row, logits, answer in row_logits(model, rows, settings):
+    for row, logits, _ in row_logits(model, rows, settings):
         log_probs = logits.log_softmax(-1)
         tokens, p = (torch.tensor(base[row.number][key], device=logits.device) for key in ("tokens", "log_probs"))
-        same = (log_probs.argmax(1) == answer).float().mean()
+        same = (log_probs.argmax(1) == tokens[:, 0]).float().mean()
         found[row.number] = Divergence(float(divergence(p, lumped(log_probs, tokens)).mean()), float(same))
     return found
 

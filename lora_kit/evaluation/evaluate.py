@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Card = dict[str, Any]
 Check = Callable[[str], bool]
-FORM = 5  # of the card; a card of an older form is made anew
+FORM = 6  # of the card; a card of an older form is made anew
 
 
 def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[Check] = ()) -> Card:
@@ -119,10 +119,13 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "figures": card_metrics(rows, data.card) | {metric.name: measured(metric, rows) for metric in theirs},
         "leaked": leaks,
+        "as_stored": found["as_stored"],
         "noise": noise(questions, found, data.card),
     }
     with run.writing("evaluation", inputs) as stage:
-        card["verdict"] = verdict(card)
+        card["verdict"], facts = verdict(card), card["figures"]["learned_exact"]
+        is_original = card["as_stored"] and inputs["merged"]["onto"] == "original"
+        card["lost"] = (facts["adapter"] or 0.0) - (facts["merged"] or 0.0) if is_original else 0.0  # by the other base
         (stage.folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
         (stage.folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         write_html(card, rows, read_log(trained_adapter(run).parent), stage.folder / "report.html")

@@ -38,34 +38,31 @@ NOT_MERGED = (  # settings of a PEFT LoRA whose update is not scale * B A, or th
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # initial values that subtract from W: W + BA is another model
 
 
-def merge(run: Run, *, onto: str = "original") -> Path:
+def merge(run: Run, *, onto: str | None = None) -> Path:
     """Write base + adapter as a plain model folder with its certificate, and return it.
 
     Reads one tensor at a time, adds in float32, rounds once to the base's dtype. The same inputs are merged once.
 
     Args:
         run: its adapter is trained.
-        onto: "original" adds to the base as it is published, which is what people share; "dequantized" adds to what
-            the adapter was trained on, the base after its trip through 4 bits: nearer to the trained model, and no
-            longer the published weights elsewhere.
+        onto: as `merge__onto`, by default the profile's. "original" adds to the base as it is published, which is what
+            people share; "dequantized" adds to what the adapter was trained on, the base after its trip through
+            4 bits: the trained model itself, and no longer the published weights elsewhere. In 4 bits again it
+            would lose what was learned: those weights go back to their levels.
 
     Raises:
         KitError: no trained adapter, one that is not plain LoRA, a damaged file, a full disk, or a refused merge.
     """
-    if onto not in ONTO:
-        raise KitError(f"onto={onto!r} is no base to merge onto; there are {', '.join(map(repr, ONTO))}")
-    inputs, name = merge_inputs(run, onto), "merged" if onto == "original" else f"merged-{onto}"
-    folder = run.find(name, inputs)
+    inputs = merge_inputs(run, onto)
+    onto, folder = inputs["onto"], run.find("merged", inputs)
     if folder:
         check_files(folder)
     else:
         adapter, base = trained_adapter(run), locate(run.profile.base)
         change = round_trip(run.profile) if onto == "dequantized" else None
-        if onto == "dequantized" and change is None:
-            raise KitError("this base is not quantized: there is nothing to dequantize, merge onto='original'")
         check_writable(run.scratch)
         check_room(run.scratch, size(base))
-        with run.writing(name, inputs) as stage, card_released():
+        with run.writing("merged", inputs) as stage, card_released():
             stage.figures |= merge_folder(base, adapter, stage.folder, change)
             certificate = _certified(base, adapter, stage.folder, change)
             (stage.folder / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n")
@@ -192,8 +189,15 @@ def check_fits(deltas: dict[str, Delta], weights: Weights, adapter: Path) -> Non
             raise KitError(f"the adapter does not fit {name}: {shape} against {held}")
 
 
-def merge_inputs(run: Run, onto: str = "original") -> dict[str, Any]:
-    """What the merged model is made from."""
+def merge_inputs(run: Run, onto: str | None = None) -> dict[str, Any]:
+    """What the merged model is made from: by default as the profile says, an unquantized base always as it is."""
+    if onto not in (None, *ONTO):
+        raise KitError(f"onto={onto!r} is no base to merge onto; there are {', '.join(map(repr, ONTO))}")
+    if run.profile.quantization.kind == "none":
+        if onto == "dequantized":
+            raise KitError("this base is not quantized: there is nothing to dequantize, merge onto='original'")
+        onto = "original"
+    onto = onto or run.profile.merge.onto
     adapter = file_hash(trained_adapter(run) / "adapter_model.safetensors")
     return {"training": train_inputs(run), "adapter": adapter, "onto": onto}
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import lora_kit as lk
+from lora_kit.base import locate
+from lora_kit.config import Quantization
 from lora_kit.data.encoding import encode_batch
 from lora_kit.data.prepare import load_prepared
 from lora_kit.data.splits import read_questions
 from lora_kit.evaluation import asking
 from lora_kit.evaluation.asking import reference_losses
-from lora_kit.evaluation.evaluate import evaluation_inputs, leaked, noise, with_general
+from lora_kit.evaluation.evaluate import choose_questions, evaluation_inputs, leaked, noise, with_general
 from lora_kit.evaluation.report import pick
+from lora_kit.quantization import load_model
 
 from ..models import SHORT
 from .judged import CARD, answer, question
@@ -212,3 +216,27 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
     monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("the base is asked again"))
     card = lk.evaluate(run)
     assert len(models) == 4 and card["figures"] == whole["figures"]
+
+
+@pytest.mark.parametrize("free_gib", [64.0, 0.001])
+def test_a_merged_model_that_learned_nothing_keeps_everything_however_it_is_loaded(
+    done: lk.Run, free_gib: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "memory", lambda: (free_gib, 64.0))
+    base = locate(done.profile.base)
+    questions = choose_questions(done, load_prepared(done.path / "data"), None)
+    general = [row for row in questions if row["kind"] == "general"]
+    assert general
+    found = asking.ask_models(done, general, base, {"test": free_gib})
+    assert found["as_stored"] == (free_gib > 1)
+    assert [answer["agreement"] for answer in found["merged"]] == [1.0] * len(general)
+    assert [answer["kl"] for answer in found["merged"]] == pytest.approx([0.0] * len(general), abs=1e-5)
+    rows = [row for _, row in asking.general_rows(general, found["base"])]
+    in_4_bits = asking.likeliest(lk.load_base(done), rows, done.profile.training)
+    told = asking.divergences(
+        load_model(replace(done.profile, quantization=Quantization(kind="none")), base),
+        rows,
+        in_4_bits,
+        done.profile.training,
+    )
+    assert max(moved.kl for moved in told) > 1e-4  # which 4 bits alone change

@@ -43,6 +43,8 @@ CARD: dict[str, Any] = {
     },
     "leaked": {"questions": 3, "n": 402, "own": 282, "learned_rows": 50000},
     "machine_made": 12,
+    "as_stored": True,
+    "lost": 0.0,
     "noise": {"questions": 32, "changed": 2, "marks": 1},
     "verdict": {"decision": "not enough evidence", "reasons": ["learned_exact 0.964 of 192 questions"]},
 }
@@ -176,12 +178,13 @@ def test_empty_answers_and_half_characters_are_shown(tmp_path: Path) -> None:
 
 
 def test_machine_made_questions_leaks_and_noise_are_in_every_form() -> None:
-    made, leaks, noise = notes(CARD)
-    assert "12 questions" in made and len(notes(CARD | {"machine_made": 0})) == 2
+    stored, made, leaks, noise = notes(CARD)
+    assert "12 questions" in made and notes(CARD | {"machine_made": 0, "as_stored": False}) == [leaks, noise]
+    assert [line for line in notes(CARD | {"lost": 0.25}) if "25%" in line and "merge__onto='dequantized'" in line]
     assert all(number in leaks for number in ("3 of 402", "50,000"))
     assert "2 of 32 answers, 1 of them" in noise
     for text in (terminal_table(CARD), markdown_card(CARD)):
-        assert made in text and leaks in text and noise in text
+        assert stored in text and made in text and leaks in text and noise in text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,10 @@ from safetensors import SafetensorError
 import lora_kit as lk
 from lora_kit.base import Weights
 from lora_kit.errors import KitError
+from lora_kit.evaluation.evaluate import evaluation_inputs
 from lora_kit.merging import merge as stage
+from lora_kit.merging.merge import merge_inputs
+from lora_kit.presets import profile
 
 from ..models import SHORT
 
@@ -43,7 +46,8 @@ def test_the_merged_folder_is_whole_and_made_once(trained: lk.Run, capsys: pytes
 
 def test_both_bases_lie_beside_each_other(trained: lk.Run) -> None:
     original, dequantized = lk.merge(trained), lk.merge(trained, onto="dequantized")
-    assert (original.name, dequantized.name) == ("merged", "merged-dequantized")
+    assert original.name == "merged" and dequantized.name.startswith("merged-")
+    assert lk.merge(trained, onto="original") == original and lk.merge(trained, onto="dequantized") == dequantized
     a, b = Weights(original), Weights(dequantized)
     assert all((a[name] != b[name]).any() for name in a if name.endswith("proj.weight"))
     for folder in (original, dequantized):
@@ -57,9 +61,18 @@ def test_what_cannot_be_merged_names_the_way_out(
         lk.merge(trained, onto="nf4")
     with pytest.raises(KitError, match=r"lk\.train\(model, data, run\)"):
         lk.merge(lk.Run("tiny-cpu", root=tmp_path / "empty"))
-    monkeypatch.setattr(stage, "round_trip", lambda profile: None)  # of a base that is not quantized
+    plain = lk.Run("tiny-cpu", root=tmp_path / "plain", quantization__kind="none")
     with pytest.raises(KitError, match="onto='original'"):
-        lk.merge(trained, onto="dequantized")
+        lk.merge(plain, onto="dequantized")
+
+
+def test_the_profile_says_which_base_and_every_stage_after_follows(trained: lk.Run, tmp_path: Path) -> None:
+    told = {"root": trained.path.parent, "name": trained.path.name, **SHORT}
+    run = lk.Run("tiny-cpu", merge__onto="dequantized", **told)
+    assert merge_inputs(run) == merge_inputs(trained, "dequantized") != merge_inputs(trained)
+    assert evaluation_inputs(run)["merged"]["onto"] == "dequantized"
+    assert lk.merge(run) == lk.merge(trained, onto="dequantized")
+    assert profile("smollm2-t4").merge.onto == "dequantized"
 
 
 def test_a_merge_that_fails_is_refused_and_leaves_nothing(trained: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
