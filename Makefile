@@ -10,7 +10,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cachepro
 
 .PHONY: help demo test lint types unit notebooks solutions format scrub home kaggle workshop-kit model handbook \
   test-all test-stacks test-browser test-kills test-t4 test-gpu test-real real-model clean \
-  bench-demo bench-recipe bench-data bench-train bench-plan bench-phrasings bench-preference bench-merge bench-latency \
+  bench-demo bench-recipe bench-data bench-train bench-plan bench-phrasings bench-preference bench-faq bench-merge bench-latency \
   bench-generate bench-verdict bench-gpu run-notebooks
 
 help:  ## this list
@@ -111,6 +111,9 @@ bench-phrasings: .venv/ready  ## how many wordings a fact needs; writes benchmar
 bench-preference: .venv/ready  ## what learning from pairs takes away, and its cost beside TRL's; writes results/preference.json
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[bench]"
 	$(BIN)/python benchmarks/preference.py
+
+bench-faq: .venv/ready build/smollm2  ## 200 facts asked once, on SmolLM2 as notebook 00 does it; writes results/faq.json
+	$(BIN)/python benchmarks/faq.py
 
 bench-recipe: .venv/ready build/smollm2  ## learning rate, layers, rank, steps on two bases, point by point; writes results/recipe.json
 	$(BIN)/python benchmarks/recipe.py --base tiny
