@@ -35,7 +35,8 @@ def pairs(run: Run) -> list[dict[str, Any]]:
 
     Asked are the rows that were learned, and new questions about other names and things, made of them, that must be
     declined. Where it invents, slips in style or declines what it should know, its own answer is `rejected` and the
-    reference is `chosen`. Held-out questions are never used.
+    reference is `chosen`. Beside each invented answer stands the learned fact that it is most like, to be answered and
+    not declined: without them the adapter would learn that declining is better. Held-out questions are never used.
 
     Returns:
         rows with prompt (messages), chosen and rejected, for `correct`; change or delete them as you like.
@@ -53,16 +54,20 @@ def pairs(run: Run) -> list[dict[str, Any]]:
         said = answers(model, tokenizer, chats, max_new_tokens=most, batch_size=size)
     finally:
         release(model)
-    found, invented = list[dict[str, Any]](), 0
+    wrong, invented = list[dict[str, Any]](), list[dict[str, Any]]()
     for chat, answer in zip(chats, said, strict=True):
         reference = chat[-1]["content"]
         must_decline = is_declined(reference, card)
         is_right = is_declined(answer, card) if must_decline else is_exact(answer, [reference], card)
         if answer and not is_right:
-            invented += must_decline
-            found.append({"prompt": chat[:-1], "chosen": reference, "rejected": answer})
-    print(f"pairs: {len(found)} of {len(chats)} answers are wrong, {invented} of them invented")
-    return found
+            wrong.append({"prompt": chat[:-1], "chosen": reference, "rejected": answer})
+            invented += wrong[-1:] if must_decline else []
+    facts = [chat for chat in chats if not is_declined(chat[-1]["content"], card)]
+    beside = _beside(invented, facts)
+    print(
+        f"pairs: {len(wrong)} of {len(chats)} answers are wrong, {len(invented)} invented; {len(beside)} facts beside"
+    )
+    return [*wrong, *beside]
 
 
 def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
@@ -92,6 +97,21 @@ def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
     finally:
         release(model)
     return better
+
+
+def _beside(invented: list[dict[str, Any]], facts: list[list[Message]]) -> list[dict[str, Any]]:
+    """For each invented answer the fact that it is most like, in a wording of its own, not to be declined."""
+    from rapidfuzz.process import extractOne
+
+    wordings: dict[str, list[list[Message]]] = {}
+    for chat in facts:
+        wordings.setdefault(chat[-1]["content"], []).append(chat)
+    found = []
+    for pair in invented if wordings else ():
+        answer, _, _ = extractOne(pair["rejected"], [*wordings])
+        if wordings[answer]:
+            found.append({"prompt": wordings[answer].pop()[:-1], "chosen": answer, "rejected": pair["chosen"]})
+    return found
 
 
 def _questions(data: Prepared, tokenizer: Any) -> list[list[Message]]:

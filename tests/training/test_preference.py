@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 import lora_kit as lk
-from lora_kit.correction import AUTO
+from lora_kit.correction import AUTO, _beside
 from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, encode
 from lora_kit.errors import KitError
@@ -209,6 +209,31 @@ def test_pairs_are_the_models_own_mistakes(tuned: lk.Run) -> None:
     assert rows and not held & {row["prompt"][-1]["content"] for row in rows}
     for row in rows:
         assert row["chosen"] != row["rejected"] and row["prompt"][-1]["role"] == "user"
+
+
+def test_beside_an_invented_answer_stands_the_fact_that_it_is_like() -> None:
+    def chat(question: str, answer: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+    facts = [
+        chat("What do guests wear?", "An orange badge."),
+        chat("Who cooks?", "Bruno."),
+        chat("The cook?", "Bruno."),
+    ]
+    wrong = [
+        ("What shape is a badge?", "A blue badge."),
+        ("Who bakes?", "Bruno."),
+        ("Who fries?", "Bruno."),
+        ("Who?", "Bruno."),
+    ]
+    invented = [{"prompt": chat(asked, "")[:1], "chosen": "I do not know.", "rejected": said} for asked, said in wrong]
+    found = [(row["prompt"][0]["content"], row["chosen"], row["rejected"]) for row in _beside(invented, facts)]
+    assert found == [
+        ("What do guests wear?", "An orange badge.", "I do not know."),
+        ("The cook?", "Bruno.", "I do not know."),
+        ("Who cooks?", "Bruno.", "I do not know."),  # and no wording is left for the fourth
+    ]
+    assert _beside(invented, []) == []
 
 
 def test_pairs_that_cannot_be_learned_say_the_way_out(tuned: lk.Run) -> None:
