@@ -24,19 +24,24 @@ from .generation import answers
 from .presets import profile
 from .quantization import load_base, release
 from .runs import Run, as_source
+from .training.recipe import PAIRS_RATE
 from .training.train import train, trained_adapter
 
 NEW = 200  # questions to decline that are made for this
 AUTO = ("training__learning_rate", "training__epochs", "training__tokens_per_step")  # the first training's do not fit
 
 
-def pairs(run: Run) -> list[dict[str, Any]]:
+def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
     """Ask the tuned model what training may ask, and return a pair for each answer that is wrong.
 
     Asked are the rows that were learned, and new questions about other names and things, made of them, that must be
     declined. Where it invents, slips in style or declines what it should know, its own answer is `rejected` and the
     reference is `chosen`. Beside each invented answer stands the learned fact that it is most like, to be answered and
     not declined: without them the adapter would learn that declining is better. Held-out questions are never used.
+
+    Args:
+        run: its adapter is trained.
+        limit: ask at most so many questions, evenly spaced: each takes as long as an answer.
 
     Returns:
         rows with prompt (messages), chosen and rejected, for `correct`; change or delete them as you like.
@@ -47,6 +52,7 @@ def pairs(run: Run) -> list[dict[str, Any]]:
     adapter, data = trained_adapter(run), prepare(run)
     tokenizer, card = load_tokenizer(run.profile.base), data.card
     chats = _questions(data, tokenizer)
+    chats = chats[:: -(-len(chats) // limit)] if limit else chats
     model = load_adapter(load_base(run), adapter)
     try:
         settings = run.profile.evaluation
@@ -89,7 +95,13 @@ def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
     source = str(pairs) if isinstance(pairs, str | Path) else as_source(pairs, root)
     preset = settings(profile(run.profile.name))
     own = {name: value for name, value in settings(run.profile).items() if value != preset[name]}
-    more = {"training__start_from": str(start), "training__pairs": source, **dict.fromkeys(AUTO, "auto")}
+    more: dict[str, Any] = {
+        "training__start_from": str(start),
+        "training__pairs": source,
+        **dict.fromkeys(AUTO, "auto"),
+    }
+    if (rate := run.profile.training.learning_rate) != "auto":
+        more["training__learning_rate"] = PAIRS_RATE * float(rate)
     better = Run(run.profile.name, name=run.path.name, root=root, **own | more | overrides)
     data, model = prepare(better), load_base(better)
     try:

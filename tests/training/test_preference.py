@@ -141,10 +141,10 @@ def test_pairs_stay_together_within_the_budget() -> None:
         assert [row for half in halves for row in half.rows] == batch.rows
 
 
-def test_pairs_are_learned_once_at_a_tenth_of_the_rate() -> None:
+def test_pairs_are_learned_once_at_a_small_part_of_the_rate() -> None:
     auto = small_profile(**dict.fromkeys(AUTO, "auto")).training
     rows, pairs = recipe(auto, random_rows(24), 576).training, recipe(auto, random_pairs(24), 576).training
-    assert pairs.learning_rate == pytest.approx(rate_for(576) / 10) and rows.learning_rate == rate_for(576)
+    assert pairs.learning_rate == pytest.approx(0.03 * rate_for(576)) and rows.learning_rate == rate_for(576)
     assert pairs.epochs == 1 < rows.epochs
 
 
@@ -186,12 +186,16 @@ def test_a_training_on_pairs_that_is_stopped_ends_with_the_same_adapter(
 ) -> None:
     whole = lk.correct(tuned, PAIRS, training__seed=5, training__epochs=3)
     pairs, start = whole.profile.training.pairs, whole.profile.training.start_from
+    rate = whole.profile.training.learning_rate
+    assert rate == pytest.approx(0.03 * float(tuned.profile.training.learning_rate))
     again = lk.Run(
         "tiny-cpu",
         root=tuned.path.parent,
         name="again",
         data=tuned.profile.data.source,
-        **SHORT | dict.fromkeys(AUTO, "auto") | {"training__epochs": 3, "training__seed": 5},
+        **SHORT
+        | dict.fromkeys(AUTO, "auto")
+        | {"training__epochs": 3, "training__seed": 5, "training__learning_rate": rate},
         training__pairs=pairs,
         training__start_from=start,
     )
