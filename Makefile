@@ -39,7 +39,7 @@ types: .venv/ready  ## types of the package
 	$(BIN)/mypy
 
 unit: .venv/ready  ## unit tests: CPU, no network
-	$(BIN)/python -m pytest --durations=5
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=5
 
 notebooks: .venv/ready  ## the notebooks, run on the embedded model
 	rm -rf build/notebook-runs

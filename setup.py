@@ -47,6 +47,7 @@ setup(
         "browser": ["jupyterlab", "playwright"],  # `make test-browser`, with a Chromium of the machine's own
         "test": [
             "pytest",
+            "pytest-xdist",  # the unit tests on two cores
             "nbval",
             "nbclient",
             "ipykernel",

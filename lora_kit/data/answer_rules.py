@@ -77,7 +77,7 @@ def statement(answer: str) -> str:
 
 def _about(wanted: set[str], clause: str, question: str) -> str:
     """The clause with the names of the question that it lacks; empty where no place for one is sure."""
-    for name in wanted - {*re.findall(r"\w+", clause.lower())}:
+    for name in sorted(wanted - {*re.findall(r"\w+", clause.lower())}):
         before = re.search(rf"\b(?:{IN}|of|for|from|to|with|by) (?:the )?{name}\b(?!['’-])", question, re.I)
         owner = re.search(rf"\b{name}['’]s? (?P<thing>\w+)", question, re.I)
         if before:

@@ -120,12 +120,11 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
         "figures": card_metrics(rows, data.card) | {metric.name: measured(metric, rows) for metric in theirs},
         "leaked": leaks,
         "as_stored": found["as_stored"],
+        "onto": inputs["merged"]["onto"],
         "noise": noise(questions, found, data.card),
     }
     with run.writing("evaluation", inputs) as stage:
-        card["verdict"], facts = verdict(card), card["figures"]["learned_exact"]
-        is_original = card["as_stored"] and inputs["merged"]["onto"] == "original"
-        card["lost"] = (facts["adapter"] or 0.0) - (facts["merged"] or 0.0) if is_original else 0.0  # by the other base
+        card["verdict"] = verdict(card)
         (stage.folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
         (stage.folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         write_html(card, rows, read_log(trained_adapter(run).parent), stage.folder / "report.html")

@@ -78,11 +78,16 @@ def notes(card: dict[str, Any]) -> list[str]:
     leaks, noise, made = card["leaked"], card["noise"], card["machine_made"]
     worded = f"machine-made: {made} questions are other wordings of learned ones, easier than what people ask"
     stored = "merged: asked as it is stored, and what it kept told from the base as it is stored; the others in 4 bits"
-    gap = f"merged: {card['lost']:.0%} fewer facts than the adapter, which saw the base in 4 bits: "
-    gap += "merge__onto='dequantized' merges onto that"
+    facts = card["figures"].get("learned_exact", {})
+    lost = (facts.get("adapter") or 0.0) - (facts.get("merged") or 0.0)
+    cures = {  # by the base that was merged onto, and whether the merged model was asked as it is stored
+        ("original", True): "it saw the base in 4 bits, and merge__onto='dequantized' merges onto that",
+        ("dequantized", False): "in 4 bits again the update is lost; in 16 or 8 bits it answers as the adapter",
+    }
+    cure = cures.get((card["onto"], card["as_stored"]), "")
     return [
         *([stored] if card["as_stored"] else []),
-        *([gap] if card["lost"] > GAP else []),
+        *([f"merged: {lost:.0%} fewer facts than the adapter: {cure}"] if lost > GAP and cure else []),
         *([worded] if made else []),
         f"leaked: {leaks['questions']} of {leaks['n']} questions were learned in nearly the same words; "
         f"{leaks['learned_rows']:,} learned rows compared",

@@ -44,7 +44,7 @@ CARD: dict[str, Any] = {
     "leaked": {"questions": 3, "n": 402, "own": 282, "learned_rows": 50000},
     "machine_made": 12,
     "as_stored": True,
-    "lost": 0.0,
+    "onto": "original",
     "noise": {"questions": 32, "changed": 2, "marks": 1},
     "verdict": {"decision": "not enough evidence", "reasons": ["learned_exact 0.964 of 192 questions"]},
 }
@@ -179,12 +179,26 @@ def test_empty_answers_and_half_characters_are_shown(tmp_path: Path) -> None:
 
 def test_machine_made_questions_leaks_and_noise_are_in_every_form() -> None:
     stored, made, leaks, noise = notes(CARD)
-    assert "12 questions" in made and notes(CARD | {"machine_made": 0, "as_stored": False}) == [leaks, noise]
-    assert [line for line in notes(CARD | {"lost": 0.25}) if "25%" in line and "merge__onto='dequantized'" in line]
-    assert all(number in leaks for number in ("3 of 402", "50,000"))
-    assert "2 of 32 answers, 1 of them" in noise
     for text in (terminal_table(CARD), markdown_card(CARD)):
         assert stored in text and made in text and leaks in text and noise in text
+    assert all(number in leaks for number in ("3 of 402", "50,000"))
+    assert "2 of 32 answers, 1 of them" in noise
+    assert "12 questions" in made and notes(CARD | {"machine_made": 0, "as_stored": False}) == [leaks, noise]
+
+
+@pytest.mark.parametrize(
+    ("onto", "as_stored", "cure"),
+    [
+        ("original", True, "merge__onto='dequantized'"),
+        ("dequantized", False, "16 or 8 bits"),
+        ("original", False, ""),
+        ("dequantized", True, ""),
+    ],
+)
+def test_facts_that_merging_lost_are_said_with_what_helps(onto: str, as_stored: bool, cure: str) -> None:
+    lost = {"learned_exact": CARD["figures"]["learned_exact"] | {"adapter": 0.95, "merged": 0.7}}
+    said = [line for line in notes(CARD | {"figures": lost, "onto": onto, "as_stored": as_stored}) if "25%" in line]
+    assert len(said) == bool(cure) and all(cure in line for line in said)
 
 
 @pytest.mark.parametrize(
