@@ -8,8 +8,8 @@ tie a long answer takes another course, which does not show that anything was fo
     agreement           share of the places where both find the same token likeliest
     KL(base || model)   sum over tokens of p (log p - log q)    p the base's probability, q the model's; in nats
 
-The merged model is loaded as it is stored where there is memory for that, as those who use it will. Then how far it
-moved is measured from the base as it is stored, or what 4 bits change would count as forgotten.
+The merged model is loaded as it is stored where there is memory for that, as those who use it will. How far it moved
+is measured from the base that it was merged onto, or what 4 bits change would count as forgotten.
 
 Only the TOP likeliest tokens of the base are kept; all others are lumped together as one. Lumping outcomes can only
 lower a KL divergence (data processing inequality), so what is measured is a lower bound of the full one.
@@ -74,7 +74,8 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, inputs: di
             if name == "merged":
                 if model is not None:
                     release(model)
-                if stored := as_stored(run.profile, merged):
+                stored = as_stored(run.profile, merged)
+                if stored and inputs["merged"]["onto"] == "original":
                     model = load_model(stored, locate(run.profile.base))
                     rows = [row for _, row in general_rows(questions, found["base"])]
                     found["likeliest"] = likeliest(model, rows, run.profile.training)

@@ -77,7 +77,8 @@ def notes(card: dict[str, Any]) -> list[str]:
     """What is no metric of a model: questions that a machine worded or that were learned, and the noise floor."""
     leaks, noise, made = card["leaked"], card["noise"], card["machine_made"]
     worded = f"machine-made: {made} questions are other wordings of learned ones, easier than what people ask"
-    stored = "merged: asked as it is stored, and what it kept told from the base as it is stored; the others in 4 bits"
+    stored = "merged: asked as it is stored, the others in 4 bits"
+    stored += "; what it kept is told from the base as it is stored" if card["onto"] == "original" else ""
     facts = card["figures"].get("learned_exact", {})
     lost = (facts.get("adapter") or 0.0) - (facts.get("merged") or 0.0)
     cures = {  # by the base that was merged onto, and whether the merged model was asked as it is stored

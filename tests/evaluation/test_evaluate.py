@@ -227,7 +227,7 @@ def test_a_merged_model_that_learned_nothing_keeps_everything_however_it_is_load
     questions = choose_questions(done, load_prepared(done.path / "data"), None)
     general = [row for row in questions if row["kind"] == "general"]
     assert general
-    found = asking.ask_models(done, general, base, {"test": free_gib})
+    found = asking.ask_models(done, general, base, {"merged": {"onto": "original"}, "test": free_gib})
     assert found["as_stored"] == (free_gib > 1)
     assert [answer["agreement"] for answer in found["merged"]] == [1.0] * len(general)
     assert [answer["kl"] for answer in found["merged"]] == pytest.approx([0.0] * len(general), abs=1e-5)
@@ -240,3 +240,14 @@ def test_a_merged_model_that_learned_nothing_keeps_everything_however_it_is_load
         done.profile.training,
     )
     assert max(moved.kl for moved in told) > 1e-4  # which 4 bits alone change
+
+
+def test_a_merge_onto_the_dequantized_base_moved_as_far_as_the_adapter(done: lk.Run) -> None:
+    questions = choose_questions(done, load_prepared(done.path / "data"), None)
+    general = [row for row in questions if row["kind"] == "general"]
+    folder = lk.merge(done, onto="dequantized")
+    found = asking.ask_models(done, general, folder, {"merged": {"onto": "dequantized"}, "test": "dequantized"})
+    assert found["as_stored"]
+    for merged, adapter in zip(found["merged"], found["adapter"], strict=True):
+        assert merged["kl"] == pytest.approx(adapter["kl"], rel=0.05, abs=1e-3)
+        assert merged["agreement"] == pytest.approx(adapter["agreement"], abs=0.02)
