@@ -10,8 +10,8 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cachepro
 
 .PHONY: help demo test lint types unit notebooks solutions format scrub home kaggle workshop-kit model handbook \
   test-all test-stacks test-browser test-kills test-t4 test-gpu test-real real-model clean \
-  bench-demo bench-recipe bench-data bench-train bench-plan bench-phrasings bench-preference bench-faq bench-merge bench-merged bench-latency \
-  bench-generate bench-verdict bench-gpu run-notebooks
+  bench-demo bench-recipe bench-data bench-train bench-plan bench-phrasings bench-preference bench-faq bench-merge \
+  bench-merged bench-latency bench-generate bench-verdict bench-gpu run-notebooks
 
 help:  ## this list
 	@echo "make TARGET   (with another Python: make PYTHON=/path/to/python3.12 TARGET)"
@@ -80,7 +80,7 @@ bench-train: .venv/ready  ## training against TRL, transformers' Trainer and a b
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python tools/update_readme.py
 
-bench-merged: .venv/ready build/smollm2  ## what is left of an adapter when it is merged, onto either base and loaded in either way
+bench-merged: .venv/ready  ## what is left of an adapter when it is merged, onto either base and loaded in either way
 	$(BIN)/python benchmarks/merged.py
 
 bench-merge: .venv/ready  ## merging at Llama-2-7B size against PEFT and a copy; 28 GB of disk; writes results/merge.json

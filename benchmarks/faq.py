@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, RUNS, made_on, store
+from record import ROOT, RUNS, made_on, profile_on, store
 
 import lora_kit as lk
 from lora_kit.base import load_tokenizer
@@ -25,7 +25,7 @@ from lora_kit.widgets import EXTRAS
 sys.path.insert(0, str(ROOT / "tools"))
 from tiny_corpus import workplace_facts
 
-SHOWN = ("learned", "learned_exact", "declined", "wrongly_declined", "kept")
+SHOWN = ("learned_exact", "declined", "wrongly_declined", "kept")
 
 
 def write_faq(path: Path, rows: int) -> list[tuple[str, str]]:
@@ -43,9 +43,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """The run to its card, and the answers to people's wordings."""
     place = RUNS / "faq"
     asked = write_faq(place / f"faq{options.rows}.jsonl", options.rows)
-    told = {} if options.device == "cpu" else {"quantization__compute_dtype": "float16"}  # a T4's
+    profile, told = profile_on("smollm2", options.device)
     run = lk.Run(
-        "smollm2-cpu" if options.device == "cpu" else "smollm2-t4",
+        profile,
         data=place / f"faq{options.rows}.jsonl",
         root=place,
         name=f"{options.device}{'-bare' if options.bare else ''}",
@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     data = lk.prepare(run).card
     right = [is_exact(text, [answer], data) for text, (_, answer) in zip(said, asked, strict=True)]
     return {
-        "card": {name: card["figures"][name] for name in SHOWN if name in card["figures"]},
+        "card": {name: card["figures"][name] for name in SHOWN},
         "verdict": card["verdict"],
         "people_exact": round(sum(right) / len(right), 4),
         "people_wrongly_declined": round(sum(is_declined(text, data) for text in said) / len(said), 4),

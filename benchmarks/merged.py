@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, RUNS, made_on, store
+from record import ROOT, RUNS, made_on, profile_on, store
 
 import lora_kit as lk
 from lora_kit.base import load_tokenizer, locate
@@ -67,8 +67,7 @@ class Bench:
 
 
 def measure(base: str, device: str, every: int) -> dict[str, Any]:
-    profile = "tiny-cpu" if base == "tiny" else "smollm2-cpu" if device == "cpu" else "smollm2-t4"
-    told = {} if device == "cpu" else {"quantization__compute_dtype": "float16"}  # a T4's
+    profile, told = profile_on(base, device)
     run = lk.Run(profile, root=RUNS / "merged", name=f"{base}-{device}", base__source=SOURCES[base], **told)
     lk.make(run, until="training")
     bench = Bench(run, lk.prepare(run), every)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, RUNS, head, made_on, store
+from record import ROOT, RUNS, head, made_on, profile_on, store
 
 import lora_kit as lk
 from lora_kit.base import load_tokenizer
@@ -50,21 +50,22 @@ def question_of(row: dict[str, Any]) -> str:
 def measure(base: str, way: str, seed: int, share: int = 1, device: str = "cpu") -> dict[str, Any]:
     """One training, and its answers to the held-out questions."""
     people, machine = WAYS[way]
-    told = f"{'' if device == 'cpu' else '-card'}{f'-share{share}' if share > 1 else ''}"
-    place = RUNS / "phrasings" / f"{base}-{people}-{machine}-seed{seed}{told}"
+    part = f"{'' if device == 'cpu' else '-card'}{f'-share{share}' if share > 1 else ''}"
+    place = RUNS / "phrasings" / f"{base}-{people}-{machine}-seed{seed}{part}"
     if (place / "result.json").exists():
         return dict(json.loads((place / "result.json").read_text()))
     settings = {f"training__{name}": value for name, value in (AUTO | {"seed": seed}).items()}
     data = {"data__rewordings": machine, "data__declines": 64 // share, "data__general": 120 // share}
+    profile, told = profile_on(base, device)
     run = lk.Run(
-        "tiny-cpu" if base == "tiny" else "smollm2-cpu" if device == "cpu" else "smollm2-t4",
+        profile,
         data=write_faq(place / "faq", people, share),
         root=place,
         name="run",
         base__source=SOURCES[base],
         **settings,
         **data,
-        **({} if device == "cpu" else {"quantization__compute_dtype": "float16"}),  # a T4's
+        **told,
     )
     start = time.time()
     prepared, prepared_at = lk.prepare(run), time.time()

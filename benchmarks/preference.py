@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, RUNS, Peak, head, made_on, store
+from record import ROOT, RUNS, Peak, head, made_on, profile_on, store
 
 import lora_kit as lk
 from lora_kit.training.train import read_log
@@ -29,10 +29,9 @@ KITS = ("lora_kit", "trl")
 
 
 def run_of(base: str, seed: int, device: str = "cpu") -> lk.Run:
-    profile = "tiny-cpu" if base == "tiny" else "smollm2-cpu" if device == "cpu" else "smollm2-t4"
-    settings = {"base__source": SOURCES[base], "training__seed": seed}
-    if device == "cuda":
-        settings |= {"quantization__compute_dtype": "float16", "evaluation__batch_size": 256}  # a T4's type
+    profile, told = profile_on(base, device)
+    settings = {"base__source": SOURCES[base], "training__seed": seed, **told}
+    settings |= {} if device == "cpu" else {"evaluation__batch_size": 256}
     return lk.Run(
         profile, root=RUNS / "preference", name=f"{base}{'-card' if device == 'cuda' else ''}-seed{seed}", **settings
     )

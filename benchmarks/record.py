@@ -36,6 +36,13 @@ def made_on(device: str) -> dict[str, str]:
     return {"machine": torch.cuda.get_device_name(), "commit": head()}
 
 
+def profile_on(base: str, device: str) -> tuple[str, dict[str, str]]:
+    """The profile of "tiny" or "smollm2" on a "cpu" or a card ("cuda"), and on a card a T4's number type."""
+    if device == "cuda":
+        return "smollm2-t4", {"quantization__compute_dtype": "float16"}
+    return f"{base}-cpu", {}
+
+
 def store(name: str, commit: str, peers: tuple[str, ...] = (), **parts: Any) -> None:
     """Write one result with date, machine, versions and commit; `ratios` are such that bigger is better for us."""
     record = {

@@ -82,7 +82,7 @@ def notes(card: dict[str, Any]) -> list[str]:
     facts = card["figures"].get("learned_exact", {})
     lost = (facts.get("adapter") or 0.0) - (facts.get("merged") or 0.0)
     cures = {  # by the base that was merged onto, and whether the merged model was asked as it is stored
-        ("original", True): "it saw the base in 4 bits, and merge__onto='dequantized' merges onto that",
+        ("original", True): "it was trained on the quantized base, and merge__onto='dequantized' merges onto that",
         ("dequantized", False): "in 4 bits again the update is lost; in 16 or 8 bits it answers as the adapter",
     }
     cure = cures.get((card["onto"], card["as_stored"]), "")
