@@ -19,22 +19,22 @@ TARGET = NOTEBOOKS / "00_all_in_one.ipynb"
 SLUG = home()
 HEAD = f"""# 00 · All in one: your data tonight
 
-Settings, data, training, merge, report card, take it home. These are the working cells of the five notebooks, without the lessons: where a step is explained, the section names its notebook.
+Settings, data, training, merge, report card, export. These are the working cells of the five notebooks, without the lessons. The list below names the notebook that explains each step.
 
 [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{SLUG}/blob/main/notebooks/00_all_in_one.ipynb) [![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src=https://github.com/{SLUG}/blob/main/notebooks/00_all_in_one.ipynb)
 
-Run all. With the embedded model it takes about six minutes on two CPU cores. On a GPU the plan below says the minutes of each stage before they are spent.
+Run all cells. With the embedded model this takes about six minutes on two CPU cores. On a GPU the plan below estimates the minutes of each stage before training.
 
 [index](README.md) · [01 →](01_environment_check.ipynb)"""
 TAIL = """## Your turn
 
-- Put your own file into the settings, and run all again. The report of 0.2 says what its rows can and cannot show.
-- Change one setting in the form, as `lora__r=8` or `training__epochs=2`. It becomes a run of its own beside this one; compare the cards.
-- Read the ten worst answers in `report.html` before you show the model to anybody.
+- Put your own file into the settings, and run all cells again. The report in 0.2 says what its rows can and cannot show.
+- Change one setting in the form, such as `lora__r=8` or `training__epochs=2`. This makes a separate run; compare the two cards.
+- Read the ten worst answers in `report.html` before you show the model to anyone.
 
 ## Summary
 
-The adapter, its report card and the merged model are yours. To see why each step is as it is, begin at [01 · Environment check](01_environment_check.ipynb)."""
+You now have an adapter, its report card and a merged model. To learn why each step is done, start with [01 · Environment check](01_environment_check.ipynb)."""
 
 
 def build() -> nbformat.NotebookNode:
