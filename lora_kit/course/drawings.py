@@ -1,0 +1,132 @@
+"""The drawings of the lessons: LoRA to scale, the whole way, a row's mask, what a merge changed in a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..plots import FAINT, INK, WIDTH, paper, title
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FROZEN, A, B = "#d0d0d0", "#0072B2", "#D55E00"  # grey; Okabe and Ito's blue and vermilion
+WAY = (  # stage, what it makes, what proves it
+    ("your rows", "questions\nand answers", ""),
+    ("02 tokens", "ids, and a mask:\nonly answers\nare learned", "proof over\nevery row"),
+    ("03 adapter", "A and B, trained\nbeside the frozen\n4-bit base", "an identical file\nafter any stop"),
+    ("04 merge", "W0 + BA,\na plain model", "certificate for\nevery tensor"),
+    ("05 report card", "learned, declined,\nbehaved, kept", "intervals\nand a verdict"),
+)
+MOST = 256  # rows and columns of a matrix that are drawn; of a larger one, blocks of it
+
+
+def lora_to_scale(rows: int = 4096, columns: int = 4096, r: int = 16) -> Figure:
+    """W0 (rows, columns), B (rows, r) and A (r, columns), all to one scale."""
+    few, all_of_it = r * (rows + columns), rows * columns
+    share = f"{few:,} of {all_of_it:,} numbers are trained: {few / all_of_it:.2%}"
+    alt = f"W0, {rows} by {columns}, a large grey square; beside it to the same scale B and A, two thin lines. {share}."
+    unit = 2.6 / max(rows, columns)  # inches per row
+    with paper(3.9, alt) as figure:
+        axes, top = _sheet(figure, 3.9), 3.35
+        _box(axes, (0.4, top), (columns * unit, rows * unit), FROZEN)
+        _label(axes, 0.4 + columns * unit / 2, top - rows * unit / 2, f"$W_0$\n{rows:,} × {columns:,}\nfrozen")
+        _label(axes, 3.35, top - rows * unit / 2, "$+\\;\\frac{\\alpha}{r}$", size=18)
+        _box(axes, (3.9, top), (max(r * unit, 0.01), rows * unit), B)
+        _label(axes, 4.02, top - rows * unit / 2, f"$B$\n{rows:,} × {r}\ntrained", colour=B, align="left")
+        _label(axes, 5.0, top - rows * unit / 2, "·", size=18)
+        _box(axes, (5.15, top - rows * unit / 2), (columns * unit, max(r * unit, 0.01)), A)
+        _label(axes, 5.15, top - rows * unit / 2 - 0.3, f"$A$   {r} × {columns:,}   trained", colour=A, align="left")
+        _label(axes, 0.4, 0.36, share, align="left")
+        _label(axes, 5.15, 2.6, r"$h = W_0 x + \frac{\alpha}{r} B A x$", size=15, align="left")
+        _label(axes, 0.4, 3.65, "LoRA, to scale", size=12, align="left", weight="bold")
+    return figure
+
+
+def whole_way() -> Figure:
+    """The way from a person's rows to a report card, with what proves each stage."""
+    alt = "; ".join(" ".join(f"{name}: {made} ({proof})".split()) for name, made, proof in WAY).replace(" ()", "")
+    with paper(2.15, f"The whole way. {alt}.") as figure:
+        axes = _sheet(figure, 2.15)
+        width, gap = 1.32, 0.27
+        for number, (name, made, proof) in enumerate(WAY):
+            left = 0.16 + number * (width + gap)
+            _box(axes, (left, 2.0), (width, 1.3), "#eef4f9" if number else "#f3f3f3", edge="#9bb8cf" if number else RIM)
+            _label(axes, left + width / 2, 1.83, name, weight="bold")
+            _label(axes, left + width / 2, 1.24, made, size=8)
+            _label(axes, left + width / 2, 0.42, f"✓ {proof}" if proof else "", size=8, colour=GREEN)
+            if number:
+                arrow = {"arrowstyle": "-|>", "color": FAINT, "lw": 1.2}
+                axes.annotate("", (left - 0.02, 1.35), (left - gap + 0.02, 1.35), arrowprops=arrow)
+    return figure
+
+
+def mask_strip(tokens: Sequence[dict[str, Any]], line: int = 20) -> Figure:
+    """A row's tokens as a strip: grey is only read, green is learned; `tokens` as a report's preview has them."""
+    lines = [tokens[start : start + line] for start in range(0, len(tokens), line)]
+    learned = sum(token["learned"] for token in tokens)
+    with paper(
+        0.75 + 0.42 * len(lines), f"A row of {len(tokens)} tokens; the {learned} of its answer are learned."
+    ) as figure:
+        axes = _sheet(figure, 0.75 + 0.42 * len(lines))
+        width = (WIDTH - 0.4) / line
+        for number, part in enumerate(lines):
+            for place, token in enumerate(part):
+                corner = (0.2 + place * width, 0.2 + 0.42 * (len(lines) - number))
+                colour = "#bfe3d0" if token["learned"] else "#e9e9e9"
+                _box(axes, corner, (width * 0.96, 0.36), colour)
+                text = token["text"].replace("<0x0A>", "↵").replace("$", r"\$")
+                _label(axes, corner[0] + width / 2, corner[1] - 0.18, text[:8], size=6.5)
+        _label(axes, 0.2, 0.45 + 0.42 * len(lines), f"{learned} of {len(tokens)} tokens are learned", align="left")
+    return figure
+
+
+def matrix_change(before: torch.Tensor, after: torch.Tensor, name: str) -> Figure:
+    """A matrix before a merge beside what the merge added to it, both (rows, columns), each on its own scale."""
+    old, change = before.float(), after.float() - before.float()
+    ratio = float(change.norm() / old.norm())
+    with paper(
+        3.4, f"{name}: weights without a pattern; beside them the update, stripes, {ratio:.1%} as large."
+    ) as figure:
+        for axes, values, text in zip(figure.subplots(1, 2), (old, change), (f"W0 of {name}", "+ BA"), strict=True):
+            most = float(values.abs().max()) or 1.0
+            picture = axes.imshow(values[:MOST, :MOST].numpy(), cmap="RdBu_r", vmin=-most, vmax=most)
+            figure.colorbar(picture, ax=axes, shrink=0.8)
+            axes.set(xticks=[], yticks=[])
+            title(axes, text)
+    return figure
+
+
+RIM, GREEN = "#bbbbbb", "#00694f"
+
+
+def _sheet(figure: Figure, height: float) -> Axes:
+    """Empty axes over the whole figure, in inches."""
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, WIDTH), ylim=(0, height))
+    axes.axis("off")
+    return axes
+
+
+def _box(axes: Axes, corner: tuple[float, float], size: tuple[float, float], colour: str, edge: str = "none") -> None:
+    """A rectangle by its upper left corner."""
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((corner[0], corner[1] - size[1]), *size, facecolor=colour, edgecolor=edge, lw=1))
+
+
+def _label(
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    *,
+    size: float = 9.5,
+    colour: str = INK,
+    align: str = "center",
+    weight: str = "normal",
+) -> None:
+    axes.text(x, y, text, fontsize=size, color=colour, ha=align, va="center", fontweight=weight, linespacing=1.35)
