@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_kit.course.drawings import lora_to_scale, whole_way
 from lora_kit.evaluation.card import HEADLINE, METRICS, headline
 from lora_kit.plots import MODELS, before_after, loss_curve, paper, png, title
 from lora_kit.training.recipe import rate_for
@@ -379,6 +380,8 @@ def main() -> None:
         benches.write_text(write_block(benches.read_text(), "recipe", recipe(records["recipe"])))
         (ROOT / "docs" / "recipe.png").write_bytes(png(recipe_curves(records["recipe"])))
     (ROOT / "docs").mkdir(exist_ok=True)
+    (ROOT / "docs" / "whole_way.png").write_bytes(png(whole_way()))
+    (ROOT / "docs" / "lora.png").write_bytes(png(lora_to_scale()))
     if "growth" in records:
         (ROOT / "docs" / "training_growth.png").write_bytes(png(growth_curves(records["growth"]["figures"])))
     first = records["demo"]["seeds"][0]
