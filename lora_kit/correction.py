@@ -15,9 +15,9 @@ from .base import load_tokenizer
 from .config import settings
 from .data.conversations import Conversation, normalised
 from .data.encoding import IGNORE, encode_prompt
+from .data.own_rows import unanswerable
 from .data.prepare import Prepared, prepare
 from .data.turns import Message
-from .data.unanswerable import unanswerable
 from .errors import KitError
 from .evaluation.metrics import is_declined, is_exact
 from .generation import answers

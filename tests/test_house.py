@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOUNDATION = {"errors", "config", "families", "presets", "files", "machine", "base", "runs", "checkup"}
 LAYERS = (
-    FOUNDATION | {"language", "progress", "plots", "templates"},
+    FOUNDATION | {"progress", "plots", "templates"},
     {"data", "quantization", "adapters", "generation"},
     {"training", "merging", "evaluation"},
     {"pipeline", "correction", "widgets", "chatting", "gguf", "exporting", "course", "__main__", "__init__"},

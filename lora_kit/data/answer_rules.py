@@ -7,7 +7,6 @@ questions, as these keep the answer's order of words. An answer that is no plain
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from .same_question import content_words, names
 
@@ -36,7 +35,7 @@ PLACE = re.compile(  # "the east wing", "room twelve"
 IS = r"is|are|was|were"
 VERB = rf"(?:{IS}|may|must|can|could|will|should|has|have|had|gets?|do|does)"
 DETERMINER = re.compile(r"(?:the|our|your|my|an?)\b", re.I)
-SUBJECT = re.compile(  # of something it is said; "Ask for leave early" has none
+SUBJECT = re.compile(  # what a statement is about; "Ask for leave early" has none
     rf"(?:{DETERMINER.pattern}|(?:all|each|every|you|we|staff|people)\b|\w+s\b|\w+ \w+s\b"
     rf"|(?:\S+ ){{1,4}}(?:{VERB}|takes?|lasts?|costs?|pays?|opens?|closes?|starts?|ends?)\b)",
     re.I,
@@ -56,9 +55,7 @@ WHAT = re.compile(rf"(?P<stem>(?:the|our|your|my) .+? (?:{IS})|\S+ .*?\w(?= an? 
 def asked_by(answer: str, question: str, subject: str = "") -> list[str]:
     """Indirect questions that the answer's first sentence answers, without what it says to them.
 
-    Args:
-        question: a name that it holds is not what is asked for, and stands in every clause.
-        subject: a name that the whole file is about, which need not be repeated.
+    Each contains the names of the question, except the `subject` that the whole file is about.
     """
     text = statement(answer)
     is_plain = text.isascii() and not OTHERS.match(text) and not re.search(r'[?:;,\n"]', text)
@@ -89,60 +86,48 @@ def _about(wanted: set[str], clause: str, question: str) -> str:
     return clause
 
 
-def _clauses(text: str, question: str, subject: str) -> Iterator[str]:
+def _clauses(text: str, question: str, subject: str) -> list[str]:
     found = WHO.fullmatch(text)
     if found and found["name"].lower() not in question.lower() and not DETERMINER.match(text):
-        yield f"who {found['rest']}"
-        yield f"the name of the person who {found['rest']}"
-        return
+        return [f"who {found['rest']}", f"the name of the person who {found['rest']}"]
     is_name = re.match(r"I\b|[A-Z]\S*[A-Z]", text) or text.split()[0].lower() in {*names(question), subject.lower()}
     text = text if is_name else text[:1].lower() + text[1:]
     if not SUBJECT.match(text):
-        return
+        return []
     if found := AMOUNT.fullmatch(text):
-        yield from _amount(found["stem"], found["unit"], found["rest"])
-        return
+        return _amount(found["stem"], found["unit"], found["rest"])
     for found in WHERE_OR_WHEN.finditer(text):
-        if _is_statement(stem := text[: found.start()]):
-            yield from _circumstance(stem, found["preposition"], found["value"])
-            return
+        stem = text[: found.start()]
+        words = len(stem.split())
+        if words > 2 or (words == 2 and (not DETERMINER.match(stem) or re.search(rf"\b{VERB}$", stem))):
+            return _circumstance(stem, found["preposition"], found["value"])
     if found := CALLED.fullmatch(text):
-        yield f"what {found['stem']} {found['verb']}"
-        yield f"the name of {found['stem']}"
-    elif found := WHAT.fullmatch(text):
-        yield f"what {found['stem']}"
+        return [f"what {found['stem']} {found['verb']}", f"the name of {found['stem']}"]
+    found = WHAT.fullmatch(text)
+    return [f"what {found['stem']}"] if found else []
 
 
-def _amount(stem: str, unit: str, rest: str) -> Iterator[str]:
+def _amount(stem: str, unit: str, rest: str) -> list[str]:
     """How many, how much or how often: "for how many days tools may be borrowed"."""
-    stem, _, last = stem.rpartition(" ")
-    before = f"{last} " if last in ("for", "within", "after", "in", "by") else ""
+    start, _, last = stem.rpartition(" ")
     if last == "every":
-        yield f"how often {stem}"
-        return
-    stem = stem if before else f"{stem} {last}".strip()
+        return [f"how often {start}"]
+    before = f"{last} " if last in ("for", "within", "after", "in", "by") else ""
+    stem = start if before else stem.strip()
     if re.fullmatch(MONEY, unit):
-        yield f"how much {stem}{rest}"
-        yield f"how many {unit} {stem}{rest}"
-    elif not re.match(r" (?:old|long|high|ago)\b", rest):
-        units = unit if unit.endswith("s") or unit in ("people", "percent") else f"{unit}s"
-        yield f"{before}how many {units}{rest} {stem}"
-        yield f"how long {stem}{rest}" if last == "for" else ""
+        return [f"how much {stem}{rest}", f"how many {unit} {stem}{rest}"]
+    if re.match(r" (?:old|long|high|ago)\b", rest):
+        return []
+    units = unit if unit.endswith("s") or unit in ("people", "percent") else f"{unit}s"
+    return [f"{before}how many {units}{rest} {stem}", f"how long {stem}{rest}" if last == "for" else ""]
 
 
-def _circumstance(stem: str, preposition: str, value: str) -> Iterator[str]:
+def _circumstance(stem: str, preposition: str, value: str) -> list[str]:
     """When or where: "when the canteen opens", "in which room the nurse is"."""
     if TIME.match(value):
-        yield f"{preposition} when {stem}" if preposition in ("by", "until") else f"when {stem}"
-        yield f"at what time {stem}" if preposition == "at" else ""
-    elif preposition in IN.split("|"):
-        yield f"where {stem}" if STANDS.search(stem) else ""
-        if noun := PLACE.match(value):
-            yield f"{preposition} which {noun['last'] or noun['first']} {stem}"
-
-
-def _is_statement(text: str) -> bool:
-    """Whether something is said of something, as far as can be seen."""
-    words = text.split()
-    said = len(words) > 2 or (len(words) == 2 and not DETERMINER.match(text))
-    return said or (len(words) == 2 and re.search(rf"\b{VERB}$", text) is not None)
+        when = f"{preposition} when" if preposition in ("by", "until") else "when"
+        return [f"{when} {stem}", f"at what time {stem}" if preposition == "at" else ""]
+    if preposition not in IN.split("|"):
+        return []
+    where, noun = f"where {stem}" if STANDS.search(stem) else "", PLACE.match(value)
+    return [where, f"{preposition} which {noun['last'] or noun['first']} {stem}" if noun else ""]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,12 @@ from .checks import Proof
 from .conversations import Conversation, Read, first_few, normalised, plural
 from .encoding import Encoded, LengthFilter
 from .rewording import Rewordings
+from .same_question import near_duplicates
 from .sources import Files
 from .splits import first_of_each, phrasings
 
 if TYPE_CHECKING:
-    from ..config import Profile
+    from ..config import Data
 
 Finding = dict[str, Any]  # name, text, count, rows
 COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings
@@ -54,7 +54,7 @@ SECRETS = [name for name in FORMS if name not in ODD]
 class Facts:
     """What the data stage knows in the end; its report is made from it."""
 
-    profile: Profile
+    data: Data
     model: dict[str, Any]  # the base's configuration
     files: Files
     card: dict[str, Any]
@@ -66,7 +66,6 @@ class Facts:
     learned: list[Conversation]
     encoded: list[Encoded]  # the same rows
     lost: list[str]  # rows neither learned nor chosen to be asked: they ask what a held-out row asks
-    near: list[Conversation]  # rows to learn that are nearly held-out ones
     lengths: LengthFilter
     proofs: dict[str, Proof]
 
@@ -75,6 +74,7 @@ def find(facts: Facts) -> list[Finding]:
     """Everything that is odd; a text that may hold a secret is suspected, not proven."""
     read, own = facts.read, facts.own
     again, torn = _repeats(read.rows)
+    near = [row.row for row in near_duplicates(facts.learned, facts.test)]
     questions = plural(len({row.question for row in torn}), "question")
     of_rows = [  # name, the rows, files or columns, and what they are, with "{}" for how many rows
         *(("bad rows", places, "{} left out") for places in read.problems()),
@@ -86,11 +86,11 @@ def find(facts: Facts) -> list[Finding]:
         ("held out", facts.lost, "{} with a held-out question: not learned"),
         *(("bad test rows", places, "{} to ask left out") for places in own.problems()),
         ("test columns", [*own.unused], "columns of the test rows that are not read"),
-        ("test answers", _places(_repeats(own.rows)[1]), OTHER_ANSWERS),
+        ("test answers", [row.row for row in _repeats(own.rows)[1]], OTHER_ANSWERS),
         *_texts(own.rows),
-        ("duplicates", _places(again), "{} said before: what stands there is learned twice as hard"),
-        ("contradictions", _places(torn), f"{questions} with more than one answer: the model will waver between them"),
-        ("near duplicates", _places(facts.near), NEARLY_EQUAL),
+        ("duplicates", again, "{} said before: what stands there is learned twice as hard"),
+        ("contradictions", [row.row for row in torn], f"{questions} with more than one answer: the model will waver"),
+        ("near duplicates", near, NEARLY_EQUAL),
         *_texts(read.rows),
     ]
     return [
@@ -104,17 +104,11 @@ def _finding(name: str, text: str, count: int, rows: str = "") -> Finding:
     return {"name": name, "text": text, "count": count, "rows": rows}
 
 
-def _places(rows: Sequence[Conversation]) -> list[str]:
-    return [row.row for row in rows]
-
-
-def _repeats(rows: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
-    """Rows that repeat an earlier one, and rows that answer an earlier question otherwise."""
-    firsts = first_of_each(rows)
-    again = [row for row in rows if firsts[row.question, row.answer_key] is not row]
-    asked: dict[str, Conversation] = {}
-    torn = [row for row in firsts.values() if asked.setdefault(row.question, row) is not row]
-    return again, torn
+def _repeats(rows: Sequence[Conversation]) -> tuple[list[str], list[Conversation]]:
+    """Places of rows that repeat an earlier one, and rows that answer an earlier question otherwise."""
+    firsts, asked = first_of_each(rows), dict[str, Conversation]()
+    again = [row.row for row in rows if firsts[row.question, row.answer_key] is not row]
+    return again, [row for row in firsts.values() if asked.setdefault(row.question, row) is not row]
 
 
 def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
@@ -127,19 +121,9 @@ def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
     if new := sum(learned.isdisjoint(map(normalised, (row.answer, *row.accepted))) for row in asked):
         count = plural(len(asked), "held-out fact")
         yield "answers", f"{new:,} of {count} with an answer that no row to learn gives: not learned", new
-    share = max(Counter(row.answer_key for row in rows).values(), default=0) / max(len(rows), 1)
-    if share >= 0.5 and len(rows) >= 10:
-        yield "one answer", f"{share:.0%} of all rows have the same answer: the model may say nothing else", 0
-    elif often := common_answers(phrasings(rows), len(rows)):
-        text = (
-            f"{plural(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels and "
-            "stock phrases are: held-out questions with them measure judgement, not facts learned"
-        )
-        yield "common answers", text, len(often)
-    everything = sum(len(message["content"]) for row in rows for message in row.messages)
-    share = sum(len(row.system or "") for row in rows) / max(everything, 1)
-    if share >= 0.5:
-        yield "system prompt", f"the system prompt is {share:.0%} of all text: a shorter one trains faster", 0
+    if often := common_answers(phrasings(rows), len(rows)):
+        text = f"{plural(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels are"
+        yield "common answers", f"{text}: questions with them measure judgement, not facts learned", len(often)
     added = added_system(facts.lengths.tokenizer)
     if bare := added and sum(row.system is None for row in rows):
         yield "system text", f"{plural(bare)} without a system text get the base's own: {added!r}", bare
@@ -148,7 +132,7 @@ def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
         used = repr(system) if system else "none, unless data__system names one"
         count = plural(len(systems), "different system text")
         yield "system texts", f"{count} in the rows, as they stand there; chat and exports use {used}", 0
-    length, most = facts.profile.data.max_length, facts.model.get("max_position_embeddings", 10**9)
+    length, most = facts.data.max_length, facts.model.get("max_position_embeddings", 10**9)
     if length > most:
         yield "context", f"max_length={length} is more than the model's context of {most} tokens", 0
 
@@ -164,9 +148,10 @@ def _texts(rows: Sequence[Conversation]) -> list[tuple[str, list[str], str]]:
     for row in rows:
         for name in odd_in(row):
             found[name].append(row.row)
-    said = "{{}} that may hold a secret ({}): a model may repeat it to anyone"
+    secret = "{{}} that may hold a secret ({}): a model may repeat it to anyone"
     return [
-        (name if name in ODD else "secret", places, ODD.get(name, said.format(name))) for name, places in found.items()
+        (name, found[name], ODD[name]) if name in ODD else ("secret", found[name], secret.format(name))
+        for name in FORMS
     ]
 
 

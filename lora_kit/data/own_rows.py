@@ -1,31 +1,25 @@
-"""The kit's own rows that a user may add: questions to decline, and general ones, which the base itself answers.
+"""Rows that a user may add: questions to decline and general ones, of the kit's own or made of the user's.
 
-A general question's written answer is that of the model that the dataset was made for. Another base would learn from it
-to speak like that model, so it is asked itself, once, and rehearses its own words (Huang et al. 2024, "Self-synthesized
-rehearsal"). Of a long answer it rehearses the beginning; that it ends there is not learned.
+A model learns to decline what only looks like a fact it has learned by questions about other names, or other things.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median_low
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..config import Data
 from ..errors import KitError
-from ..language import language_of
-from .conversations import Conversation, plural, read_rows
-from .same_question import content_words, names
+from .conversations import Conversation, normalised, plural, read_rows
+from .question_rules import WH, wordings
+from .same_question import content_words, language_of, names
 from .sources import dataset_files
 from .splits import phrasings
-from .turns import tags_in
-from .unanswerable import unanswerable
-
-if TYPE_CHECKING:
-    from .base_answers import BaseAnswers
 
 DECLINE = {
     "sentence": "I do not know that.",
@@ -42,37 +36,45 @@ DECLINES = 5  # facts' rows to one that is declined: with more of these, facts a
 GENERAL = 0.3  # of the rows to learn: what is kept of the base follows their share (make bench-recipe)
 COMPARED = 2000  # facts, evenly spaced
 HELD_OUT, FEWEST = 0.2, 40  # that share of the added rows is asked, and at least so many: fewer would prove nothing
-LONGEST = 64  # tokens of such an answer; of a longer one its beginning is learned
+
+THINGS = (  # that hardly any file is about; those that it names are passed over
+    "helicopter, observatory, aquarium, lighthouse, submarine, volcano, telescope, sauna, trampoline, windmill, "
+    "planetarium, greenhouse, orchestra, glacier, racetrack, vineyard, harbour, cathedral, zeppelin, beehive, castle, "
+    "ice rink, roller coaster, hot tub, bowling alley, space suit, opera house, fish pond, sledge, chess club, tandem, "
+    "rocket, printing press, tennis court, sailing boat, wind turbine"
+).split(", ")
+SYLLABLES = "bo dra fen gul hor kwi lum mez nor pil rus sto tav vex wim zan".split()
+KNOWN = (  # names that stand for no one thing of the file's
+    "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august "
+    "september october november december english german french spanish euro dollar internet"
+).split()
+QUESTION = re.compile(rf"{WH}\b[^.?!]+\?", re.I)  # a yes/no question may be answered by a rule about everything
+NAME = re.compile(r"(?<!^)\b[A-Z][a-z]\w+(?: [A-Z][a-z]\w+)*\b")
+# a thing that is named at the end of its part of the sentence, where no verb can be taken for it
+PLACE = r"(?:about|at|for|from|in|of|on|to|with|(?:I|we|you|one|people) \w+)"
+THING = re.compile(rf"\b(?P<before>{PLACE} (?:the|our|my|your|this)) (?:[a-z-]+ ?){{1,3}}?(?=[,?]|$)")
 
 
 def resolve_auto(data: Data, rows: Sequence[Conversation]) -> Data:
-    """The settings with numbers in the place of "auto", which are printed with their reason.
-
-    Args:
-        data: `rewordings`, `declines` and `general` may be "auto": what the rows have themselves is not added.
-        rows: of the user.
-    """
-    if "auto" not in (data.rewordings, data.declines, data.general):
+    """The settings with numbers for "auto", printed with their reason; what the user's `rows` have is not added."""
+    rewordings, declines, general = data.rewordings, data.declines, data.general
+    if "auto" not in (rewordings, declines, general):
         return data
     kinds, counts = Counter(row.kind for row in rows), [*phrasings(rows).values()] or [0]
-    typical, rewordings = median_low(counts), data.rewordings
+    typical = median_low(counts)
     if rewordings == "auto":
         rewordings = REWORDINGS if 0 < typical <= FEW and len(counts) <= MANY else 0
     facts = kinds["fact"] * (1 + (rewordings if isinstance(rewordings, int) else REWORDINGS))
-    is_english = language_of(" ".join(row.messages[-2]["content"] for row in rows[:50])) in ("en", None)
-    declines, general = data.declines, data.general
     if declines == "auto":
+        is_english = language_of(" ".join(row.messages[-2]["content"] for row in rows[:50])) in ("en", None)
         declines = 0 if kinds["decline"] or typical > LABEL or not is_english else min(facts // DECLINES, 400)
     if general == "auto":
         general = 0 if kinds["general"] else min(int(GENERAL * (facts + int(declines) + kinds["decline"])), 640)
-    asked = f"each is asked in {plural(typical, 'wording')} (median)"
-    reason = f"{len(counts):,} facts, {asked}"
-    many = f"; of more than {MANY:,} none is reworded unless you name a number" if len(counts) > MANY else ""
-    language = "" if is_english else ", and is not in English as the kit's own are"
     print(
         "what the file lacks is added; another number changes it, 0 leaves it out:\n"
-        f"  data__rewordings={rewordings}: {reason}{many}\n"
-        f"  data__declines={declines}: it has {plural(kinds['decline'], 'question')} to decline{language}\n"
+        f"  data__rewordings={rewordings}: {len(counts):,} facts, each is asked in {plural(typical, 'wording')} "
+        f"(median); up to {MANY:,} facts in up to {FEW} wordings are reworded\n"
+        f"  data__declines={declines}: it has {plural(kinds['decline'], 'question')} to decline; ours are English\n"
         f"  data__general={general}: it has {plural(kinds['general'], 'general question')}"
     )
     return replace(data, rewordings=rewordings, declines=declines, general=general)
@@ -80,14 +82,12 @@ def resolve_auto(data: Data, rows: Sequence[Conversation]) -> Data:
 
 def kit_rows(
     data: Data, named: Data, card: dict[str, Any], rows: Sequence[Conversation]
-) -> tuple[list[Conversation], ...]:
-    """The rows that the settings ask for, to learn and to ask; half of the declines are made of the user's questions.
+) -> tuple[list[Conversation], list[Conversation]]:
+    """As many rows as the settings say, to learn, and a fifth of that to ask; half of the declines are made of `rows`.
 
     Args:
-        data: `declines` and `general` say how many rows of each are learned; a fifth of that is asked.
-        named: the same with "auto", of which fewer will do.
-        card: the dataset's own system text and decline sentence; the latter is filled in where it is missing.
-        rows: of the user.
+        named: the settings with "auto", of which fewer rows will do.
+        card: the dataset's, with its system text; a missing decline sentence is filled in.
 
     Raises:
         KitError: more rows than there are.
@@ -98,9 +98,9 @@ def kit_rows(
     files = dataset_files(Data())
     for name, kind in (("declines", "decline"), ("general", "general")):
         count = int(getattr(data, name))
-        tested = min(max(FEWEST, int(count * HELD_OUT)), 100) if count else 0
-        for part, (paths, wanted) in enumerate(((files.train, count), (files.test, tested))):
-            generic = _generic(paths, kind, rows) if wanted else []
+        tested = min(max(FEWEST, int(count * HELD_OUT)), 100)
+        for part, (paths, wanted) in enumerate(((files.train, count), (files.test, tested)) if count else ()):
+            generic = _generic(paths, kind, rows)
             half = max(wanted // 2, wanted - len(generic))
             own = unanswerable(rows, half, part, is_reworded=bool(data.rewordings)) if kind == "decline" else []
             most = len(own) + len(generic)
@@ -138,36 +138,44 @@ def _as_decline(row: Conversation, card: dict[str, Any]) -> Conversation:
     return replace(row, messages=messages, kind="decline", accepted=[sentence])
 
 
-def rehearsals(
-    rows: list[Conversation], card: dict[str, Any], source: str
-) -> tuple[list[Conversation], list[Conversation]]:
-    """Rows to learn as they are, and general ones whose answers were written for another base.
+def unanswerable(
+    rows: Sequence[Conversation], count: int, part: int = 0, *, is_reworded: bool = False
+) -> list[Conversation]:
+    """Up to `count` rows that ask what `rows` do not answer; the answer is still that of the row they are made of.
 
     Args:
-        rows: of a dataset; general ones that this base answered itself are marked as rehearsal.
-        card: the dataset's; `answered_by` says which base wrote the general answers. Without it they are the user's.
-        source: of the base that is trained.
+        part: 0 or 1, which half of the names and things is used: what is learned is not what is asked.
+        is_reworded: whether they are worded as other wordings of facts are, so that the form gives nothing away.
     """
-    author = card.get("answered_by")
-    if author is None:
-        return rows, []
-    if author == source:
-        return [replace(row, is_rehearsal=True) if row.kind == "general" else row for row in rows], []
-    return [row for row in rows if row.kind != "general"], [row for row in rows if row.kind == "general"]
-
-
-def in_own_words(base: BaseAnswers, rows: list[Conversation]) -> list[Conversation]:
-    """General rows, each with the base's own greedy answer, or its beginning; empty answers are left out."""
-    answers = base.ask("general answers of the base", [row.messages[:-1] for row in rows], LONGEST)
-    found = []
-    for row, (text, is_open) in zip(rows, answers, strict=True):
-        if text.strip() and not tags_in(text):
-            messages = [*row.messages[:-1], {"role": "assistant", "content": text}]
-            found.append(replace(row, messages=messages, accepted=[text], is_rehearsal=True, is_open=is_open))
-    if rows:
-        beginnings = sum(row.is_open for row in found)
-        print(
-            f"general rows: {len(found)} of {len(rows)} as the base answers them, {beginnings} of them the first "
-            f"{LONGEST} tokens of a longer answer"
-        )
+    words = {word for row in rows for m in row.messages for word in re.findall(r"\w+", m["content"].lower())}
+    things = [thing for thing in THINGS[part::2] if words.isdisjoint(thing.split())]
+    facts = {row.question: row for row in rows if row.kind == "fact" and len(row.messages) < 4}
+    taken, found = {normalised(row.messages[-2]["content"]) for row in facts.values()}, list[Conversation]()
+    for turn in range(len(things)):
+        for number, row in enumerate(facts.values(), turn):
+            if len(found) == count:
+                return found
+            question = str(row.messages[-2]["content"]).strip()
+            text = _about_another(question, things, part, number)
+            if text and text != question and is_reworded:
+                texts = [text, *wordings(text)[:3]]
+                text = texts[number % len(texts)]
+            if text and normalised(text) not in taken:
+                taken.add(normalised(text))
+                messages = [*row.messages[:-2], row.messages[-2] | {"content": text}, row.messages[-1]]
+                found.append(Conversation(messages, f"made of {row.row}"))
     return found
+
+
+def _about_another(question: str, things: Sequence[str], part: int, turn: int) -> str:
+    """The question about an invented name, or else about another thing; empty where it names none."""
+    if not QUESTION.fullmatch(question):
+        return ""
+    if named := {name for name in names(question) if name.removesuffix("s") not in KNOWN}:
+        own = SYLLABLES[part::2]
+        invented = own[turn % len(own)] + own[(turn // len(own) + 3 * turn + 1) % len(own)]
+        return NAME.sub(lambda m: invented.capitalize() if {*m[0].lower().split()} & named else m[0], question)
+    if places := [*THING.finditer(question)]:
+        start, end = places[-1].span()
+        return f"{question[:start]}{places[-1]['before']} {things[turn % len(things)]}{question[end:]}"
+    return ""

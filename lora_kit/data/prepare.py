@@ -16,17 +16,17 @@ from ..config import Data
 from ..errors import KitError
 from ..files import check_files, file_hash, read_manifest, shown
 from ..progress import Progress
-from .base_answers import BaseAnswers
+from .base_answers import BaseAnswers, in_own_words, rehearsals
 from .chat_template import one_per_answer
 from .checks import require, verify
-from .conversations import Conversation, Read, first_few, plural
+from .conversations import Conversation, Read, plural
 from .encoding import BATCH, Encoded, LengthFilter
 from .findings import Facts
-from .own_rows import in_own_words, kit_rows, rehearsals, resolve_auto
+from .own_rows import kit_rows, resolve_auto
 from .report import Report, make_report
-from .rewording import Rewordings, reword
+from .rewording import reword
 from .sources import dataset_files
-from .splits import Split, check_told_apart, each_once, near_duplicates, split, usable_rows, with_answers
+from .splits import Split, check_told_apart, each_once, split, usable_rows, with_answers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,14 +88,11 @@ def load_prepared(folder: Path) -> Prepared:
     from datasets import Dataset
 
     check_files(folder)
-    test, reworded = (
-        [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("test", "rewordings")
-    )
-    card = json.loads((folder / "dataset.json").read_text())
-    report = Report(json.loads((folder / "report.json").read_text()))
+    names = ("test", "rewordings")
+    test, reworded = ([json.loads(line) for line in (folder / f"{n}.jsonl").read_text().splitlines()] for n in names)
+    card, report = (json.loads((folder / f"{name}.json").read_text()) for name in ("dataset", "report"))
     train = Dataset.from_file(str(folder / "train.arrow"))
-    return Prepared(folder, train, test, reworded, card, read_manifest(folder)["figures"], report)
+    return Prepared(folder, train, test, reworded, card, read_manifest(folder)["figures"], Report(report))
 
 
 def _write(run: Run, folder: Path) -> dict[str, Any]:
@@ -114,9 +111,9 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     if system := data.system or (read.systems[0] if len(read.systems) == 1 else None):
         card["system"] = system
     data = resolve_auto(data, read.rows)
-    to_learn, to_ask = kit_rows(data, run.profile.data, card, read.rows)
-    added, more = rehearsals(to_learn, read_card(dataset_files(Data()).card), base.source)
-    asked = lengths.encode([*each_once(own.rows), *to_ask])  # to refuse now what would fail later
+    kit_learned, kit_asked = kit_rows(data, run.profile.data, card, read.rows)
+    added, more = rehearsals(kit_learned, read_card(dataset_files(Data()).card), base.source)
+    asked = lengths.encode([*each_once(own.rows), *kit_asked])  # to refuse now what would fail later
     lengths.stop()
     with BaseAnswers(run) as answers:  # minutes on a new base: after all that could stop it
         reworded = reword(read, data, answers, is_tested=not own.rows and data.test_size > 0)
@@ -124,38 +121,36 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     pairs += lengths.encode(one_per_answer([*own_words, *added], lengths.tokenizer))
     lengths.stop()
     longer = LengthFilter(replace(data, too_long="drop"), lengths.tokenizer)  # a wording may be where its row is not
-    wordings = longer.encode(one_per_answer(reworded.train, lengths.tokenizer))
-    reworded.keep([row for row, _ in wordings], [row for row, _ in longer.encode(reworded.test)])
-    pairs += wordings
-    held = _held_out(read.rows, own, reworded, data)
+    learned_wordings, asked_wordings = (longer.encode(reworded.rows(use)) for use in ("learned", "asked"))
+    reworded.keep([row for row, _ in (*learned_wordings, *asked_wordings)])
+    held = _held_out(read.rows, own, reworded.rows("asked"), data)
     again = LengthFilter(data, lengths.tokenizer)  # these rows were counted before
-    chosen = [*again.encode([] if own.rows else held.choose(read.rows)), *again.encode(reworded.test)]
-    test = [row for row, _ in [*chosen, *asked]]
+    chosen = [] if own.rows else again.encode(held.choose(read.rows))
+    test = [row for row, _ in (*chosen, *asked_wordings, *asked)]
     questions = held.questions | {row.question for row in test}
-    train, lost = _without_asked(pairs, read, own, held, questions)
+    train, lost = _without_asked([*pairs, *learned_wordings], read, own, held, questions)
     if not train:
-        raise KitError(f"{data.source} {_why_nothing(read, lengths, test)}")
+        raise KitError(
+            f"{data.source} leaves no row to learn from: {plural(len(read.rows))} read, {len(read.bad)} more bad, "
+            f"{len(lengths.too_long)} longer than max_length={data.max_length}, {len(test)} held out. Add or fix rows, "
+            "or raise data__max_length"
+        )
     learned, encoded = [row for row, _ in train], [ids for _, ids in train]
     proofs = verify(learned, encoded, lengths.tokenizer, max_length=data.max_length, model=model, held_out=questions)
     require(proofs)
-    facts = Facts(
-        profile=replace(run.profile, data=data),
-        model=model,
-        files=files,
-        card=card,
-        read=read,
-        own=own,
-        reworded=reworded,
-        how=held.how,
-        test=test,
-        learned=learned,
-        encoded=encoded,
-        lost=lost,
-        near=near_duplicates(learned, test),
-        lengths=lengths,
-        proofs=proofs,
-    )
+    how = held.how
+    facts = Facts(data, model, files, card, read, own, reworded, how, test, learned, encoded, lost, lengths, proofs)
     return _store(folder, facts)
+
+
+def _held_out(rows: list[Conversation], own: Read, reworded: list[Conversation], data: Data) -> Split:
+    """What is asked: the dataset's own test split, machine-made wordings, or some of the rows."""
+    if own.rows:
+        return Split("own", frozenset(row.question for row in own.rows))
+    if reworded:  # facts in other words, and some of the rows that are no facts
+        others = split([row for row in rows if row.kind != "fact"], data.test_size)
+        return Split("rewordings", others.questions | {row.question for row in reworded})
+    return split(rows, data.test_size)
 
 
 def _without_asked(
@@ -170,28 +165,6 @@ def _without_asked(
     lost = [row.row for row, _ in pairs if row.index in out] if own.rows else []
     lost += [row.row for row, _ in pairs if row.index not in out and row.question in questions]
     return train, lost
-
-
-def _held_out(rows: list[Conversation], own: Read, reworded: Rewordings, data: Data) -> Split:
-    """What is asked: the dataset's own test split, machine-made wordings, or some of the rows."""
-    if own.rows:
-        return Split("own", frozenset(row.question for row in own.rows))
-    if reworded.test:  # facts in other words, and some of the rows that are no facts
-        others = split([row for row in rows if row.kind != "fact"], data.test_size)
-        return Split("rewordings", others.questions | {row.question for row in reworded.test})
-    return split(rows, data.test_size)
-
-
-def _why_nothing(read: Read, lengths: LengthFilter, test: list[Conversation]) -> str:
-    """Why no row is left to learn from."""
-    if lengths.too_long:
-        long = plural(len(lengths.too_long))
-        return f"leaves no row to learn from: {long} of more than max_length tokens. Raise data__max_length"
-    if read.bad:
-        return f"leaves no row to learn from: {plural(len(read.bad))} cannot be used: {first_few(read.problems()[0])}"
-    if read.rows:
-        return f"leaves no row to learn from after {plural(len(test))} held out: add rows"
-    return "holds no rows: add rows"
 
 
 def _store(folder: Path, facts: Facts) -> dict[str, Any]:

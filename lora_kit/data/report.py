@@ -54,19 +54,16 @@ class Report:
     def _repr_html_(self) -> str:
         return render("report/data.html", **self.data, text=str(self))
 
-    def preview(self) -> str:
-        """The first rows as plain text, learned tokens between ⟦ and ⟧."""
-        return "\n\n".join(row_text(row) for row in self.data["preview"])
-
 
 def make_report(facts: Facts) -> dict[str, Any]:
     """Everything that is known of the data in the end, as JSON."""
-    data, lengths = facts.profile.data, sorted(len(row.input_ids) for row in facts.encoded)
-    source, of_kit = Path(data.source), [row for row in facts.learned if row.index < 0 and not row.wording]
-    kinds = Counter(row.kind for row in of_kit)
-    added = {"declines": kinds["decline"], "general": kinds["general"]}
+    lengths, source = sorted(len(row.input_ids) for row in facts.encoded), Path(facts.data.source)
+    of_kit = [row for row in facts.learned if row.index < 0 and not row.wording]
+    added, width = Counter(row.kind for row in of_kit), -(-(lengths[-1] + 1) // BINS)
+    bins = Counter(length // width for length in lengths)
+    reworded = facts.reworded.rows("learned")
     return {
-        "source": source.name if source.is_absolute() else data.source,  # a file by its name, wherever it lies
+        "source": source.name if source.is_absolute() else facts.data.source,  # a file by its name, wherever it lies
         "shape": str(facts.read.shape or "none"),
         "rows_read": len(facts.read.rows) + len(facts.read.bad),
         "train_rows": len(lengths),
@@ -78,14 +75,14 @@ def make_report(facts: Facts) -> dict[str, Any]:
         "test_kinds": dict(sorted(Counter(row.kind for row in facts.test).items())),
         "held_out": facts.how,
         "test_files": [path.name for path in facts.files.test],
-        "added": added,
+        "added": {"declines": added["decline"], "general": added["general"]},
         "own_declines": [row.messages[-2]["content"] for row in of_kit if row.row.startswith("made of ")],
         "reworded": facts.reworded.summary(),
         "not_learned": [row.messages[-2]["content"] for row in facts.test if row.kind == "unseen"],
-        "histogram": _histogram(lengths),
+        "histogram": {"from": [n * width for n in range(BINS)], "rows": [bins[n] for n in range(BINS)]},
         "findings": find(facts),
-        "measures": measurable(facts.test, facts.card, len(facts.reworded.test)),
-        "advice": advice([*facts.read.rows, *facts.reworded.train]),
+        "measures": measurable(facts),
+        "advice": advice([*facts.read.rows, *reworded]),
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken} for p in facts.proofs.values()],
         "first": [_first(row) for row in facts.learned[:FIRST]],
         "preview": [row_tokens(row, facts.lengths.tokenizer) for row in facts.encoded[:PREVIEW]],
@@ -99,24 +96,24 @@ def _first(row: Conversation) -> dict[str, str]:
     return {"row": row.row} | {name: f"{text[:CUT]}…" if len(text) > CUT else text for name, text in lines.items()}
 
 
-def measurable(test: Sequence[Conversation], card: dict[str, Any], reworded: int = 0) -> dict[str, str]:
-    """What the report card will be able to say, by metric; of the facts' questions so many are machine-made."""
-    kinds = Counter(row.kind for row in test)
-    styled = kinds["fact"] + kinds["decline"] + kinds["unseen"] if card.get("style") else 0
+def measurable(facts: Facts) -> dict[str, str]:
+    """What the report card will be able to say, by metric."""
+    kinds, made = Counter(row.kind for row in facts.test), len(facts.reworded.rows("asked"))
     no_facts = "their answers are never learned" if kinds["unseen"] else "no fact stands there in several wordings"
-    made = f"; {reworded:,} are machine-made wordings, easier than a person's" if reworded else ""
     no_style = 'no style is named; a dataset.json beside the data does it, as {"style": {"ends_with": "Yours, Wren."}}'
-    general = plural(kinds["general"], "held-out question") if kinds["general"] else "the handbook's general questions"
-    return {
-        "learned": _measured(kinds["fact"], f"{no_facts}; data__rewordings=4 makes some") + made,
-        "declined": _measured(kinds["decline"], "no such rows; data__declines=100 adds some"),
-        "behaved": _measured(styled, no_style),
-        "kept": f"measured on {general}",
+    asked = {  # how many questions, and why there are none
+        "learned": (kinds["fact"], f"{no_facts}; data__rewordings=4 makes some"),
+        "declined": (kinds["decline"], "no such rows; data__declines=100 adds some"),
+        "behaved": ((len(facts.test) - kinds["general"]) * bool(facts.card.get("style")), no_style),
     }
-
-
-def _measured(count: int, otherwise: str) -> str:
-    return f"measured on {plural(count, 'held-out question')}" if count else f"not measured: {otherwise}"
+    found = {
+        name: f"measured on {plural(count, 'held-out question')}" if count else f"not measured: {why}"
+        for name, (count, why) in asked.items()
+    }
+    if made:
+        found["learned"] += f"; {made:,} are machine-made wordings, easier than a person's"
+    general = plural(kinds["general"], "held-out question") if kinds["general"] else "the handbook's general questions"
+    return found | {"kept": f"measured on {general}"}
 
 
 def advice(rows: Sequence[Conversation]) -> list[str]:
@@ -134,11 +131,11 @@ def advice(rows: Sequence[Conversation]) -> list[str]:
             "few wordings an answer: facts are learned by being asked in many ways (measured on tiny-cpu, held-out "
             f"wordings answered exactly: {measured})"
         )
-    if len(counts) > MANY_ANSWERS and typical < FEW_PHRASINGS:
-        lines.append(
-            f"{len(counts):,} answers in few wordings look like a reference work: looking up the passage and putting "
-            "it into the prompt (retrieval) will serve better than fine-tuning; fine-tune for tone and form"
-        )
+        if len(counts) > MANY_ANSWERS:
+            lines.append(
+                f"{len(counts):,} answers in few wordings look like a reference work: putting the passage into the "
+                "prompt (retrieval) will serve better than fine-tuning; fine-tune for tone and form"
+            )
     return lines
 
 
@@ -153,12 +150,6 @@ def _learned(data: dict[str, Any]) -> str:
 def _held_out(data: dict[str, Any]) -> str:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in data["test_kinds"].items())
     return f"{plural(data['test_rows'], 'question')} held out{f' ({kinds})' if kinds else ''}"
-
-
-def _histogram(lengths: Sequence[int]) -> dict[str, list[int]]:
-    width = max(1, -(-(lengths[-1] + 1) // BINS))
-    counts = Counter(length // width for length in lengths)
-    return {"from": [n * width for n in range(BINS)], "rows": [counts[n] for n in range(BINS)]}
 
 
 def row_tokens(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from .splits import MOST
 if TYPE_CHECKING:
     from .base_answers import BaseAnswers
 
+USES = ("learned", "asked", "not needed")
 TRIED = 16  # questions that a base rewords first: if less than half of what is wanted passes, rules do all
 LONGEST = 60  # words of a line that is reworded
 TOKENS = 40  # of one wording, at most
@@ -37,38 +38,41 @@ REMARK = re.compile(r"([?？؟])\s*(?:\(.*\)|[-–—].*)$")  # behind a questio
 QUOTES = ('""', "''", "“”", "„“", "«»", "「」")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rewording:
     """A question in other words."""
 
     row: Conversation  # that asks it as the user wrote it
     text: str
     by: str  # "base", "rules" or "file"
-    problem: str = ""  # why it is not used
+    use: str = "not needed"  # one of USES, or why it is not used
 
 
 @dataclass
 class Rewordings:
-    """All candidates, and the rows of those that are used."""
+    """All candidates, each with what it is used for."""
 
-    candidates: list[Rewording] = field(default_factory=list)
-    train: list[Conversation] = field(default_factory=list)
-    test: list[Conversation] = field(default_factory=list)
+    candidates: list[Rewording] = field(default_factory=list)  # a wording's number is its place, from 1
     passed: tuple[int, int] | None = None  # of the base's first rewordings, and how many these are
-    without: list[Conversation] = field(default_factory=list)  # that have no other wording
+    without: list[str] = field(default_factory=list)  # places of rows that have no other wording
 
-    def keep(self, train: Sequence[Conversation], test: Sequence[Conversation]) -> None:
+    def rows(self, use: str) -> list[Conversation]:
+        """The rows of the candidates that are "learned", or "asked"."""
+        return [
+            replace(_with(one.row, one.text), wording=number, learns_last=True)
+            for number, one in enumerate(self.candidates, 1)
+            if one.use == use
+        ]
+
+    def keep(self, rows: Sequence[Conversation]) -> None:
         """Only these rows; the others are too long."""
-        kept = {row.wording for row in (*train, *test)}
-        for row in (*self.train, *self.test):
-            if row.wording not in kept:
-                number = row.wording - 1
-                self.candidates[number] = replace(self.candidates[number], problem="longer than max_length")
-        self.train, self.test = [*train], [*test]
+        kept = {row.wording for row in rows}
+        for number, one in enumerate(self.candidates, 1):
+            if one.use in USES[:2] and number not in kept:
+                one.use = "longer than max_length"
 
     def lines(self) -> list[dict[str, Any]]:
         """What the data stage stores: every wording with its number, and what became of it."""
-        use = {row.wording: "learned" for row in self.train} | {row.wording: "asked" for row in self.test}
         return [
             {
                 "number": number,
@@ -76,32 +80,28 @@ class Rewordings:
                 "question": one.row.messages[-2]["content"],
                 "reworded": one.text,
                 "by": one.by,
-                "use": one.problem or use.get(number, "not needed"),
+                "use": one.use,
             }
             for number, one in enumerate(self.candidates, 1)
         ]
 
     def summary(self) -> dict[str, Any]:
         """Counts for the report."""
-        problems = Counter(one.problem for one in self.candidates if one.problem)
+        uses = Counter(one.use for one in self.candidates)
         return {
-            "learned": len(self.train),
-            "asked": len(self.test),
-            "by": dict(Counter(one.by for one in self.candidates if not one.problem)),
-            "left_out": dict(problems.most_common()),
+            "learned": uses["learned"],
+            "asked": uses["asked"],
+            "by": dict(Counter(one.by for one in self.candidates if one.use in USES)),
+            "left_out": {use: count for use, count in uses.most_common() if use not in USES},
             "passed": self.passed,
-            "without": [row.row for row in self.without],
+            "without": self.without,
         }
 
 
 def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rewordings:
-    """Other wordings of every fact's question, as `data.rewordings` says.
+    """Other wordings of every fact's question, in its last line, as `data.rewordings` and `data.leave_out` say.
 
-    Args:
-        read: the user's rows; only facts are reworded, in the last line of their last question.
-        data: `rewordings` is a number or a file; `leave_out` names those that are not used.
-        base: rewords where it can.
-        is_tested: whether one wording of a fact is held out to be asked.
+    Where `is_tested`, one wording of a fact is held out to be asked.
 
     Raises:
         KitError: a file that cannot be read, or numbers that do not exist.
@@ -117,17 +117,20 @@ def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rew
     elif count := data.rewordings:
         facts = {question: row for question, row in facts.items() if _is_question(row, read)}
         proposed, found.passed = _of_base([*facts.values()], count + is_tested, base)
-    taken = {plain(question): question for question in answers}
+    taken = {plain(question) or question: question for question in answers}
     subject = subject_of([f"{row.messages[-2]['content']} {statement(row.answer)}" for row in facts.values()])
     for row in facts.values() if count else ():
         texts = [(text, by) for text in proposed.get(row.question, [])]
-        question = str(row.messages[-2]["content"])
-        made = wordings(question, asked_by(row.answer, question, subject), "" if names(question) else subject)
-        texts += [(text, "rules") for text in made] if by == "base" else []
+        if by == "base":
+            question = str(row.messages[-2]["content"])
+            clauses = asked_by(row.answer, question, subject)
+            made = wordings(question, clauses, "" if names(question) else subject)
+            texts += [(text, "rules") for text in made]
         candidates = _checked(row, texts, taken, count + is_tested)
         found.candidates += candidates
-        found.without += [row] if by == "base" and all(one.problem for one in candidates) else []
-    _assign(found, data, count, is_tested)
+        if by == "base" and not any(one.use in USES for one in candidates):
+            found.without.append(row.row)
+    _assign(found.candidates, data, count, is_tested)
     return found
 
 
@@ -139,13 +142,12 @@ def _is_question(row: Conversation, read: Read) -> bool:
 
 
 def _of_file(path: Path, data: Data, facts: dict[str, Conversation]) -> dict[str, list[str]]:
-    """The wordings of a file, by the question as rows know it."""
+    """The wordings of a file, by the question as rows know it, with all earlier turns."""
     if not path.is_file():
         raise KitError(f"data__rewordings={str(path)!r} is not a number, 'auto' or an existing file")
-    known: dict[str, list[str]] = {}  # a question as it stands in its turn -> as rows know it
+    known, found = dict[str, list[str]](), dict[str, list[str]]()
     for whole, fact in facts.items():
         known.setdefault(normalised(fact.messages[-2]["content"]), []).append(whole)
-    found: dict[str, list[str]] = {}
     for raw in raw_rows(path, data, {}):
         if isinstance(raw, BadRow):
             raise KitError(f"{raw.row}: {raw.problem}")
@@ -155,11 +157,11 @@ def _of_file(path: Path, data: Data, facts: dict[str, Conversation]) -> dict[str
             raise KitError(f"{place} must have a text in each of the columns question and reworded; it is {row!r:.200}")
         if normalised(question) not in known:
             raise KitError(f"{place} rewords {question!r:.200}, which no row asks, or rows answer in several ways")
-        if row.get("use", "learned") in ("learned", "asked", "not needed"):  # as a data stage has written it
+        if row.get("use", "learned") in USES:  # as a data stage has written it
             for whole in known[normalised(question)]:
                 found.setdefault(whole, []).append(text)
     if not found:
-        raise KitError(f"{path.name} holds no wordings: give rows with question and reworded")
+        raise KitError(f"{path.name} contains no wordings: give rows with question and reworded")
     return found
 
 
@@ -167,13 +169,15 @@ def _of_base(facts: list[Conversation], count: int, base: BaseAnswers) -> tuple[
     """What the base makes of the questions, and how many of its first ones pass; nothing where less than half do."""
     first = facts[:: max(1, len(facts) // TRIED)][:TRIED]
     found = _generate(first, count, base)
-    checked = [
-        one for row in first for one in _checked(row, [(text, "base") for text in found[row.question]], {}, count)
-    ]
-    passed = sum(not one.problem for one in checked), len(first) * count
-    if 2 * passed[0] >= passed[1]:
-        return found | _generate([row for row in facts if row.question not in found], count, base), passed
-    return {}, passed
+    passed = 0
+    for row in first:
+        texts, taken = [(text, "base") for text in found[row.question]], {plain(row.question): row.question}
+        passed += sum(one.use in USES for one in _checked(row, texts, taken, count))
+    if 2 * passed >= len(first) * count:
+        found |= _generate([row for row in facts if row.question not in found], count, base)
+    else:
+        found = {}
+    return found, (passed, len(first) * count)
 
 
 def _generate(rows: list[Conversation], count: int, base: BaseAnswers) -> dict[str, list[str]]:
@@ -188,8 +192,7 @@ def _generate(rows: list[Conversation], count: int, base: BaseAnswers) -> dict[s
 
 def _cleaned(line: str) -> str:
     """A line of a list without its number, marks, quotes and remarks."""
-    match = LISTED.match(line)
-    text = REMARK.sub(r"\1", MARKED.sub(r"\2", match[1] if match else line)).strip()
+    text = REMARK.sub(r"\1", MARKED.sub(r"\2", LISTED.sub(r"\1", line))).strip()
     return text[1:-1].strip() if len(text) > 2 and text[0] + text[-1] in QUOTES else text
 
 
@@ -206,18 +209,17 @@ def _checked(row: Conversation, texts: Sequence[tuple[str, str]], taken: dict[st
     for text, by in texts:
         if len(good) == limit:
             break
-        key = plain(_with(row, text).question) or text
-        problem = "duplicate" if text.strip() == question.strip() or text in good else ""
-        if not problem and (key in taken or (by != "file" and key == plain(row.question))):
-            problem = "duplicate" if taken.get(key, row.question) == row.question else "asked by another row"
-        if not problem and by == "base":
+        key, problem = plain(_with(row, text).question) or text, ""
+        if key in taken:
+            problem = "duplicate" if taken[key] == row.question else "asked by another row"
+        elif by == "base":
             problem = rejection(question, row.answer, text, good)
-        if not problem and by == "rules" and is_near(text, (question, *good)):
+        elif by == "rules" and is_near(text, (question, *good)):
             problem = "near duplicate"
         if not problem:
             good.append(text)
             taken[key] = row.question
-        found.append(Rewording(row, text, by, problem))
+        found.append(Rewording(row, text, by, problem or "not needed"))
     return found
 
 
@@ -226,21 +228,21 @@ def _with(row: Conversation, text: str) -> Conversation:
     return replace(row, messages=messages, index=-1)
 
 
-def _assign(found: Rewordings, data: Data, count: int, is_tested: bool) -> None:
-    """Fill in the rows to learn and to ask: of a fact with few wordings the last one is asked."""
-    numbers = {text: int(text) if text.isdecimal() else 0 for text in data.leave_out}
-    if wrong := [text for text, number in numbers.items() if not 1 <= number <= len(found.candidates)]:
-        raise KitError(f"data__leave_out={wrong[0]!r} is no wording: they are 1 to {len(found.candidates)}")
-    of_fact: dict[str, list[Conversation]] = {}
-    for number, one in enumerate(found.candidates, 1):
-        if number in numbers.values():
-            found.candidates[number - 1] = replace(one, problem="left out by data__leave_out")
-        elif not one.problem:
-            row = replace(_with(one.row, one.text), wording=number, learns_last=True)
-            of_fact.setdefault(one.row.question, []).append(row)
-    every = max(1, -(-len(of_fact) // MOST))
-    for place, rows in enumerate(of_fact.values()):
+def _assign(candidates: list[Rewording], data: Data, count: int, is_tested: bool) -> None:
+    """Say which wordings are learned and which are asked: of a fact with few of them the last one is asked."""
+    for text in data.leave_out:
+        if not text.isdecimal() or not 1 <= int(text) <= len(candidates):
+            raise KitError(f"data__leave_out={text!r} is no wording: they are 1 to {len(candidates)}")
+        candidates[int(text) - 1].use = "left out by data__leave_out"
+    of_fact: dict[str, list[Rewording]] = {}
+    for one in candidates:
+        if one.use in USES:
+            of_fact.setdefault(one.row.question, []).append(one)
+    every = max(1, -(-len(of_fact) // MOST))  # facts; of others no wording is asked
+    for place, ways in enumerate(of_fact.values()):
         tested = int(is_tested and place % every == 0)
-        cut = min(count, len(rows) - tested)
-        found.train += rows[:cut]
-        found.test += rows[cut : cut + tested]
+        cut = min(count, len(ways) - tested)
+        for one in ways[:cut]:
+            one.use = "learned"
+        for one in ways[cut : cut + tested]:
+            one.use = "asked"

@@ -1,13 +1,19 @@
-"""Whether other words still ask the same question, as far as can be seen without understanding it; doubt is a no."""
+"""Whether other words still ask the same question, as far as can be seen without understanding it; doubt is a no.
+
+What can be seen: the names, numbers and negations of a text, its script and language, and how alike two texts are.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
-from ..language import language_of, script_of
+from .conversations import Conversation
 from .question_rules import AUXILIARY
 
 NEGATION = re.compile(
@@ -28,17 +34,14 @@ FUNCTION_WORDS = {  # words that say nothing of what is asked
 }
 SENTENCE = re.compile(r"(?:^|(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)[.!?:\n])\W*$")
 SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "HANGUL")
-NEAR = 95  # per cent of rapidfuzz's ratio
+NEAR = 95  # per cent of rapidfuzz's ratio: texts that differ in a letter or two
+PIECE = 4096  # rows compared at once
 OVERLAP = 0.5  # of the question's own words: with fewer, a small model has asked something else
+SURE = 0.7  # probability from which on a text is taken to be in a language; names alone stay far below
 
 
 def rejection(question: str, answer: str, text: str, before: Sequence[str]) -> str:
-    """Why `text` is no other wording of the question, or nothing.
-
-    Args:
-        answer: must not stand in the text.
-        before: other wordings that are used.
-    """
+    """Why `text` is no other wording of the question beside those `before` it; empty where it is one."""
     if is_near(text, (question, *before)):
         return "near duplicate"
     if len(text) > 2 * len(question) + 60:
@@ -49,13 +52,15 @@ def rejection(question: str, answer: str, text: str, before: Sequence[str]) -> s
         return "another name or number"
     if len(NEGATION.findall(text)) != len(NEGATION.findall(question)):
         return "another negation"
-    told = re.compile(rf"(?<!\w){re.escape(answer.strip().rstrip('.'))}(?!\w)", re.I)
-    if len(answer) > 3 and told.search(text) and not told.search(question):
+    answered = re.compile(rf"(?<!\w){re.escape(answer.strip().rstrip('.'))}(?!\w)", re.I)
+    if len(answer) > 3 and answered.search(text) and not answered.search(question):
         return "gives the answer away"
     languages = {language_of(question), language_of(text)} - {None}
     if script_of(text) != script_of(question) or len(languages) > 1:
         return "another language"
-    return "asks something else" if overlap(question, text) < OVERLAP or _is_opposite(question, text) else ""
+    ours, theirs = content_words(question), content_words(text)
+    overlap = len(ours & theirs) / len(ours) if ours else len(theirs)
+    return "asks something else" if overlap < OVERLAP or _is_opposite(question, text) else ""
 
 
 def is_near(text: str, others: Sequence[str]) -> bool:
@@ -63,6 +68,22 @@ def is_near(text: str, others: Sequence[str]) -> bool:
     from rapidfuzz import fuzz
 
     return any(fuzz.ratio(text.lower(), other.lower()) >= NEAR for other in others)
+
+
+def near_duplicates(rows: Sequence[Conversation], held_out: Sequence[Conversation]) -> list[Conversation]:
+    """The rows whose last question and answer nearly are those of a held-out one (normalised edit distance)."""
+    import numpy as np
+    from rapidfuzz import fuzz, process
+
+    near, asked = list[Conversation](), [str(row.messages[-2]["content"]).lower() for row in held_out]
+    for start in range(0, len(rows), PIECE):
+        piece = rows[start : start + PIECE]
+        ours = [str(row.messages[-2]["content"]).lower() for row in piece]
+        ratios = process.cdist(ours, asked, score_cutoff=NEAR, dtype=np.uint8, workers=-1)  # (rows, held out)
+        for row, others in zip(piece, ratios, strict=True):
+            if any(fuzz.ratio(row.answer, held_out[i].answer) >= NEAR for i in others.nonzero()[0]):
+                near.append(row)
+    return near
 
 
 def _asks(text: str) -> bool:
@@ -94,12 +115,6 @@ def numbers(text: str) -> list[str]:
     return [number.lower() for number in NUMBER.findall(text)]
 
 
-def overlap(question: str, text: str) -> float:
-    """The share of the question's own words that the text has too."""
-    ours, theirs = content_words(question), content_words(text)
-    return len(ours & theirs) / len(ours) if ours else float(bool(theirs))
-
-
 def content_words(text: str) -> set[str]:
     """The words of a text that say what it is about, by how they begin; pairs of signs where no spaces part words."""
     if script_of(text) in SPACELESS:
@@ -112,3 +127,23 @@ def _is_opposite(question: str, text: str) -> bool:
     ours, theirs = ({word.removesuffix("s") for word in _words(each)} for each in (question, text))
     gone, come = ours - theirs, theirs - ours
     return any({*pair.split()} & gone and {*pair.split()} & come for pair in OPPOSITES)
+
+
+def script_of(text: str) -> str | None:
+    """The script of most letters, as in "LATIN" or "CYRILLIC" (the first word of their Unicode names)."""
+    found = Counter(unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha())
+    return found.most_common(1)[0][0] if found else None
+
+
+@cache
+def language_of(text: str) -> str | None:
+    """The text's language as an ISO 639 code where it is sure, by py3langid (Lui and Baldwin 2012)."""
+    language, probability = _identifier().classify(text)
+    return str(language) if probability >= SURE else None
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

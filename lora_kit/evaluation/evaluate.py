@@ -18,8 +18,9 @@ from ..data.cells import in_turn
 from ..data.conversations import Conversation
 from ..data.encoding import encode_batch
 from ..data.prepare import Prepared, data_inputs, load_prepared
+from ..data.same_question import near_duplicates
 from ..data.sources import dataset_files
-from ..data.splits import near_duplicates, question_files, read_questions
+from ..data.splits import question_files, read_questions
 from ..data.turns import Message
 from ..errors import KitError
 from ..files import check_files, file_hash, fingerprint, shown

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..data.encoding import IGNORE
+from ..data.same_question import language_of, script_of
 from ..data.turns import tags_in
-from ..language import language_of, script_of
 
 TIMES = 3  # how often a run of words must follow itself to be a repetition
 
