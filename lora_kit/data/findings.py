@@ -23,7 +23,7 @@ Finding = dict[str, Any]  # name, text, count, rows
 COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings
 OTHER_ANSWERS = "{} to ask with another answer than before: each of the answers will count as right"
 NEARLY_EQUAL = "{} to learn nearly equal to a held-out one: the report card will flatter"
-ODD = {  # what a text should not hold -> what it is
+ODD = {  # what a text should not contain -> what it is
     "characters": "{} with NUL or �, the trace of a wrong encoding: learned as they are",
     "mojibake": "{} of UTF-8 read as Windows-1252: learned as they are",
     "placeholders": "{} with names that nobody filled in, as {{name}} or <NAME>: learned as they stand",
@@ -88,7 +88,7 @@ def find(facts: Facts) -> list[Finding]:
         ("test columns", [*own.unused], "columns of the test rows that are not read"),
         ("test answers", [row.row for row in _repeats(own.rows)[1]], OTHER_ANSWERS),
         *_texts(own.rows),
-        ("duplicates", again, "{} said before: what stands there is learned twice as hard"),
+        ("duplicates", again, "{} that repeat an earlier one: learned twice as hard"),
         ("contradictions", [row.row for row in torn], f"{questions} with more than one answer: the model will waver"),
         ("near duplicates", near, NEARLY_EQUAL),
         *_texts(read.rows),
@@ -143,7 +143,7 @@ def common_answers(counts: dict[str, int], rows: int) -> set[str]:
 
 
 def _texts(rows: Sequence[Conversation]) -> list[tuple[str, list[str], str]]:
-    """Rows by what their texts hold: lost characters, names that nobody filled in, secrets."""
+    """Rows by what their texts contain: lost characters, names that nobody filled in, secrets."""
     found: dict[str, list[str]] = {name: [] for name in FORMS}
     for row in rows:
         for name in odd_in(row):
@@ -156,7 +156,7 @@ def _texts(rows: Sequence[Conversation]) -> list[tuple[str, list[str], str]]:
 
 
 def odd_in(row: Conversation) -> list[str]:
-    """The forms that a row's texts hold; the long search is made only where one of its signs stands."""
+    """The forms that a row's texts contain; only where one of its signs stands is a form searched for."""
     text = "\n".join([message["content"] for message in row.messages])
     small = text.lower()
     return [

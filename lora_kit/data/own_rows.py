@@ -114,7 +114,7 @@ def kit_rows(
 def _generic(paths: Sequence[Path], kind: str, user: Sequence[Conversation]) -> list[Conversation]:
     """The embedded handbook's rows of a kind; declines are its questions about unknown names.
 
-    None that asks of an unknown name what the user's rows answer: in other words than those that are learned for the
+    None that asks about an unknown name what the user's rows answer: in other words than those that are learned for the
     answer, it would teach to decline that.
     """
     rows = [replace(row, index=-1) for row in read_rows(paths, Data()).rows if row.kind == kind]

@@ -204,6 +204,6 @@ def read_card(path: Path | None) -> dict[str, Any]:
             re.compile(pattern)
         return card
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise KitError(f"{path} must hold one JSON object, as the embedded datasets have it: {error}") from error
+        raise KitError(f"{path} must be one JSON object, as the embedded datasets have it: {error}") from error
     except re.error as error:
         raise KitError(f"{path}: the decline pattern {error.pattern!r} is no regular expression: {error}") from error

@@ -26,14 +26,14 @@ UNWRAP = re.compile(
 )
 INVERTED = re.compile(rf"(?P<wh>{WH}\b(?: \w+)*?) (?P<aux>{AUXILIARY}) (?P<rest>.+)", re.I)
 PERSON = re.compile(r"(?P<who>I|we|you|they|he|she|it) (?P<rest>.+)")
-THING = re.compile(rf"{THE}(?: \S+){{0,4}}")  # short enough to hold no verb, most of the time
+THING = re.compile(rf"{THE}(?: \S+){{0,4}}")  # short enough to contain no verb, most of the time
 STATE = re.compile(r"(?:ed|en|pt|ld|nt|ut|ught|ing|due|free|made|late|open|on|for)$")  # what a thing is, not its name
 SEVERAL = re.compile(rf"(?:\b(?:and|or)|,) (?:{WH}|{AUXILIARY})\b", re.I)  # questions in one
 STARTS = {  # how a question begins -> how else it may
     rf"(?:at )?what time ((?:{AUXILIARY}) .+)": ["when {0}", "at what time {0}", "at which hour {0}"],
     rf"where is ({THE}.+)": ["where can I find {0}", "in which place is {0}"],
     rf"who is ({THE}.+)": ["what is the name of {0}", "which person is {0}"],
-    rf"who ((?!(?:{AUXILIARY})\b)\w+s) (.+)": ["which person {0} {1}", "what is the name of the person who {0} {1}"],
+    rf"who ((?!(?:{AUXILIARY})\b)\w+s .+)": ["which person {0}", "what is the name of the person who {0}"],
     r"what is the name of (.+)": ["what is {0} called", "which name does {0} have"],
     r"what is (.+) called": ["what is the name of {0}", "which name does {0} have"],
     r"how (?:do|can) I (?!know\b|tell\b)(.+)": ["what is the way to {0}", "how to {0}"],
@@ -41,10 +41,7 @@ STARTS = {  # how a question begins -> how else it may
     r"(?:do I (?:have|need) to|must I) (.+)": ["is it necessary to {0}", "am I obliged to {0}"],
     r"how much does (.+) cost": ["what does {0} cost", "what is the price of {0}"],
     r"how often (.+)": ["how frequently {0}", "at what intervals {0}"],
-    r"how long ((?:can|may|must|should) (?:I|we|you)) (.+)": [
-        "for how long {0} {1}",
-        "for what length of time {0} {1}",
-    ],
+    r"how long ((?:can|may|must|should) (?:I|we|you) .+)": ["for how long {0}", "for what length of time {0}"],
     r"for how long (.+)": ["how long {0}", "for what length of time {0}"],
     r"(at|by|in|on) which (.+)": ["{0} what {1}"],
     r"(at|by|in|on) what (.+)": ["{0} which {1}"],
@@ -91,7 +88,7 @@ def wordings(question: str, clauses: Sequence[str] = (), subject: str = "") -> l
     knows = {word for word in plain(before).split() if len(word) > 3}
     lead = "" if clauses and knows & {*plain(clauses[0]).split()} else before  # the answer names what the lead does
     turn = int.from_bytes(hashlib.blake2b(question.encode(), digest_size=2).digest(), "big")
-    frames = [FRAMES[(turn + number) % len(FRAMES)] for number in range(len(FRAMES))]
+    frames = [*FRAMES[turn % len(FRAMES) :], *FRAMES[: turn % len(FRAMES)]]
     framed = [_framed(*pair, is_clause) for pair in zip(frames[::-1], cycle(texts[1:] + texts[:1]), strict=False)]
     asked = [*filter(None, map(direct, clauses[:1]))]
     others = cycle([*clauses[1:], *clauses[:1]])  # in a frame the other clauses come first

@@ -12,12 +12,11 @@ import pytest
 
 from lora_kit import Run, answers, load_base, load_tokenizer, prepare
 from lora_kit.base import ASSETS
-from lora_kit.data import base_answers, own_rows
-from lora_kit.data.base_answers import BaseAnswers
+from lora_kit.data import base_answers
+from lora_kit.data.base_answers import BaseAnswers, in_own_words, rehearsals
 from lora_kit.data.checks import verify
 from lora_kit.data.conversations import Conversation, read_conversations
 from lora_kit.data.encoding import IGNORE, LengthFilter, encode
-from lora_kit.data.own_rows import in_own_words, rehearsals
 
 CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())
 
@@ -49,14 +48,14 @@ def test_the_answers_are_the_base_s_own(tmp_path: Path) -> None:
     rows = in_base_words(run, general(8))
     assert len(rows) == 8 and all(row.is_rehearsal and not row.is_open for row in rows)
     tokenizer = load_tokenizer(run.profile.base)
-    said = answers(load_base(run), tokenizer, [row.messages for row in rows], max_new_tokens=own_rows.LONGEST)
+    said = answers(load_base(run), tokenizer, [row.messages for row in rows], max_new_tokens=base_answers.LONGEST)
     assert [row.answer for row in rows] == said
 
 
 def test_a_long_answer_is_rehearsed_without_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run("tiny-cpu", root=tmp_path)
     whole = in_base_words(run, general(4))
-    monkeypatch.setattr(own_rows, "LONGEST", 3)
+    monkeypatch.setattr(base_answers, "LONGEST", 3)
     begun = in_base_words(run, general(4))
     tokenizer = load_tokenizer(run.profile.base)
     pairs = LengthFilter(run.profile.data, tokenizer).encode(begun)

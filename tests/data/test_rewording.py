@@ -21,10 +21,10 @@ from lora_kit.data.chat_template import one_per_answer
 from lora_kit.data.checks import verify
 from lora_kit.data.conversations import Conversation, Read, normalised
 from lora_kit.data.encoding import IGNORE, LengthFilter
+from lora_kit.data.own_rows import unanswerable
 from lora_kit.data.prepare import Prepared
 from lora_kit.data.question_rules import direct, plain, wordings
 from lora_kit.data.same_question import NEGATION, is_near, names, numbers, rejection, subject_of
-from lora_kit.data.unanswerable import unanswerable
 from lora_kit.errors import KitError
 
 from .test_encoding import TINY
@@ -612,10 +612,10 @@ def test_the_earlier_answers_of_a_chat_are_learned_once(tmp_path: Path, base: st
     run, read = lk.Run("tiny-cpu", root=tmp_path), Read(Data(), {}, rows=[row])
     found = rewording.reword(read, Data(rewordings=3), base_answers.BaseAnswers(run), is_tested=False)
     tokenizer = AutoTokenizer.from_pretrained(TINY) if base == "tiny-chat" else FORMS[base]
-    rows = one_per_answer([row, *found.train], tokenizer)
+    rows = one_per_answer([row, *found.rows("learned")], tokenizer)
     pairs = LengthFilter(Data(), tokenizer).encode(rows)
     learned = [tokenizer.decode([i for i in ids.labels if i != IGNORE]) for _, ids in pairs]
-    assert len(found.train) == 3
+    assert len(found.rows("learned")) == 3
     assert (sum(first in text for text in learned), sum(last in text for text in learned)) == (1, 4)
     proofs = verify([row for row, _ in pairs], [ids for _, ids in pairs], tokenizer)
     assert not [str(proof) for proof in proofs.values() if proof.broken]

@@ -17,8 +17,9 @@ from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE
 from lora_kit.data.findings import SECRETS, odd_in
 from lora_kit.data.prepare import Prepared, prepare
-from lora_kit.data.report import MEASURED
-from lora_kit.data.splits import HOW, MOST, NEAR, near_duplicates, split
+from lora_kit.data.report import MEASURED, row_text
+from lora_kit.data.same_question import NEAR, near_duplicates
+from lora_kit.data.splits import HOW, MOST, split
 
 from .test_files import write
 from .test_prepare import ROWS, learned, named, open_run
@@ -114,22 +115,16 @@ def test_any_split_keeps_what_it_says(rows: list[Conversation]) -> None:
 SAID = {
     "duplicates": (
         3,
-        "3 rows said before: ",
+        "3 rows that repeat an earlier one: ",
         [*ROWS, *ROWS[:2], ROWS[1] | {"question": "room 0  HOLDS what?"}],
     ),
     "contradictions": (2, "2 questions with more than", [*ROWS, *(found | {"answer": "Cups."} for found in ROWS[1:3])]),
-    "one answer": (0, "60% of all rows", [*ROWS, *({"question": f"Is it {n}?", "answer": "No."} for n in range(90))]),
     "common answers": (
         1,
         "1 answer shared by more than 5%",
         [*ROWS, *({"question": f"{n * n} or {n * 77}?", "answer": "Ask the desk."} for n in range(40))],
     ),
     "characters": (1, "1 row with NUL or �", [*ROWS[:-1], ROWS[-1] | {"question": "W\ufffdhlt Room 19 what?"}]),
-    "system prompt": (
-        0,
-        "the system prompt is 80% of all text: a shorter one",
-        [found | {"system": "Rule. " * 20} for found in ROWS],
-    ),
 }
 
 
@@ -258,7 +253,7 @@ def test_the_preview_shows_what_is_learned(tmp_path: Path) -> None:
     ]
     flags = [[token["learned"] for token in shown] for shown in data.report.data["preview"]]
     assert flags == [[label != IGNORE for label in r["labels"]] for r in first]
-    assert data.report.preview().split("\n\n")[0] == "<s> [INST] Who? [/INST]⟦ Wren,\nthen. </s>⟧"
+    assert row_text(data.report.data["preview"][0]) == "<s> [INST] Who? [/INST]⟦ Wren,\nthen. </s>⟧"
     page = Page(data.report._repr_html_())
     ids = [i for r in first for i in r["input_ids"]]
     told = ["learned" if flag else "ignored" for row_flags in flags for flag in row_flags]
