@@ -114,12 +114,14 @@ def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rew
     if isinstance(data.rewordings, str):
         proposed, by = _of_file(Path(data.rewordings).expanduser(), data, facts), "file"
         count = max(map(len, proposed.values()))
-    elif count := data.rewordings:
+    elif not (count := data.rewordings):
+        facts = {}
+    else:
         facts = {question: row for question, row in facts.items() if _is_question(row, read)}
         proposed, found.passed = _of_base([*facts.values()], count + is_tested, base)
     taken = {plain(question) or question: question for question in answers}
     subject = subject_of([f"{row.messages[-2]['content']} {statement(row.answer)}" for row in facts.values()])
-    for row in facts.values() if count else ():
+    for row in facts.values():
         texts = [(text, by) for text in proposed.get(row.question, [])]
         if by == "base":
             question = str(row.messages[-2]["content"])

@@ -105,7 +105,10 @@ def names(text: str) -> set[str]:
 
 def subject_of(texts: Sequence[str]) -> str:
     """The name that far more of the texts hold than any other, such as a company's; empty where none stands out."""
-    counts = Counter(name for text in texts for name in {*re.findall(r"\w+", text)} if name.lower() in names(text))
+    counts = Counter[str]()
+    for text in texts:
+        inside = names(text)
+        counts.update(word for word in {*re.findall(r"\w+", text)} if word.lower() in inside)
     (name, count), (_, second) = [*counts.most_common(2), ("", 0), ("", 0)][:2]
     return name if count >= max(3, 2 * second) else ""
 
