@@ -14,7 +14,7 @@ from .encoding import Encoded, LengthFilter
 from .rewording import Rewordings
 from .same_question import near_duplicates
 from .sources import Files
-from .splits import first_of_each, phrasings
+from .splits import Split, first_of_each, phrasings
 
 if TYPE_CHECKING:
     from ..config import Data
@@ -61,7 +61,7 @@ class Facts:
     read: Read  # the rows to learn from
     own: Read  # the dataset's own test split
     reworded: Rewordings
-    how: str  # rows are held out: a name in splits.HOW
+    held: Split  # which of the user's questions are held out, and how they were chosen
     test: list[Conversation]
     learned: list[Conversation]
     encoded: list[Encoded]  # the same rows
@@ -117,7 +117,7 @@ def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
     if test and not own.rows and not own.bad:
         yield "held out", f"no row to ask in {test}: some of the rows to learn are held out instead", 0
     learned = {row.answer_key for row in rows}
-    asked = [row for row in facts.test if row.kind == "fact"] if facts.how == "own" else []
+    asked = [row for row in facts.test if row.kind == "fact"] if facts.held.how == "own" else []
     if new := sum(learned.isdisjoint(map(normalised, (row.answer, *row.accepted))) for row in asked):
         count = plural(len(asked), "held-out fact")
         yield "answers", f"{new:,} of {count} with an answer that no row to learn gives: not learned", new

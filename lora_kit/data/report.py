@@ -73,7 +73,7 @@ def make_report(facts: Facts) -> dict[str, Any]:
         "median": lengths[len(lengths) // 2],
         "test_rows": len(facts.test),
         "test_kinds": dict(sorted(Counter(row.kind for row in facts.test).items())),
-        "held_out": facts.how,
+        "held_out": facts.held.how,
         "test_files": [path.name for path in facts.files.test],
         "added": {"declines": added["decline"], "general": added["general"]},
         "own_declines": [row.messages[-2]["content"] for row in of_kit if row.row.startswith("made of ")],

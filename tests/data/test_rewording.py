@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -321,6 +320,7 @@ def test_every_fact_is_learned_and_asked_in_words_that_are_not(tmp_path: Path, m
     assert "30 are machine-made" in data.report.data["measures"]["learned"]
     uses = Counter(line["use"] for line in data.rewordings)
     assert uses["learned"] == 120 and uses["asked"] == 30 and sum(uses.values()) == len(data.rewordings)
+    assert {*data.rewordings[0]} == {"number", "row", "question", "reworded", "by", "use"}
     assert data.report.data["reworded"]["by"] == {"rules": 150}  # the embedded model cannot
     for number, row in zip(data.train["wording"], data.train, strict=True):
         assert not number or data.rewordings[number - 1]["reworded"] == row["asked"]
@@ -418,8 +418,6 @@ def test_single_wordings_are_left_out_by_their_numbers(tmp_path: Path) -> None:
     used = [*data.train["asked"], *(row["messages"][-2]["content"] for row in data.test)]
     assert first["reworded"] not in used and asked["reworded"] not in used
     assert data.report.data["reworded"]["left_out"]["left out by data__leave_out"] == 2
-    with pytest.raises(KitError, match="'91' is no wording: they are 1 to 90"):
-        prepared(tmp_path, rewordings=2, leave_out="91")
 
 
 def test_a_fact_with_one_wording_is_learned_as_the_user_asks_it_and_tested_with_the_other(tmp_path: Path) -> None:
@@ -455,9 +453,9 @@ def test_a_wording_that_is_too_long_is_not_used_and_counted(tmp_path: Path) -> N
     assert {line["use"] for line in data.rewordings if line["row"].endswith("row 31")} >= {"longer than max_length"}
 
 
-@pytest.mark.parametrize("wrong", ["²", "a", "0"])
+@pytest.mark.parametrize("wrong", ["²", "a", "0", "61"])
 def test_a_wrong_number_to_leave_out_is_named(tmp_path: Path, wrong: str) -> None:
-    with pytest.raises(KitError, match=f"{wrong!r} is no wording: they are 1 to"):
+    with pytest.raises(KitError, match=f"{wrong!r} is no wording: they are 1 to 60"):
         prepared(tmp_path, rewordings=1, leave_out=wrong)
 
 
@@ -591,12 +589,6 @@ def test_no_wording_of_a_long_question_is_one_that_the_card_would_call_learned(t
     assert "near duplicate" in data.report.data["reworded"]["left_out"]
     texts = [*data.train["asked"], *(row["messages"][-2]["content"] for row in data.test)]
     assert not [text for n, text in enumerate(texts) if is_near(text, texts[:n])]
-
-
-def test_stored_lines_are_json_of_the_same_form(tmp_path: Path) -> None:
-    data = prepared(tmp_path, rewordings=1)
-    lines = [json.loads(line) for line in (data.folder / "rewordings.jsonl").read_text().splitlines()]
-    assert lines == data.rewordings and {*lines[0]} == {"number", "row", "question", "reworded", "by", "use"}
 
 
 @pytest.mark.parametrize("base", ["tiny-chat", "Qwen3"])
