@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .chat_template import added_system
 from .checks import Proof
@@ -15,9 +15,6 @@ from .rewording import Rewordings
 from .same_question import near_duplicates
 from .sources import Files
 from .splits import Split, first_of_each, phrasings
-
-if TYPE_CHECKING:
-    from ..config import Data
 
 Finding = dict[str, Any]  # name, text, count, rows
 COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings
@@ -54,7 +51,6 @@ SECRETS = [name for name in FORMS if name not in ODD]
 class Facts:
     """What the data stage knows in the end; its report is made from it."""
 
-    data: Data
     model: dict[str, Any]  # the base's configuration
     files: Files
     card: dict[str, Any]
@@ -66,7 +62,7 @@ class Facts:
     learned: list[Conversation]
     encoded: list[Encoded]  # the same rows
     lost: list[str]  # rows neither learned nor chosen to be asked: they ask what a held-out row asks
-    lengths: LengthFilter
+    lengths: LengthFilter  # with the settings
     proofs: dict[str, Proof]
 
 
@@ -132,7 +128,7 @@ def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
         used = repr(system) if system else "none, unless data__system names one"
         count = plural(len(systems), "different system text")
         yield "system texts", f"{count} in the rows, as they stand there; chat and exports use {used}", 0
-    length, most = facts.data.max_length, facts.model.get("max_position_embeddings", 10**9)
+    length, most = facts.lengths.data.max_length, facts.model.get("max_position_embeddings", 10**9)
     if length > most:
         yield "context", f"max_length={length} is more than the model's context of {most} tokens", 0
 

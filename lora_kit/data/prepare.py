@@ -138,7 +138,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     learned, encoded = [row for row, _ in train], [ids for _, ids in train]
     proofs = verify(learned, encoded, lengths.tokenizer, max_length=data.max_length, model=model, held_out=questions)
     require(proofs)
-    facts = Facts(data, model, files, card, read, own, reworded, held, test, learned, encoded, lost, lengths, proofs)
+    facts = Facts(model, files, card, read, own, reworded, held, test, learned, encoded, lost, lengths, proofs)
     return _store(folder, facts)
 
 

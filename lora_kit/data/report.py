@@ -57,13 +57,13 @@ class Report:
 
 def make_report(facts: Facts) -> dict[str, Any]:
     """Everything that is known of the data in the end, as JSON."""
-    lengths, source = sorted(len(row.input_ids) for row in facts.encoded), Path(facts.data.source)
+    lengths, source = sorted(len(row.input_ids) for row in facts.encoded), facts.lengths.data.source
     of_kit = [row for row in facts.learned if row.index < 0 and not row.wording]
     added, width = Counter(row.kind for row in of_kit), -(-(lengths[-1] + 1) // BINS)
     bins = Counter(length // width for length in lengths)
     reworded = facts.reworded.rows("learned")
     return {
-        "source": source.name if source.is_absolute() else facts.data.source,  # a file by its name, wherever it lies
+        "source": Path(source).name if Path(source).is_absolute() else source,  # a file by its name, wherever it lies
         "shape": str(facts.read.shape or "none"),
         "rows_read": len(facts.read.rows) + len(facts.read.bad),
         "train_rows": len(lengths),
