@@ -125,8 +125,7 @@ def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rew
         texts = [(text, by) for text in proposed.get(row.question, [])]
         if by == "base":
             question = str(row.messages[-2]["content"])
-            clauses = asked_by(row.answer, question, subject)
-            made = wordings(question, clauses, "" if names(question) else subject)
+            made = wordings(question, asked_by(row.answer, question, subject), "" if names(question) else subject)
             texts += [(text, "rules") for text in made]
         candidates = _checked(row, texts, taken, count + is_tested)
         found.candidates += candidates
@@ -244,7 +243,5 @@ def _assign(candidates: list[Rewording], data: Data, count: int, is_tested: bool
     for place, ways in enumerate(of_fact.values()):
         tested = int(is_tested and place % every == 0)
         cut = min(count, len(ways) - tested)
-        for one in ways[:cut]:
-            one.use = "learned"
-        for one in ways[cut : cut + tested]:
-            one.use = "asked"
+        for number, one in enumerate(ways[: cut + tested]):
+            one.use = "learned" if number < cut else "asked"
