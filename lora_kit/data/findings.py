@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +118,10 @@ def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
     if new := sum(learned.isdisjoint(map(normalised, (row.answer, *row.accepted))) for row in asked):
         count = plural(len(asked), "held-out fact")
         yield "answers", f"{new:,} of {count} with an answer that no row to learn gives: not learned", new
-    if often := common_answers(phrasings(rows), len(rows)):
+    share = max(Counter(row.answer_key for row in rows).values(), default=0) / max(len(rows), 1)
+    if share >= 0.5 and len(rows) >= 5:
+        yield "one answer", f"{share:.0%} of all rows have the same answer: the model may say nothing else", 0
+    elif often := common_answers(phrasings(rows), len(rows)):
         text = f"{plural(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels are"
         yield "common answers", f"{text}: questions with them measure judgement, not facts learned", len(often)
     added = added_system(facts.lengths.tokenizer)

@@ -119,6 +119,7 @@ SAID = {
         [*ROWS, *ROWS[:2], ROWS[1] | {"question": "room 0  HOLDS what?"}],
     ),
     "contradictions": (2, "2 questions with more than", [*ROWS, *(found | {"answer": "Cups."} for found in ROWS[1:3])]),
+    "one answer": (0, "60% of all rows", [*ROWS, *({"question": f"Is it {n}?", "answer": "No."} for n in range(90))]),
     "common answers": (
         1,
         "1 answer shared by more than 5%",
