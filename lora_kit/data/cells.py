@@ -26,15 +26,15 @@ TURN_KEYS = (  # under which a turn says who speaks, and what
 )
 PAIR_KEYS = (("input", "output"), ("human", "assistant"), ("user", "assistant"), ("question", "answer"))  # in one turn
 LISTS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")  # of texts in turn
-TEXTS = {  # format -> what stands before each turn, who speaks in brackets
-    "ChatML": r"<\|im_start\|>\s*(\w+)\s*\n",
-    "Llama 3": r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\s*",
-    "Gemma": r"<start_of_turn>\s*(\w+)\s*\n",
-    "Zephyr": rf"<\|({'|'.join(ROLE_OF)})\|>\s*",
-    "Alpaca": rf"###\s*(?i:({'|'.join(ROLE_OF)}))[ \t]*[:\n]",
-    "Vicuna": r"\b(USER|ASSISTANT|SYSTEM):\s*",
-    "by lines": r"(?:\A|\n)(?i:(user|human|assistant|bot|ai|question|answer|q|a)):[ \t]*",
-}
+TEXTS = (  # what stands before each turn of a rendered text, who speaks in brackets
+    r"<\|im_start\|>\s*(\w+)\s*\n",  # ChatML
+    r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\s*",  # Llama 3
+    r"<start_of_turn>\s*(\w+)\s*\n",  # Gemma
+    rf"<\|({'|'.join(ROLE_OF)})\|>\s*",  # Zephyr
+    rf"###\s*(?i:({'|'.join(ROLE_OF)}))[ \t]*[:\n]",  # Alpaca
+    r"\b(USER|ASSISTANT|SYSTEM):\s*",  # Vicuna
+    r"(?:\A|\n)(?i:(user|human|assistant|bot|ai|question|answer|q|a)):[ \t]*",  # line by line
+)
 PREAMBLES = ("Below is an instruction", "A chat between")  # that may stand before a prompt's first turn
 LLAMA2 = re.compile(r"\s*(<s>)?\s*\[INST\]")
 SYSTEM = re.compile(r"^<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)$", re.DOTALL)
@@ -58,7 +58,7 @@ def by_plain_name(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_given(value: Any) -> bool:
-    """Whether a cell holds something; NaN, which tables have for it, is nothing."""
+    """Whether a cell is filled; NaN, which tables have for nothing, is not."""
     return not (value in (None, "", [], {}) or value != value or (isinstance(value, str) and not value.strip()))
 
 
@@ -96,7 +96,7 @@ def text_of(row: Row, column: str) -> str:
 
 def answers_of(row: Row, column: str) -> list[str]:
     """Every answer of a list, or of an object as SQuAD and TriviaQA have it; none where the column is neither."""
-    value = parsed(row[column]) if column.lower().strip() == "answers" else row[column]
+    value = parsed(row[column]) if plain(column) == "answers" else row[column]
     found: list[Any] = []
     for part in value if isinstance(value, list) else [value] if isinstance(value, dict) else []:
         texts = part.get("text", part.get("value", [])) if isinstance(part, dict) else [part]
@@ -111,10 +111,8 @@ def answer_of(row: Row, column: str) -> str:
 
 
 def options_of(row: Row, column: str) -> str:
-    """Options to choose from, a line each behind its letter."""
+    """Options to choose from, each on a line behind its letter."""
     value = parsed(row[column])
-    if isinstance(value, dict) and isinstance(value.get("text"), list):  # ARC's
-        value = dict(zip(value.get("label") or string.ascii_uppercase, value["text"], strict=False))
     if isinstance(value, list):
         value = dict(zip(string.ascii_uppercase, value, strict=False))
     if isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values()):
@@ -162,7 +160,8 @@ def _messages_in(turn: Any, column: str) -> list[Message]:
         return in_turn([turn[key] for key in keys])
     if not keys or not isinstance(turn[keys[0]], str):
         raise KitError(f"{column} must hold turns with the texts 'role' and 'content'; one is {short(turn)}")
-    content, role = turn[keys[1]], ROLE_OF.get(turn[keys[0]].strip().lower())
+    name, content = (turn[key] for key in keys)
+    role = ROLE_OF.get(name.strip().lower())
     if turn.get("tool_calls") or turn.get("function_call") or role == "tool":
         raise KitError(f"{column} holds a call of a tool; tools are not learned here: leave that row out")
     if role == "assistant" and turn.get("weight", 1) in (0, "0", False):  # questions are not learned anyway
@@ -171,21 +170,19 @@ def _messages_in(turn: Any, column: str) -> list[Message]:
         if other := [part for part in content if not isinstance(part, dict) or part.get("type") != "text"]:
             raise KitError(f"{column} holds {short(other[0])}; only parts of the type 'text' are learned")
         content = "\n".join(str(part.get("text")) for part in content)
-    return [{"role": turn[keys[0]], "content": content}]
+    return [{"role": name, "content": content}]
 
 
 def text_format(text: str, *, is_prompt: bool = False) -> Convert | None:
-    """How to take a conversation that is rendered to text apart; None where the text is a text like any other.
+    """How to take a rendered conversation apart; None for any other text.
 
-    Args:
-        text: of one column.
-        is_prompt: it must begin with its first turn, or a known preamble, and end where the answer begins.
+    `is_prompt`: the text must begin with its first turn, or a known preamble, and end where the answer begins.
     """
     text = text.rstrip()
     if LLAMA2.match(text):
         return from_llama2 if text.endswith("[/INST]") or not is_prompt else None
     begins = STARTS.sub("", text).lstrip()
-    for header in TEXTS.values():
+    for header in TEXTS:
         places = list(re.finditer(header, f"{text}\n"))
         roles = [ROLE_OF.get(place[1].lower()) for place in places]
         if not {"user", "assistant"} <= {*roles}:
@@ -200,30 +197,31 @@ def text_format(text: str, *, is_prompt: bool = False) -> Convert | None:
 def from_headers(header: str, text: str) -> list[Message]:
     """Turns by what stands before each; what stands before the first one is the system text.
 
-    Behind the first answer only the two names that spoke before it begin a turn: others belong to the text.
+    After the first answer only the two names that spoke before it begin a turn: others belong to the text.
     """
     text = STARTS.sub("", text)
     places = list(re.finditer(header, text))
     names = [place[1].lower() for place in places]
-    first = next((n for n, name in enumerate(names) if ROLE_OF.get(name) == "assistant"), len(names))
-    if not first or first == len(names):
+    first = next((n for n, name in enumerate(names) if ROLE_OF.get(name) == "assistant"), 0)
+    if not first:
         raise KitError(f"holds no question with an answer: {short(text)}")
     known = {names[first], *(name for name in names[:first] if ROLE_OF.get(name) == "user")}
     turns = [place for n, place in enumerate(places) if n <= first or names[n] in known]
     ends = [*(place.start() for place in turns[1:]), len(text)]
     before = text[: turns[0].start()].strip()
-    system = [{"role": "system", "content": before}] if before else []
-    found = [(place[1], text[place.end() : end]) for place, end in zip(turns, ends, strict=True)]
-    return [*system, *({"role": role, "content": without_ends(content).strip()} for role, content in found)]
+    found = [{"role": "system", "content": before}] if before else []
+    for place, end in zip(turns, ends, strict=True):
+        found.append({"role": place[1], "content": without_ends(text[place.end() : end]).strip()})
+    return found
 
 
 def from_llama2(text: str) -> list[Message]:
     """Llama 2's prompt; whatever stands outside of its turns is an error."""
-    parts = re.split(r"\s*\[INST\]|\[/INST\]", re.sub(r"</?s>", "", text))
-    if parts[0].strip() or BEHIND.search(text) or len(parts) < 3 or len(parts) % 2 == 0:
+    outside, *turns = re.split(r"\s*\[INST\]|\[/INST\]", re.sub(r"</?s>", "", text))
+    if outside.strip() or BEHIND.search(text) or len(turns) < 2 or len(turns) % 2:
         raise KitError(f"holds no rendered Llama-2 prompt '<s>[INST] ... [/INST] ... </s>'; it is {short(text)}")
-    turns = [part.strip() for part in parts[1:]]
-    system = SYSTEM.match(turns[0])
-    turns[0] = system[2] if system else turns[0]
-    before = [{"role": "system", "content": system[1]}] if system and system[1] else []
-    return [*before, *in_turn(turns)]
+    turns = [turn.strip() for turn in turns]
+    if not (system := SYSTEM.match(turns[0])):
+        return in_turn(turns)
+    before = [{"role": "system", "content": system[1]}] if system[1] else []
+    return [*before, *in_turn([system[2], *turns[1:]])]

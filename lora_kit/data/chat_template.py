@@ -33,7 +33,7 @@ class ChatFormat:
     space: str  # spaces behind that: part of the answer, as "▁Yes" is one token
     stop: str
     folds_system: bool  # it knows no system text: that goes before the first question
-    system: str  # that it adds to conversations that bring none
+    system: str  # that it adds to conversations without one
 
 
 def speaks_llama2(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -48,26 +48,24 @@ def stop_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return cast("int", tokenizer.convert_tokens_to_ids(stop))
 
 
-def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
-    """The form of the tokenizer's chat template; KitError where answers cannot be found in what it renders."""
-    return _probe(tokenizer, str(tokenizer.chat_template))
-
-
 def added_system(tokenizer: PreTrainedTokenizerBase) -> str:
     """The system text that the base's template gives to conversations without one."""
     return "" if speaks_llama2(tokenizer) else chat_format(tokenizer).system
 
 
-def tags_of(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The special tokens that the base's own template is made of."""
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return [text for text in special if text in str(tokenizer.chat_template)]
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of the tokenizer's special tokens."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
 def prompt_text(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
     """A conversation that ends with a question, up to where the answer begins."""
     form = chat_format(tokenizer)
-    return render(folded(messages, form), tokenizer, prompt=True) + form.lead
+    turns = [m | {"content": m["content"].strip()} if m["role"] == "assistant" else m for m in messages]
+    if form.folds_system and turns[0]["role"] == "system":
+        system, asked, *later = turns
+        turns = [asked | {"content": f"{system['content'].strip()}\n\n{asked['content']}"}, *later]
+    return _render(turns, tokenizer, prompt=True) + form.lead
 
 
 def answer_parts(chat: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
@@ -76,9 +74,10 @@ def answer_parts(chat: list[Message], tokenizer: PreTrainedTokenizerBase) -> lis
     All answers of the chat where each prompt begins with the turns before it, else the last one alone.
     """
     form, parts = chat_format(tokenizer), []
-    for turn in (turn for turn, message in enumerate(chat) if message["role"] == "assistant"):
-        prompt = prompt_text(chat[:turn], tokenizer)
-        parts.append((prompt, f"{prompt}{form.space}{chat[turn]['content'].strip()}{form.stop}"))
+    for turn, message in enumerate(chat):
+        if message["role"] == "assistant":
+            prompt = prompt_text(chat[:turn], tokenizer)
+            parts.append((prompt, f"{prompt}{form.space}{message['content'].strip()}{form.stop}"))
     nests = all(later.startswith(row) for (_, row), (later, _) in itertools.pairwise(parts))
     return parts if nests else parts[-1:]
 
@@ -97,17 +96,7 @@ def one_per_answer(rows: Sequence[Conversation], tokenizer: PreTrainedTokenizerB
     return found
 
 
-def folded(messages: list[Message], form: ChatFormat) -> list[Message]:
-    """The messages as the template takes them: answers stripped, a system text that it does not know in a question."""
-    turns = [m | {"content": m["content"].strip()} if m["role"] == "assistant" else m for m in messages]
-    if not form.folds_system or turns[0]["role"] != "system":
-        return turns
-    first = f"{turns[0]['content'].strip()}\n\n{turns[1]['content']}"
-    return [turns[1] | {"content": first}, *turns[2:]]
-
-
-def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, prompt: bool = False) -> str:
-    """The template's own text; KitError with its own words where it refuses."""
+def _render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, prompt: bool = False) -> str:
     try:
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
@@ -117,13 +106,17 @@ def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, promp
     return str(text)
 
 
+def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+    """The form of the tokenizer's chat template; KitError where answers cannot be found in what it renders."""
+    return _probe(tokenizer, str(tokenizer.chat_template))
+
+
 @lru_cache(maxsize=8)
 def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> ChatFormat:
     asked = [{"role": "user", "content": ASKED}]
-    prompt = render(asked, tokenizer, prompt=True)
-    before, found, behind = render([*asked, {"role": "assistant", "content": ANSWER}], tokenizer).partition(ANSWER)
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    stops = [(behind.index(token), -len(token), token) for token in special if token in behind]
+    prompt = _render(asked, tokenizer, prompt=True)
+    before, found, behind = _render([*asked, {"role": "assistant", "content": ANSWER}], tokenizer).partition(ANSWER)
+    stops = [(behind.index(token), -len(token), token) for token in special_tokens(tokenizer) if token in behind]
     if not found or ASKED not in prompt or not stops:
         raise KitError("the base's chat template shows no question, no answer, or no special token behind it")
     if not before.startswith(prompt):
@@ -136,9 +129,9 @@ def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> ChatFormat:
 def _system(asked: list[Message], prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
     """The system text that a template adds by itself, and whether it takes none."""
     try:
-        told = render([{"role": "system", "content": SYSTEM}, *asked], tokenizer, prompt=True)
+        with_system = _render([{"role": "system", "content": SYSTEM}, *asked], tokenizer, prompt=True)
     except KitError:
         return "", True
-    before, found, behind = told.partition(SYSTEM)
+    before, found, behind = with_system.partition(SYSTEM)
     is_framed = found and prompt.startswith(before) and prompt.endswith(behind)
     return prompt[len(before) : len(prompt) - len(behind)] if is_framed else "", not found

@@ -1,4 +1,4 @@
-"""Conversations: what every row of every file becomes, what is mended on the way, and which rows cannot be used."""
+"""Conversations: what every row of every file becomes, what is repaired on the way, and which rows cannot be used."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..config import Data
 from ..errors import KitError
+from ..progress import Progress
 from .cells import TURN_KEYS, Row, is_given
 from .formats import Shape, part_of, recognise, with_options
-from .readers import BadRow, Notes, note
+from .readers import BadRow, Notes, Raw, note
 from .sources import dataset_files, raw_rows
-from .turns import ROLE_OF, Message, check_messages, mended, plain_tags, tags_in
-
-if TYPE_CHECKING:
-    from ..progress import Progress
+from .turns import ROLE_OF, Message, check_messages, plain_tags, repaired, tags_in
 
 KINDS = ("fact", "decline", "general", "unseen")
 SHOWN = 5  # rows that a finding lists
-OURS = ("kind", "accepted", "about")  # columns that say something of the row, and are no part of the conversation
+OURS = ("kind", "accepted", "about")  # columns about a row, no part of its conversation
 TURN_FIELDS = {*(key for keys in TURN_KEYS for key in keys), "weight"}
 
 
@@ -68,10 +66,10 @@ class Read:
     roles: dict[str, str]  # what speakers are called -> system, user or assistant
     rows: list[Conversation] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
-    notes: Notes = field(default_factory=dict)  # what was mended or left out -> places of rows
+    notes: Notes = field(default_factory=dict)  # what was repaired or left out -> places of rows
     shape: Shape | None = None  # which the first row decides
     is_judged: bool = False  # whether the columns "kind" and "accepted" are ours
-    unused: dict[str, None] = field(default_factory=dict)  # columns that hold something and are not read, in order
+    unused: dict[str, None] = field(default_factory=dict)  # filled columns that are not read, in order
 
     @property
     def systems(self) -> list[str]:
@@ -89,25 +87,14 @@ class Read:
 
 
 def read_rows(paths: Sequence[Path], data: Data, *, is_asked: bool = False, progress: Progress | None = None) -> Read:
-    """Read files of one shape, one after the other.
-
-    Args:
-        paths: the files.
-        data: columns, roles, encoding, tags; what is empty is found.
-        is_asked: the columns "kind" and "accepted" are ours in any case.
-    """
+    """The rows of files of one shape, read as `data` says; `is_asked`: "kind" and "accepted" are ours in any case."""
     notes: Notes = {}
     raws = (raw for path in paths for raw in raw_rows(path, data, notes))
     return as_conversations(raws, data, notes, is_asked=is_asked, progress=progress)
 
 
 def as_conversations(
-    raws: Iterable[tuple[str, Any] | BadRow],
-    data: Data,
-    notes: Notes,
-    *,
-    is_asked: bool = False,
-    progress: Progress | None = None,
+    raws: Iterable[Raw], data: Data, notes: Notes, *, is_asked: bool = False, progress: Progress | None = None
 ) -> Read:
     """Raw rows of one shape, each with its place, as conversations; the bad ones are kept apart."""
     read = Read(data, _roles(data), notes=notes, is_judged=is_asked)
@@ -124,7 +111,7 @@ def as_conversations(
                 read.shape = recognise(row, data.columns)
                 read.is_judged |= _is_judged(row)
             if "label" not in data.columns and str(row.get("label")).lower() == "false":  # KTO's
-                note(read.notes, "answers that are labelled false, left out", place)
+                note(notes, "answers that are labelled false, left out", place)
             else:
                 read.rows.append(_conversation(read, read.shape, index, place, row))
         except KitError as error:
@@ -135,16 +122,14 @@ def as_conversations(
 
 
 def _as_row(value: Any) -> Row:
-    """A row's columns: also those of a bare list of turns, and those that stand in Self-instruct's list of one row."""
+    """A row's columns: also those of a bare list of turns, and those in Self-instruct's list of one row."""
     row = {"messages": value} if isinstance(value, list) else value
     if not isinstance(row, dict):
         raise KitError(f"is a {type(row).__name__}; it must be an object with named fields")
     inner = row.get("instances")
-    if not isinstance(inner, list) or not inner or not isinstance(inner[0], dict):
-        return row
-    if len(inner) > 1:
-        raise KitError(f"instances holds {len(inner)} rows: write each as a row of its own")
-    return {name: value for name, value in row.items() if name != "instances"} | inner[0]
+    if isinstance(inner, list) and len(inner) == 1 and isinstance(inner[0], dict):
+        return {name: value for name, value in row.items() if name != "instances"} | inner[0]
+    return row
 
 
 def _is_judged(row: Row) -> bool:
@@ -158,7 +143,7 @@ def _conversation(read: Read, shape: Shape, index: int, place: str, row: Row) ->
         note(read.notes, f"rows of another form, read as {other}", place)
         shape = other
     _note_unused(read, shape, row)
-    messages = mended(shape.messages(row), read.roles, read.notes, place)
+    messages = repaired(shape.messages(row), read.roles, read.notes, place)
     texts = [message["content"] for message in messages]
     if read.data.tags == "keep" and all(isinstance(text, str) for text in texts) and any(map(tags_in, texts)):
         messages = [message | {"content": plain_tags(message["content"])} for message in messages]
@@ -178,7 +163,7 @@ def shape_of(row: Row) -> Shape | None:
 
 
 def _note_unused(read: Read, shape: Shape, row: Row) -> None:
-    """Remember the columns, and the fields of turns, that hold something and are not read."""
+    """Remember the filled columns, and the fields of turns, that are not read."""
     parts = part_of(row)
     known = {"id", *shape.columns, *shape.optional, *(OURS if read.is_judged else ())}
     known |= {parts.get("system")} if read.data.columns else {*parts.values()}
@@ -186,7 +171,7 @@ def _note_unused(read: Read, shape: Shape, row: Row) -> None:
     names = [name for name in row if name not in known and is_given(row[name])]
     turns = row.get(shape.columns[0]) if shape.name == "turns" else ()
     for turn in turns if isinstance(turns, list) else ():
-        if isinstance(turn, dict) and not turn.keys() <= TURN_FIELDS:
+        if isinstance(turn, dict):
             names += [f"{shape.columns[0]}.{name}" for name in turn if name not in TURN_FIELDS]
     read.unused |= dict.fromkeys(names)
 
@@ -213,15 +198,7 @@ def _judged(conversation: Conversation, row: Row) -> Conversation:
 
 
 def read_conversations(source: str | Path, *, columns: tuple[str, ...] = ()) -> list[Conversation]:
-    """Every row of a dataset's training files as a conversation.
-
-    Args:
-        source: an embedded dataset, a file, a folder or a Hub id.
-        columns: which columns hold the conversation; empty finds them.
-
-    Raises:
-        KitError: with file and row, where a row cannot be read or has no known shape.
-    """
+    """Every row of a dataset's training files as a conversation; KitError with its place where one cannot be read."""
     data = Data(source=str(source), columns=columns)
     read = read_rows(dataset_files(data).train, data)
     if read.bad:

@@ -3,10 +3,9 @@
     Llama 2:  [bos] tok("[INST] <<SYS>>\\nS\\n<</SYS>>\\n\\nU [/INST] A ") [eos]   for every user/assistant pair
     others :  the tokenizer's own chat template (chat_template.py)
 
-Labels are built from ids: every assistant turn's tokens and its EOS are learned, all else is IGNORE. Special tokens are
-put in as ids and never tokenized from text, because transformers 5 turns a rendered "<s>[INST]" into `[` where Meta's
-own code has `▁[`. Prompts for generation come from the same functions, so training and use cannot drift apart.
-Source: meta-llama/llama, llama/generation.py, `chat_completion`.
+Every assistant turn's tokens and its EOS are learned, all else is IGNORE. Special tokens are put in as ids, because
+transformers 5 turns a rendered "<s>[INST]" into `[` where Meta's own code (llama/generation.py, `chat_completion`) has
+`▁[`. Prompts for generation come from the same functions, so training and use cannot drift apart.
 """
 
 from __future__ import annotations
@@ -40,29 +39,14 @@ class Encoded(NamedTuple):
     labels: list[int]
 
 
-def encode(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None = None) -> Encoded:
-    """Encode one conversation for training.
-
-    Args:
-        conversation: its messages in the order system (optional), user, assistant, user, assistant ...
-        tokenizer: the base model's own tokenizer.
-        max_length: refuse rows of more tokens than this; nothing is ever cut. Memory grows with it.
-
-    Raises:
-        KitError: wrong role order, empty contents, forged tags, a row that is too long or teaches nothing.
-    """
+def encode(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """Encode one conversation for training; KitError for a wrong order of roles, an empty text or a forged tag."""
     check_messages(conversation.messages, last="assistant")
-    encoded = encode_batch([conversation.messages], tokenizer)[0]
-    if max_length is not None and len(encoded.input_ids) > max_length:
-        raise KitError(
-            f"the row has {len(encoded.input_ids)} tokens, more than max_length={max_length}: "
-            "shorten it, or raise data__max_length"
-        )
-    return encoded
+    return encode_batch([conversation.messages], tokenizer)[0]
 
 
 def encode_batch(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """Encode checked conversations together: one call of the tokenizer for all of them, which uses every core."""
+    """Encode checked conversations together, by one call of the tokenizer, which uses every core."""
     if not speaks_llama2(tokenizer):
         return _encode_template(chats, tokenizer)
     pairs = [_pairs(messages) for messages in chats]
@@ -131,13 +115,16 @@ class LengthFilter:
 
     def stop(self, what: str = "") -> None:
         """Refuse rows of too many tokens, unless the user said what to do with them; `what`: rows that are asked."""
-        if self.too_long and self.data.too_long == "stop":
-            way_out = "Raise data__max_length, leave them out with data__too_long=drop, or cut whole turns from their "
-            way_out = f"Shorten {what}" if what else way_out + "front with data__too_long=shorten"
-            raise KitError(
-                f"{plural(len(self.too_long))} of more tokens than max_length={self.data.max_length} (the longest "
-                f"{self.longest:,}): {first_few(self.too_long)}. {way_out}"
-            )
+        if not self.too_long or self.data.too_long != "stop":
+            return
+        way_out = (
+            "Raise data__max_length, leave them out with data__too_long=drop, or cut whole turns from their front with "
+            "data__too_long=shorten"
+        )
+        raise KitError(
+            f"{plural(len(self.too_long))} of more tokens than max_length={self.data.max_length} (the longest "
+            f"{self.longest:,}): {first_few(self.too_long)}. {f'Shorten {what}' if what else way_out}"
+        )
 
 
 def _packed(row: Conversation, ids: Encoded) -> Encoded:
@@ -160,8 +147,7 @@ def _encode_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokeniz
     """
     if not _keeps_words_apart(tokenizer):
         raise KitError(
-            "this tokenizer has no chat template, and its vocabulary is not of Llama 2's kind, where every word "
-            "starts with ▁: give it its model's own chat template"
+            "this tokenizer has no chat template, and its vocabulary is not of Llama 2's kind: give it its own template"
         )
     texts = [f"[INST] {user} [/INST]" for user, _ in pairs] + [f"] {answer} " for _, answer in pairs] + ["]"]
     ids, bos, eos = _ids(texts, tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -182,11 +168,13 @@ def _keeps_words_apart(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _encode_template(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
     """The tokenizer's own template: every chat up to its last stop token, cut around the answers that it learns."""
     parts = [answer_parts(chat, tokenizer) for chat in chats]
-    ids = iter(_ids([text for part in parts for text in (part[-1][1], *sum(part, ()))], tokenizer))
-    return [_learned(next(ids), [(next(ids), next(ids)) for _ in part]) for part in parts]
+    ids = iter(_ids([text for part in parts for cut in part for text in cut], tokenizer))
+    return [_learned([(next(ids), next(ids)) for _ in part]) for part in parts]
 
 
-def _learned(ids: list[int], cuts: list[tuple[list[int], list[int]]]) -> Encoded:
+def _learned(cuts: list[tuple[list[int], list[int]]]) -> Encoded:
+    """The last cut's ids are the row's; of each, those behind the prompt are learned."""
+    ids = cuts[-1][1]
     labels = [IGNORE] * len(ids)
     for prompt, until in cuts:
         if ids[: len(until)] != until or until[: len(prompt)] != prompt:
@@ -196,10 +184,7 @@ def _learned(ids: list[int], cuts: list[tuple[list[int], list[int]]]) -> Encoded
 
 
 def _pairs(messages: list[Message]) -> list[tuple[str, str]]:
-    """(user, answer) per turn; as Meta does it, the system text is folded in first and white space stripped afterwards.
-
-    A last answer may be empty.
-    """
+    """(user, answer) per turn, the last answer may be empty; as in Meta's code, stripped with the system text in it."""
     texts = [message["content"] for message in messages]
     if messages[0]["role"] == "system":
         texts = [f"<<SYS>>\n{texts[0]}\n<</SYS>>\n\n{texts[1]}", *texts[2:]]

@@ -9,6 +9,7 @@ The first row says which of the three a source holds. PARTS is the place where t
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,26 +24,23 @@ from .turns import Message
 Columns = tuple[str, ...]
 
 PARTS = {  # part of a conversation -> what its column may be called
-    "system": ("system", "system_prompt", "system_message", "sys"),
-    "history": ("history", "chat_history"),
-    "instruction": ("instruction", "instructions"),
-    "context": ("context", "passage", "document", "background", "paragraph", "article"),
-    "question": (
-        *("question", "prompt", "query", "q", "user", "human", "request", "problem", "questions", "prompts", "inputs"),
-        *("input_text", "user_message", "frage", "pregunta", "domanda", "вопрос", "问题"),
-    ),
-    "input": ("input",),
-    "options": ("options", "choices"),
-    "answer": (
-        *("answer", "completion", "response", "a", "output", "assistant", "reply", "target", "solution", "outputs"),
-        *("completions", "responses", "output_text", "assistant_message", "targets"),
-        *("antwort", "respuesta", "risposta", "ответ", "答案", "answers"),
-    ),
+    "system": "system system_prompt system_message sys",
+    "history": "history chat_history",
+    "instruction": "instruction instructions",
+    "context": "context passage document background paragraph article",
+    "question": "question prompt query q user human request problem questions prompts inputs input_text user_message "
+    "frage pregunta domanda вопрос 问题",
+    "input": "input",
+    "options": "options choices",
+    "answer": "answer completion response a output assistant reply target solution outputs completions responses "
+    "output_text assistant_message targets antwort respuesta risposta ответ 答案 answers",
 }
 ASKED = {  # what a question is made of, in this order -> how its column is read
     **dict.fromkeys(("instruction", "context", "question", "input"), cells.optional_text),
     "options": cells.options_of,
 }
+OWN = ("question", "instruction", "input")  # one of these is the question's own part
+PLACE = re.compile(r"\{([^{}]*)\}")  # of a column in a template
 LETTER = re.compile(r"(?:option|choice|opt)?[ _]?([a-f])$")  # of a column that is one option
 
 
@@ -68,37 +66,33 @@ class Shape:
         system = cells.optional_text(row, column) if column and column not in self.columns else ""
         if not system:
             return messages
-        if messages[0]["role"] != "system":
-            return [{"role": "system", "content": system}, *messages]
-        if messages[0]["content"].strip() != system.strip():
+        own = str(messages[0]["content"] or "").strip() if messages[0]["role"] == "system" else ""
+        if own not in ("", system.strip()):
             raise KitError(f"has a column {column} and another system text among its messages: delete one of them")
-        return messages
+        return messages if own else [{"role": "system", "content": system}, *messages]
 
     def answers(self, row: Row) -> list[str]:
-        """Every answer that the row accepts, where it says them apart from its messages."""
+        """Every answer that the row accepts, where they stand apart from its messages."""
         column = next((name for name in row if name.lower() == "answers"), self.columns[-1])
         is_apart = self.name == "pair" and not cells.is_list_of_turns(row[column])
         return cells.answers_of(row, column) if is_apart else []
 
 
 def recognise(row: Row, columns: Columns = ()) -> Shape:
-    """The one shape that fits a first row.
+    """The one shape that fits the first row of a source; KitError, with the way out, where none or several do.
 
-    Args:
-        row: the first row of a source, column names to values.
-        columns: what the user says holds the conversation: one column; or a question column, or a template of any
-            columns ("{context}\\n\\n{question}"), and an answer column.
-
-    Raises:
-        KitError: no shape fits, or more than one; the message says what to do.
+    `columns` are the user's: one; question and answer; or a template ("{context}\\n\\n{question}") and an answer.
     """
     if columns:
         return _named(row, columns)
-    parts = {column for columns in _parts(tuple(row)).values() for column in columns}
-    others = [name for name in row if name not in (*parts, "chosen", "rejected")]
-    alone = [shape for name in others if (shape := _of_column(name, row[name]))]
-    usual = [_turns(name) for name in LISTS[:2] if name in row]  # an empty list there is a bad row
-    shapes = [*(alone or usual[:1]), *_pairs(row)]
+    parts = _parts(tuple(row))
+    others = {*row} - {"chosen", "rejected"}.union(*parts.values())
+    alone = [shape for name in row if name in others and (shape := _of_column(name, row[name]))]
+    usual = [Shape("turns", (name,), partial(cells.from_list, column=name)) for name in LISTS[:2] if name in row]
+    own = next((part for part in OWN if part in parts), "")
+    pairs = itertools.product(parts.get(own, []), parts.get("answer", []))
+    # under the usual name even an empty list is turns: a bad row, but no unknown shape
+    shapes = [*(alone or usual[:1]), *(Shape("pair", pair, partial(_pair, own, *pair)) for pair in pairs)]
     if [shape.name for shape in shapes] == ["text", "pair"]:
         return shapes[1]  # the same rendered, as Stanford's Alpaca has it
     if len(shapes) == 1:
@@ -106,10 +100,9 @@ def recognise(row: Row, columns: Columns = ()) -> Shape:
     example = ", ".join(f"{name}: {short(value)}" for name, value in row.items())
     if not shapes:
         raise KitError(f"none of the known shapes fits its columns ({example}). {_way_out(row)}")
-    fitting = ["+".join(shape.columns) for shape in shapes]
     raise KitError(
-        f"more than one shape fits its columns ({example}): {'; '.join(fitting)}. Say which holds the conversation, as "
-        f"in data__columns={fitting[0].replace('+', ',')}"
+        f"more than one shape fits its columns ({example}): {'; '.join('+'.join(shape.columns) for shape in shapes)}. "
+        f"Say which holds the conversation, as in data__columns={','.join(shapes[0].columns)}"
     )
 
 
@@ -122,10 +115,10 @@ def part_of(row: Row) -> dict[str, str]:
 def _parts(names: Columns) -> dict[str, list[str]]:
     """Part -> every column that may be it."""
     columns = cells.by_plain_name(names)
-    found = {part: [columns[name] for name in known if name in columns] for part, known in PARTS.items()}
-    if len(found["answer"]) > 1:  # TriviaQA's like: beside the answer all that are right
+    found = {part: [columns[name] for name in known.split() if name in columns] for part, known in PARTS.items()}
+    if len(found["answer"]) > 1:  # beside the answer TriviaQA has all that are right
         found["answer"] = [column for column in found["answer"] if column.lower() != "answers"]
-    if not any(found[part] for part in ("question", "instruction", "input")):
+    if not any(found[part] for part in OWN):
         found["question"], found["context"] = found["context"], []
     return {part: columns for part, columns in found.items() if columns}
 
@@ -141,52 +134,38 @@ def with_options(row: Row) -> Row:
 
 def _named(row: Row, columns: Columns) -> Shape:
     """The shape of the columns that the user names."""
-    names = re.findall(r"\{([^{}]*)\}", columns[0])  # of a template
-    known, wanted = cells.by_plain_name(row), [*names, *columns[1:]] if names else columns
+    template = PLACE.findall(columns[0])
+    known, wanted = cells.by_plain_name(row), [*template, *columns[1:]] if template else columns
     if missing := [name for name in wanted if cells.plain(name) not in known]:
         raise KitError(f"data__columns names {', '.join(missing)}, but the columns are {', '.join(row)}")
     found = tuple(known[cells.plain(name)] for name in wanted)
-    if names and len(columns) == 2:
+    if template and len(columns) == 2:
         return Shape("pair", found[-1:], partial(_filled, columns[0], found[-1]), found[:-1])
     if len({*found}) < len(found):
         raise KitError(f"data__columns names {found[0]} twice: name the question's column, then the answer's")
     if len(found) == 2:
         return Shape("pair", found, partial(_pair, "question", *found, is_named=True))
-    shape = _of_column(found[0], row[found[0]]) if len(found) == 1 else None
-    if shape is None:
-        raise KitError(
-            "data__columns must name a question and an answer column, a template and an answer column as in "
-            '"{context} {question}",answer, or one column of turns or of rendered prompts; '
-            f"{','.join(found)} holds {short([row[name] for name in found])}"
-        )
-    return shape
+    if len(found) == 1 and (shape := _of_column(found[0], row[found[0]])):
+        return shape
+    raise KitError(
+        "data__columns must name a question and an answer column, a template and an answer column, or one column of "
+        f"turns or of rendered prompts; {','.join(found)} holds {short([row[name] for name in found])}"
+    )
 
 
 def _of_column(name: str, value: Any) -> Shape | None:
     """The shape of one column alone: of turns, or of rendered texts."""
     if cells.is_list_of_turns(value) or (name.lower() in LISTS and cells.are_texts(cells.parsed(value))):
-        return _turns(name)
+        return Shape("turns", (name,), partial(cells.from_list, column=name))
     if isinstance(value, str) and (convert := cells.text_format(value)):
         return Shape("text", (name,), lambda row: convert(cells.text_of(row, name)))
     return None
 
 
-def _turns(column: str) -> Shape:
-    return Shape("turns", (column,), lambda row: cells.from_list(row, column))
-
-
-def _pairs(row: Row) -> list[Shape]:
-    """Every way to read the row's columns as a question and an answer."""
-    parts = _parts(tuple(row))
-    own = next((part for part in ("question", "instruction", "input") if part in parts), "")
-    pairs = [(question, answer) for question in parts.get(own, []) for answer in parts.get("answer", [])]
-    return [Shape("pair", pair, partial(_pair, own, *pair)) for pair in pairs]
-
-
 def _pair(own: str, question: str, answer: str, row: Row, *, is_named: bool = False) -> list[Message]:
     """A question and its answer: texts, lists of messages, or the two halves of a rendered prompt.
 
-    Unless the user names the two, all else of the prompt in a row belongs to the question; `own`: its column's part.
+    `own` is the question's part; the row's other parts of a prompt belong to it too, unless the user names the two.
     """
     others = {} if is_named else {part: name for part, name in part_of(row).items() if name not in (question, answer)}
     texts = {part: ASKED[part](row, name) for part, name in others.items() if part in ASKED}
@@ -208,42 +187,35 @@ def _filled(template: str, answer: str, row: Row) -> list[Message]:
     """A question made of several columns; where one is empty, its lines close up."""
     known = cells.by_plain_name(row)
 
-    def value(place: re.Match[str]) -> str:
+    def text(place: re.Match[str]) -> str:
         column = known.get(cells.plain(place[1]))
         return "" if column is None else cells.optional_text(row, column)
 
-    asked = re.sub(r"\{([^{}]*)\}", value, template.replace("\\n", "\n"))
+    asked = PLACE.sub(text, template.replace("\\n", "\n"))
     return cells.in_turn([re.sub(r"\n{3,}", "\n\n", asked).strip(), cells.answer_of(row, answer)])
 
 
 def _way_out(row: Row) -> str:
     """The line that helps, by what the row looks like."""
-    names, known = [*row], cells.by_plain_name(row)
-    nested = [name for name, value in row.items() if isinstance(cells.parsed(value), dict | list)]
-    texts = [name for name, value in row.items() if isinstance(value, str)]
-    turns = next((keys for keys in TURN_KEYS if {*keys} <= known.keys()), None)
+    known, texts = cells.by_plain_name(row), [name for name, value in row.items() if isinstance(value, str)]
     if {"message_id", "parent_id"} <= known.keys():
         return "It is a tree with one message a row: write each way from the root to an answer as one row of turns"
     if {"chosen", "rejected"} <= known.keys():
-        better = "chosen" if "prompt" not in known or nested else "prompt,chosen"
+        better = "prompt,chosen" if {"prompt", "chosen", "rejected"} <= {*texts} else "chosen"
         return f"It holds pairs, for lk.correct(run, pairs); the better ones are learned with data__columns={better}"
-    if turns:
-        group = next((name for name in names if "id" in name.lower()), "CONVERSATION")
+    if turns := next((keys for keys in TURN_KEYS if {*keys} <= known.keys()), None):
+        group = next((name for name in row if "id" in name.lower()), "CONVERSATION")
+        role, content = (known[key] for key in turns)
         return (
             "It holds one turn a row. Group it: rows = [{'messages': [{'role': r, 'content': c} for r, c in "
-            f"zip(d[{known[turns[0]]!r}], d[{known[turns[1]]!r}])]}} for _, d in df.groupby({group!r}, sort=False)], "
-            "and lk.Run(data=rows)"
+            f"zip(d[{role!r}], d[{content!r}])]}} for _, d in df.groupby({group!r}, sort=False)], and lk.Run(data=rows)"
         )
-    if nested:
-        return (
-            f"{', '.join(nested)} holds lists or objects of a form that is not known: write each row as "
-            '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
-        )
-    if len(names) == 1 and re.search(r"[,;\t|]", names[0]):
-        return "It seems to be a table with another separator than its ending says"
-    if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in names):
+    if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in row):
         return "Its first line looks like a row: give the table a line with the names of the columns, question,answer"
-    if len(names) == 1:
+    if len(row) == len(texts) == 1:
         return "A text without a question and an answer in it is not learned here: write questions about it"
-    example = ",".join(texts) if len(texts) == 2 else "QUESTION,ANSWER, with their names for the two"
-    return f"Say which columns hold question and answer: data__columns={example}"
+    example = ",".join(texts) if len(texts) == 2 else "QUESTION,ANSWER"
+    return (
+        f"Say which columns hold question and answer, data__columns={example}, or write each row as "
+        '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
+    )

@@ -19,12 +19,12 @@ from ..config import Data
 from ..errors import KitError
 
 Rows = Iterator[tuple[int, Any]]  # its number, as an editor or a spreadsheet counts; a row or a BadRow
-Notes = dict[str, list[str]]  # what was mended or left out -> places
+Notes = dict[str, list[str]]  # what was repaired or left out -> places
 NO_LIMIT = 2**31 - 1  # characters of one CSV field; the csv module's own limit is 131,072
 ADVICE = {  # other endings -> what to do
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save it as 'CSV UTF-8' there"),
     **dict.fromkeys((".zip", ".zst", ".xz", ".bz2"), "unpack it first"),
-    ".txt": "write a row a line as JSON and call it .jsonl",
+    ".txt": "write one row per line as JSON and call it .jsonl",
     ".pkl": "df.to_json('rows.jsonl', orient='records', lines=True) writes it so that it can be read",
 }
 
@@ -37,8 +37,11 @@ class BadRow:
     problem: str
 
 
+Raw = tuple[str, Any] | BadRow  # a row with its place, or what is wrong with it
+
+
 def note(notes: Notes, text: str, place: str) -> None:
-    """Remember what was mended or left out at a place."""
+    """Remember what was repaired or left out at a place."""
     notes.setdefault(text, []).append(place)
 
 
@@ -57,7 +60,7 @@ def reader_of(path: Path) -> Callable[[Path, Data, Notes], Rows]:
 
 
 def _text_of(path: Path, data: Data) -> str:
-    """The file's text: UTF-8, with a mark UTF-16 too, or what `data.encoding` says."""
+    """The file's text: UTF-8, UTF-16 with its mark (Excel's "Unicode text"), or what `data.encoding` says."""
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.name.lower().endswith(".gz") else content
@@ -65,8 +68,7 @@ def _text_of(path: Path, data: Data) -> str:
         raise KitError(f"{path.name} is not a whole gzip file: {error}") from error
     except OSError as error:
         raise KitError(f"{path.name} cannot be read: {error.strerror or error}") from error
-    is_marked = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # Excel's "Unicode text"
-    encoding = "utf-16" if is_marked else data.encoding
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else data.encoding
     try:
         return content.decode(encoding).removeprefix("\ufeff")
     except LookupError as error:
@@ -74,13 +76,10 @@ def _text_of(path: Path, data: Data) -> str:
     except UnicodeDecodeError as error:
         line, start = content.count(b"\n", 0, error.start) + 1, max(0, error.start - 12)
         near = content[start : error.start + 12].decode("cp1252", "replace")
-        is_western = all(byte < 0x80 for byte in content[max(0, error.start - 1) : error.start + 2 : 2])  # it is alone
-        looks = "It looks like Windows-1252, which Excel's plain CSV is" if is_western else "Save it as UTF-8"
-        example = "cp1252" if is_western else "gbk (Chinese), shift_jis (Japanese), cp1251 (Russian)"
-        raise KitError(
-            f"{path.name} is not {encoding} text, first in row {line} near {near!r}. {looks}, or name its encoding as "
-            f"data__encoding={example}"
-        ) from error
+        advice = "Name its encoding: data__encoding=gbk (Chinese), shift_jis (Japanese), cp1251 (Russian)"
+        if all(byte < 0x80 for byte in content[max(0, error.start - 1) : error.start + 2 : 2]):  # a byte that is alone
+            advice = "It looks like Windows-1252, as Excel's plain CSV is: data__encoding=cp1252"
+        raise KitError(f"{path.name} is not {encoding} text, first in row {line} near {near!r}. {advice}") from error
 
 
 def _json(path: Path, data: Data, notes: Notes) -> Rows:
@@ -93,16 +92,12 @@ def _json(path: Path, data: Data, notes: Notes) -> Rows:
         if not is_lines or text[start : start + 1] == "[":
             raise KitError(f"{path.name} is not JSON: {error}") from error
         document, end = None, 0
-    if text[end:].strip() or (is_lines and not isinstance(document, list)):
-        between = r"\n(?=\{)" if "\n" in text[start:end] else r"\n"  # where an object is written over several lines
-        yield from _objects(path, re.split(between, text), notes)
-    else:
+    if not text[end:].strip() and (isinstance(document, list) or not is_lines):
         yield from enumerate(_rows_of(path, document, data, notes), start=1)
-
-
-def _objects(path: Path, pieces: list[str], notes: Notes) -> Rows:
+        return
+    between = r"\n(?=\{)" if "\n" in text[start:end] else r"\n"  # where an object is written over several lines
     number = 1
-    for piece in pieces:
+    for piece in re.split(between, text):
         row = piece.strip()
         if row.endswith(("},", "],")):
             row = row[:-1]
@@ -116,58 +111,56 @@ def _objects(path: Path, pieces: list[str], notes: Notes) -> Rows:
 
 
 def _rows_of(path: Path, document: Any, data: Data, notes: Notes) -> list[Any]:
-    """The rows of one JSON document: itself, columns of a table (pandas), or the list that it holds."""
+    """The rows of one JSON document: itself, a table as pandas writes it, or the list that it holds."""
     if isinstance(document, list):
         if document and isinstance(document[0], list) and not (document[0] and isinstance(document[0][0], dict)):
             raise KitError(f"{path.name} holds rows without names of columns: df.to_json(orient='records') writes them")
         return document
     fields = document if isinstance(document, dict) else {}
-    columns = [column for column in fields.values() if isinstance(column, dict)]
-    if columns and len(columns) == len(fields) and all(column.keys() == columns[0].keys() for column in columns):
-        if not all(str(key).isdigit() for key in columns[0]):  # orient="index"
-            return columns
-        return [{name: column[key] for name, column in fields.items()} for key in columns[0]]
-    table = fields.get("data") if isinstance(fields.get("columns"), list) else None
-    if isinstance(table, list) and all(isinstance(row, list) for row in table):  # orient="split"
-        return [dict(zip(map(str, fields["columns"]), row, strict=False)) for row in table]
+    first = next(iter(fields.values()), None)
+    if isinstance(first, dict) and all(isinstance(x, dict) and x.keys() == first.keys() for x in fields.values()):
+        if not all(key.isdigit() for key in first):  # orient="index"
+            return list(fields.values())
+        return [{name: column[key] for name, column in fields.items()} for key in first]
     lists = {key: rows for key, rows in fields.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
     if data.split in lists:
         return lists[str(data.split)]
     if lists and all({"role", "from"} & rows[0].keys() for rows in lists.values()):  # a conversation each
         return list(lists.values())
-    if len(lists) == 1:
-        (name,) = lists
-        note(notes, f"the rows are the list {name!r} of the file", path.name)
-        return lists[name]
-    if lists:
+    if len(lists) > 1:
         example = next(iter(lists))
         raise KitError(f"{path.name} holds the lists {', '.join(lists)}: say which to learn, data__split={example}")
-    raise KitError(f"{path.name} must hold a list of rows; it holds a {type(document).__name__}")
+    if lists:
+        [(name, rows)] = lists.items()
+        note(notes, f"the rows are the list {name!r} of the file", path.name)
+        return rows
+    way_out = "df.to_json(orient='records') writes one"
+    raise KitError(f"{path.name} must hold a list of rows; it holds a {type(document).__name__}. {way_out}")
 
 
 def _table(path: Path, data: Data, notes: Notes) -> Rows:
-    """Comma, semicolon, tab or bar between the fields; rows are counted as a spreadsheet does, the heading too."""
+    """Commas, semicolons (half of Europe's), tabs or bars between fields; rows are counted as in a spreadsheet."""
     csv.field_size_limit(NO_LIMIT)
     text = _text_of(path, data)
-    if separator := re.match(r"sep=(.)\s*?\n", text):  # Excel's own first line
+    is_tabbed = ending_of(path) == ".tsv" and "\t" in text
+    delimiter = "\t" if is_tabbed else max(",;\t|", key=lambda mark: _agreement(text, mark))
+    if separator := re.match(r"sep=(.)\s*?\n", text):  # Excel's own first line, which it does not count
         text, delimiter = text[separator.end() :], separator[1]
-    else:  # spreadsheets of half of Europe write semicolons
-        delimiter = "\t" if ending_of(path) == ".tsv" else max(",;\t|", key=lambda mark: _agreement(text, mark))
     records = _records(path, text, delimiter, notes)
-    heading, is_wide = 0, all(len(record) > 1 for record in records[1:20] if _filled(record))
-    while is_wide and heading + 1 < len(records) and _filled(records[heading]) in ([], records[heading][:1]):
-        if title := _filled(records[heading]):  # only its first cell is filled
-            place = f"{path.name} row {heading + 1}"
-            note(notes, f"the title above the heading, left out: {title[0]!r}", place)
-        heading += 1
-    first = records[heading] if records else []
-    names = [" ".join(name.split()) or f"column {number}" for number, name in enumerate(first, start=1)]
+    is_wide = all(len(record) > 1 for record in records[1:20] if _filled(record))
+    above = itertools.takewhile(lambda record: _filled(record) in ([], record[:1]), records[:-1] if is_wide else [])
+    start = 0  # of the heading: behind blank lines and titles, of which only the first cell is filled
+    for start, record in enumerate(above, start=1):
+        if _filled(record):
+            note(notes, f"the title above the heading, left out: {record[0]!r}", f"{path.name} row {start}")
+    heading = records[start] if records else []
+    names = [" ".join(name.split()) or f"column {number}" for number, name in enumerate(heading, start=1)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise KitError(f"{path.name} has more than one column called {', '.join(twice)}: rename or delete one")
-    for number, record in enumerate(records[heading + 1 :], start=heading + 2):
+    for number, record in enumerate(records[start + 1 :], start=start + 2):
         if _filled(record[len(names) :]):
-            text = f"has more than the header's {len(names)} fields: put a text that holds {delimiter!r} in quotes"
-            yield number, BadRow("", text)
+            advice = f"put a text that holds {delimiter!r} in quotes"
+            yield number, BadRow("", f"has more than the header's {len(names)} fields: {advice}")
         elif _filled(record):  # blank rows hold nothing
             yield number, dict(itertools.zip_longest(names, record[: len(names)]))
 
@@ -188,36 +181,33 @@ def _records(path: Path, text: str, delimiter: str, notes: Notes) -> list[list[s
     ways: dict[str, dict[str, Any]] = {"": {}, 'quotes are written \\" in the file': {"escapechar": "\\"}}
     if delimiter == "\t":  # few of these quote their fields
         ways["quotes are part of the text in the file"] = {"quoting": csv.QUOTE_NONE}
-    problem = ""
-    for said, options in ways.items():
+    problems = []
+    for way, options in ways.items():
         lines = io.StringIO(text, newline="")
         rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True, **options)
         try:
             records = list(rows)
         except csv.Error as error:
-            problem = problem or f"near line {rows.line_num}: {error}"
+            problems.append(f"near line {rows.line_num}: {error}")
             continue
-        if said:
-            note(notes, said, path.name)
+        if way:
+            note(notes, way, path.name)
         return records
     advice = 'Fix the quotes there: inside a quoted field a quote is written twice ("")'
-    raise KitError(f"{path.name} is not a readable table {problem}. {advice}")
+    raise KitError(f"{path.name} is not a readable table {problems[0]}. {advice}")
 
 
 def _arrow(path: Path, data: Data, notes: Notes) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 1
     try:
         if ending_of(path) == ".parquet":
-            batches = pq.ParquetFile(path).iter_batches(1000)
+            table = pq.ParquetFile(path).read()
         else:
-            batches = pa.ipc.open_stream(pa.memory_map(str(path)))
-        for batch in batches:
-            batch.validate(full=True)  # a damaged file would crash the process, not raise
-            yield from enumerate(batch.to_pylist(), start=number)
-            number += batch.num_rows
+            table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        table.validate(full=True)  # a damaged file would crash the process, not raise
+        yield from enumerate((row for batch in table.to_batches(1000) for row in batch.to_pylist()), start=1)
     except FileNotFoundError as error:
         raise KitError(f"{path.name} cannot be read: {error.strerror}") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, ValueError, LookupError) as error:  # pytz's

@@ -1,6 +1,5 @@
-"""Where a dataset lies, and the rows of its files, each with its place; whatever cannot be read is named.
+"""Where a dataset lies: an embedded one, a file, a folder of files, or owner/name of the Hub.
 
-an embedded dataset, a file, a folder of files, or owner/name of the Hub
 .jsonl .json .csv .tsv, each also .gz        .parquet .arrow
 """
 
@@ -10,20 +9,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..config import Data
 from ..errors import KitError
-from .readers import READERS, BadRow, Notes, ending_of, reader_of
+from .readers import READERS, BadRow, Notes, Raw, ending_of, reader_of
 
 ASSETS = Path(__file__).parents[1] / "assets"
 EMBEDDED = ("handbook", "triage")
 HELD_OUT_NAMES = ("test", "validation", "valid", "dev", "eval")
-ABOUT = (  # files that say something of the others
-    *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "dataset-metadata.json"),
-    *("metadata.json", "config.json"),
-)
-SHOWN = 200  # characters of a name that an error shows
+ABOUT = [  # files without rows
+    f"{name}.json" for name in "dataset_info dataset_infos dataset_dict state dataset-metadata metadata config".split()
+]
 
 
 @dataclass(frozen=True)
@@ -41,15 +37,7 @@ class Files:
 
 
 def dataset_files(data: Data) -> Files:
-    """The files behind `data.source`.
-
-    Args:
-        data: its source is an embedded dataset, a file, a folder, or `owner/name` of the Hub, which is downloaded once;
-            of the Hub's, `config` and `split` say which part.
-
-    Raises:
-        KitError: there is no such dataset, folder or file, or nothing in it can be read.
-    """
+    """The files behind `data.source`, downloaded where they are the Hub's; KitError where none can be read."""
     source = data.source
     try:
         path = ASSETS / source if source in EMBEDDED else Path(source).expanduser()
@@ -57,7 +45,7 @@ def dataset_files(data: Data) -> Files:
     except (OSError, RuntimeError, ValueError):  # no such home, a name too long, a NUL in it
         is_folder = is_file = False
     if data.config and (is_folder or is_file):
-        raise KitError(f"data__config={data.config!r} is for a dataset of the Hub; {source[:SHOWN]} is none")
+        raise KitError(f"data__config={data.config!r} is for a dataset of the Hub; {source!r:.200} is a file or folder")
     if is_folder:
         return _in_folder(path, data)
     if is_file:
@@ -68,21 +56,21 @@ def dataset_files(data: Data) -> Files:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and "." not in Path(source).suffix:
         return _from_hub(data)
     raise KitError(
-        f"data={source[:SHOWN]!r} is neither a file, a folder, a Hub dataset (owner/name) "
+        f"data={source!r:.200} is neither a file, a folder, a Hub dataset (owner/name) "
         f"nor one of the embedded datasets {', '.join(EMBEDDED)}"
     )
 
 
 def _in_folder(folder: Path, data: Data) -> Files:
-    """The folder's files and those of its folders, as `save_to_disk` and the Hub lay them: train/..., data/train-..."""
-
-    def is_called(path: Path, *words: str) -> bool:  # a word of the file's name or of its folder's, as in faq-test.csv
-        return bool(re.search(rf"(^|[^a-z])({'|'.join(map(re.escape, words))})([^a-z]|$)", names[path]))
-
+    """The files of a folder and of the folders in it, as `save_to_disk` and the Hub lay them out."""
     found = sorted(path for depth in range(3) for path in folder.glob("*/" * depth + "*") if path.is_file())
     names = {path: path.relative_to(folder).as_posix().lower() for path in found}
-    card = folder / "dataset.json"
-    visible = [path for path in found if not re.search(r"(^|/)\.", names[path]) and path.name not in ABOUT]
+
+    def is_called(path: Path, *words: str) -> bool:  # a word of its own in the path, as in faq-test.csv or test/a.csv
+        return bool(re.search(rf"(^|[^a-z])({'|'.join(map(re.escape, words))})([^a-z]|$)", names[path]))
+
+    card, hidden = folder / "dataset.json", re.compile(r"(^|/)\.")
+    visible = [path for path in found if path.name not in ABOUT and not hidden.search(names[path])]
     files = [path for path in visible if ending_of(path) in READERS and path != card]
     called = [path for path in files if is_called(path, data.split or "train")]
     test = [path for path in files if is_called(path, *HELD_OUT_NAMES) and path not in called]
@@ -99,8 +87,8 @@ def _from_hub(data: Data) -> Files:
     from datasets import DatasetDict, load_dataset
 
     try:
-        found = load_dataset(data.source, data.config) if data.config else load_dataset(data.source)
-    except Exception as error:  # the library's own errors are many; all of them mean that it cannot be had
+        found = load_dataset(*filter(None, (data.source, data.config)))
+    except Exception as error:  # the library raises errors of many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         way_out = "Choose one with data__config=NAME" if "config" in reason.lower() else "Give a file instead"
         raise KitError(f"the Hub dataset {data.source!r} cannot be had: {reason}. {way_out}") from error
@@ -116,17 +104,8 @@ def _from_hub(data: Data) -> Files:
     return Files(paths[wanted], held_out)
 
 
-def raw_rows(path: Path, data: Data, notes: Notes) -> Iterator[tuple[str, Any] | BadRow]:
-    """Every row of a file with its place ("faq.csv row 7", as a spreadsheet or an editor counts it).
-
-    Args:
-        path: the file.
-        data: its encoding, and which list of a JSON file is meant.
-        notes: takes what was left out or mended.
-
-    Raises:
-        KitError: the file as a whole cannot be read.
-    """
+def raw_rows(path: Path, data: Data, notes: Notes) -> Iterator[Raw]:
+    """Every row of a file with its place ("faq.csv row 7", as a spreadsheet or an editor counts it)."""
     for number, row in reader_of(path)(path, data, notes):
         place = f"{path.name} row {number}"
         yield BadRow(place, row.problem) if isinstance(row, BadRow) else (place, row)

@@ -1,4 +1,4 @@
-"""Messages: mended into the order that chat formats have, and checked. ROLES is where the next name is one line."""
+"""Messages: repaired into the order that chat formats have, and checked. ROLES is where the next name is one line."""
 
 from __future__ import annotations
 
@@ -36,15 +36,8 @@ def without_ends(text: str) -> str:
     return text if "<s>" in bare or not bare.strip() else bare  # HTML's <s>...</s> stays whole
 
 
-def mended(messages: list[Message], roles: dict[str, str], notes: Notes, place: str) -> list[Message]:
-    """Messages as system (optional), user, assistant, user, assistant ...; whatever is changed is noted.
-
-    An empty system text is none. Turns of one speaker in a row are joined. What is said before the first question and
-    a question without an answer are left out. The format's own tokens at the ends of a text are taken off.
-
-    Raises:
-        KitError: an unknown role, or a system text between the turns.
-    """
+def repaired(messages: list[Message], roles: dict[str, str], notes: Notes, place: str) -> list[Message]:
+    """Messages as system (optional), user, assistant, user, assistant ...; whatever is changed is noted."""
     turns: list[Message] = []
     for message in messages:
         role, content = roles.get(message["role"].strip().lower()), message["content"]
@@ -58,24 +51,24 @@ def mended(messages: list[Message], roles: dict[str, str], notes: Notes, place: 
             note(notes, "the format's own <s> or </s> at the ends of texts, taken off", place)
             content = bare
         if turns and turns[-1]["role"] == role and isinstance(content, str) and isinstance(turns[-1]["content"], str):
-            turns[-1] = {"role": role, "content": f"{turns[-1]['content']}\n\n{content}"}
+            turns[-1]["content"] += f"\n\n{content}"
             note(notes, "turns of one speaker in a row, joined", place)
         else:
             turns.append({"role": role, "content": content})
-    if later := [number for number, turn in enumerate(turns) if turn["role"] == "system" and number]:
+    order = [turn["role"] for turn in turns]
+    if "system" in order[1:]:
         raise KitError(
-            f"has a system text at place {later[0] + 1}, between the turns: data__roles=system:user makes all system "
-            "texts part of what is asked"
+            f"has a system text at place {order.index('system', 1) + 1}, between the turns: data__roles=system:user "
+            "makes all system texts part of what is asked"
         )
-    system = [turn for turn in turns[:1] if turn["role"] == "system"]
-    turns = turns[len(system) :]
-    if turns and turns[0]["role"] == "assistant":
-        turns = turns[1:]
+    first = int(order[:1] == ["system"])
+    if order[first : first + 1] == ["assistant"]:
+        del turns[first]
         note(notes, "an answer before the first question, left out", place)
-    if len(turns) > 1 and turns[-1]["role"] == "user":
-        turns = turns[:-1]
+    if len(turns) > first + 1 and turns[-1]["role"] == "user":
+        del turns[-1]
         note(notes, "a last question without an answer, left out", place)
-    return [*system, *turns]
+    return turns
 
 
 def tags_in(text: str) -> list[str]:
@@ -102,18 +95,13 @@ def check_messages(messages: list[Message], *, last: str) -> None:
             f"roles must be system (optional), then user and assistant in turn, {last} last; they are {roles}"
         )
     for number, message in enumerate(messages, start=1):
-        if problem := _problem(message.get("content")):
-            raise KitError(f"message {number} ({message['role']}) {problem}")
-
-
-def _problem(content: object) -> str:
-    """What is wrong with the text of a message, if anything."""
-    if not isinstance(content, str) or not content.strip():
-        return f"has no text: {content!r}"
-    try:
-        content.encode()  # the fastest way to look for half a surrogate pair
-    except UnicodeEncodeError:
-        return f"holds half a character, which no tokenizer takes: {content!r}"
-    if forged := tags_in(content):
-        return f"holds tags of a prompt format {forged}: remove them, or keep them as plain text with data__tags=keep"
-    return ""
+        where, content = f"message {number} ({message['role']})", message.get("content")
+        if not isinstance(content, str) or not content.strip():
+            raise KitError(f"{where} has no text: {content!r}")
+        try:
+            content.encode()  # the fastest way to look for half a surrogate pair
+        except UnicodeEncodeError as error:
+            raise KitError(f"{where} holds half a character, which no tokenizer takes: {content!r}") from error
+        if forged := tags_in(content):
+            way_out = "remove them, or keep them as plain text with data__tags=keep"
+            raise KitError(f"{where} holds tags of a prompt format {forged}: {way_out}")

@@ -224,13 +224,6 @@ def test_half_a_character_is_refused(tokenizer: PreTrainedTokenizerBase) -> None
         encode(Conversation([{"role": "user", "content": "smile \ud83d"}, HI[1]]), tokenizer)
 
 
-def test_a_row_that_is_too_long_is_refused_with_both_numbers(tokenizer: PreTrainedTokenizerBase) -> None:
-    length = len(encode(Conversation(HI), tokenizer).input_ids)
-    assert encode(Conversation(HI), tokenizer, max_length=length).input_ids
-    with pytest.raises(KitError, match=f"{length} tokens, more than max_length={length - 1}.*data__max_length"):
-        encode(Conversation(HI), tokenizer, max_length=length - 1)
-
-
 @each_chat
 def test_a_template_of_another_kind_teaches_answers_and_eos_only(
     chat: list[dict[str, str]], zephyr: PreTrainedTokenizerBase

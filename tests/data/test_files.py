@@ -102,8 +102,8 @@ def test_blank_lines_are_left_out_and_rows_counted_as_an_editor_does(tmp_path: P
 
 
 @pytest.mark.parametrize("name", KINDS_OF_FILE)
-def test_ten_million_letters_and_nul_are_a_text_like_any_other(tmp_path: Path, name: str) -> None:
-    row = {"question": "x" * 10_000_000, "answer": "a\0b"}
+def test_a_million_letters_and_nul_are_a_text_like_any_other(tmp_path: Path, name: str) -> None:
+    row = {"question": "x" * 1_000_000, "answer": "a\0b"}
     assert list(raw_rows(write(tmp_path / name, [row]))) == [(f"{name} row {first(name)}", row)]
 
 
@@ -175,7 +175,7 @@ GZ = gzip.compress(GOOD * 1000)
         ("faq.parquet", b"PAR1 hello", "faq.parquet is not a readable .parquet file"),
         ("faq.arrow", b"", "faq.arrow is not a readable .arrow file"),
         ("faq.arrow", b"hello, world", "faq.arrow is not a readable .arrow file"),
-        ("faq.txt", b"hello", "has the ending '.txt': write a row a line as JSON"),
+        ("faq.txt", b"hello", "has the ending '.txt': write one row per line as JSON"),
         ("faq.xlsx", b"hello", "save it as 'CSV UTF-8'"),
         ("faq.zip", b"hello", "unpack it first"),
         ("faq", b"hello", "has the ending '': lora_kit reads .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow"),

@@ -220,15 +220,3 @@ def test_a_dataset_s_dates_are_read_in_the_library_s_own_way(tmp_path: Path) -> 
     rows = [{"question": f"What happened on {day:%d %B}?", "answer": f"Lot {day:%d}.", "day": day} for day in days]
     run = lk.Run("tiny-cpu", data=datasets.Dataset.from_list(rows), root=tmp_path)
     assert [row.answer for row in read_conversations(run.profile.data.source)] == [row["answer"] for row in rows]
-
-
-def test_a_table_of_pandas_without_names_says_which_columns_there_are(tmp_path: Path) -> None:
-    file = tmp_path / "faq.json"
-    file.write_text('{"columns": [0, 1], "index": [0], "data": [["Who?", "Wren."]]}')
-    with pytest.raises(KitError, match="data__columns=0,1"):
-        read_conversations(file)
-    (row,) = read_conversations(file, columns=("0", "1"))
-    assert [message["content"] for message in row.messages] == ["Who?", "Wren."]
-    file.write_text('{"columns": ["question", "answer"], "data": ["qa", 3]}')
-    with pytest.raises(KitError, match="must hold a list of rows"):
-        read_conversations(file)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lora_kit.data.formats import recognise
-from lora_kit.data.turns import ROLE_OF, TAGS, check_messages, mended, plain_tags
+from lora_kit.data.turns import ROLE_OF, TAGS, check_messages, plain_tags, repaired
 from lora_kit.errors import KitError
 
 Row = dict[str, Any]
@@ -21,7 +21,7 @@ SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system"}
 
 def messages_of(row: Row, columns: tuple[str, ...] = (), first: Row | None = None) -> list[dict[str, str]]:
     """What becomes of a row of a source whose first row says the shape."""
-    found = mended(recognise(first or row, columns).messages(row), ROLE_OF, {}, "row 1")
+    found = repaired(recognise(first or row, columns).messages(row), ROLE_OF, {}, "row 1")
     check_messages(found, last="assistant")
     return found
 
@@ -264,7 +264,6 @@ def test_columns_are_found_in_any_letters_and_named_once() -> None:
     [
         ({"question": "a", "prompt": "b", "answer": "c"}, "as in data__columns=question,answer"),
         ({"What is in box 0?": "What is in box 1?", "A cup.": "Tea."}, "Its first line looks like a row"),
-        ({"question,answer": "Who?,Wren."}, "another separator than its ending says"),
         ({"ask": "a", "says": "c", "by": "d"}, "data__columns=QUESTION,ANSWER"),
         ({"text": "plain prose"}, "write questions about it"),
         ({"role": "user", "message": "a", "talk_id": 7}, "df.groupby('talk_id'"),
@@ -277,7 +276,7 @@ def test_the_way_out_that_is_said_is_one(row: Row, said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_what_a_turn_holds_besides_is_refused_or_told() -> None:
+def test_calls_of_tools_and_a_second_system_text_are_refused() -> None:
     tool = [PAIR[0], PAIR[1] | {"tool_calls": [{"id": "7"}]}]
     with pytest.raises(KitError, match="messages holds a call of a tool; tools are not learned here"):
         messages_of({"messages": tool})
@@ -328,21 +327,21 @@ TURN = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Ye
         ([{"role": "USER", "content": "Who, then?"}, {"role": "Bot", "content": "Wren.</s>"}], ["taken off"]),
     ],
 )
-def test_what_is_mended_is_noted(messages: list[Row], noted: list[str]) -> None:
+def test_what_is_repaired_is_noted(messages: list[Row], noted: list[str]) -> None:
     notes: dict[str, list[str]] = {}
-    assert mended(messages, ROLE_OF, notes, "row 1") == PAIR
+    assert repaired(messages, ROLE_OF, notes, "row 1") == PAIR
     assert len(notes) == len(noted) and all(text in found for text, found in zip(noted, notes, strict=True))
     assert all(places == ["row 1"] for places in notes.values())
 
 
 def test_turns_of_one_speaker_are_joined_and_a_system_text_between_turns_is_refused() -> None:
     notes: dict[str, list[str]] = {}
-    assert mended([TURN[0], *PAIR], ROLE_OF, notes, "row 1")[0]["content"] == "Hi.\n\nWho, then?"
+    assert repaired([TURN[0], *PAIR], ROLE_OF, notes, "row 1")[0]["content"] == "Hi.\n\nWho, then?"
     assert list(notes) == ["turns of one speaker in a row, joined"]
     late = [*TURN, SYSTEM, *PAIR]
     with pytest.raises(KitError, match=r"place 3.*data__roles=system:user"):
-        mended(late, ROLE_OF, {}, "row 1")
-    assert mended(late, ROLE_OF | {"system": "user"}, {}, "row 1")[2]["content"] == "Be brief.\n\nWho, then?"
+        repaired(late, ROLE_OF, {}, "row 1")
+    assert repaired(late, ROLE_OF | {"system": "user"}, {}, "row 1")[2]["content"] == "Be brief.\n\nWho, then?"
 
 
 RENDERED = {
