@@ -142,8 +142,7 @@ def _table(path: Path, data: Data, notes: Notes) -> Rows:
     """Commas, semicolons (half of Europe's), tabs or bars between fields; rows are counted as in a spreadsheet."""
     csv.field_size_limit(NO_LIMIT)
     text = _text_of(path, data)
-    is_tabbed = ending_of(path) == ".tsv" and "\t" in text
-    delimiter = "\t" if is_tabbed else max(",;\t|", key=lambda mark: _agreement(text, mark))
+    delimiter = "\t" if ending_of(path) == ".tsv" else max(",;\t|", key=lambda mark: _agreement(text, mark))
     if separator := re.match(r"sep=(.)\s*?\n", text):  # Excel's own first line, which it does not count
         text, delimiter = text[separator.end() :], separator[1]
     records = _records(path, text, delimiter, notes)

@@ -193,7 +193,6 @@ FILES = {  # a file that the content explains, as a pair of question and answer
     "blanks.csv": 'question, answer\n"Q?", "A"\n',
     "inches.tsv": 'question\tanswer\nQ?\tA\n5" pipe?\tA\n',
     "pretty.jsonl": '{\n "question": "Q?",\n "answer": "A"\n}\n{\n "question": "R?",\n "answer": "A"\n}',
-    "commas.tsv": "question,answer\nQ?,A\n",
     "index.json": '{"first": {"question": "Q?", "answer": "A"}, "second": {"question": "R?", "answer": "A"}}',
     "chats.json": '{"one": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}]}',
     "faq.ndjson": '{"question": "Q?", "answer": "A"}',
