@@ -119,7 +119,7 @@ def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
         count = plural(len(asked), "held-out fact")
         yield "answers", f"{new:,} of {count} with an answer that no row to learn gives: not learned", new
     share = max(Counter(row.answer_key for row in rows).values(), default=0) / max(len(rows), 1)
-    if share >= 0.5 and len(rows) >= 5:
+    if share >= 0.5 and len(rows) >= 10:
         yield "one answer", f"{share:.0%} of all rows have the same answer: the model may say nothing else", 0
     elif often := common_answers(phrasings(rows), len(rows)):
         text = f"{plural(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels are"
