@@ -65,8 +65,7 @@ def ours(run: lk.Run, pairs: list[dict[str, Any]]) -> dict[str, float]:
     from lora_kit.runs import as_source
     from lora_kit.training.batches import all_steps
     from lora_kit.training.loop import fit
-    from lora_kit.training.pairs import training_rows
-    from lora_kit.training.recipe import recipe
+    from lora_kit.training.recipe import recipe, training_rows
 
     with tempfile.TemporaryDirectory() as folder:
         more = {"training__pairs": as_source(pairs, Path(folder)), "training__epochs": 1, "training__evaluations": 0}

@@ -36,7 +36,7 @@ def attach_lora(model: PreTrainedModel, run: Run, *, adapter: str = "default") -
 
     Args:
         model: the frozen base from `load_base`; it is changed in place and returned.
-        run: its profile holds r, lora_alpha, lora_dropout, target_modules.
+        run: its profile has r, lora_alpha, lora_dropout, target_modules.
         adapter: a name, where several adapters share one base.
 
     Raises:
@@ -81,7 +81,7 @@ def target_names(model: PreTrainedModel, wanted: Iterable[str]) -> list[str]:
 def _inject(model: PreTrainedModel, config: Any, adapter: str) -> None:
     """Add a fresh adapter in float32, as half precision would lose small updates, and switch to it.
 
-    PEFT is called, not `model.add_adapter`: transformers 5.24 refuses every PEFT below 0.22, also the newest there is.
+    Not by `model.add_adapter`: transformers 5.24 refuses every PEFT below 0.22, also the newest there is.
     """
     from peft import inject_adapter_in_model
 
@@ -125,11 +125,7 @@ def detach_lora(model: PreTrainedModel, *, adapter: str = "default") -> None:
 
 
 def set_adapter(model: PreTrainedModel, adapter: str | None) -> None:
-    """Switch to one adapter, or to the plain base with None; no weight is loaded or changed.
-
-    Raises:
-        KitError: no such adapter; the message lists those attached.
-    """
+    """Switch to one adapter, or to the plain base with None; no weight is loaded or changed."""
     if adapter is not None and adapter not in adapter_names(model):
         raise KitError(f"there is no adapter {adapter!r} on this model; attached are {adapter_names(model)}")
     for layer in lora_layers(model):
@@ -142,9 +138,9 @@ def set_adapter(model: PreTrainedModel, adapter: str | None) -> None:
 def adapter_off(model: PreTrainedModel) -> Iterator[None]:
     """The plain base for a while, on the same weights."""
     layers = [layer for layer in lora_layers(model) if not layer.disable_adapters]
+    for layer in layers:
+        layer.enable_adapters(False)
     try:
-        for layer in layers:
-            layer.enable_adapters(False)
         yield
     finally:
         for layer in layers:
@@ -187,14 +183,7 @@ def adapter_state(model: PreTrainedModel, adapter: str = "default") -> dict[str,
 
 
 def save_adapter(model: PreTrainedModel, folder: Path, run: Run, *, adapter: str = "default") -> None:
-    """Write a plain PEFT adapter folder: adapter_config.json and adapter_model.safetensors.
-
-    Args:
-        model: its adapter is written with the rank, scale and targets that it has on the model.
-        folder: made where it is missing.
-        run: its profile names the base.
-        adapter: its name, where several share the base.
-    """
+    """Write the adapter, as it is on the model, as a PEFT folder: adapter_config.json and adapter_model.safetensors."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,8 +191,7 @@ def save_adapter(model: PreTrainedModel, folder: Path, run: Run, *, adapter: str
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config: Any = copy(model.peft_config[adapter])
     config.target_modules = sorted(config.target_modules)  # a set has another order in every process
-    config.base_model_name_or_path = run.profile.base.source
-    config.revision = run.profile.base.revision
+    config.base_model_name_or_path, config.revision = run.profile.base.source, run.profile.base.revision
     config.inference_mode = True
     config.save_pretrained(str(folder))
 

@@ -34,8 +34,8 @@ AUTO = ("training__learning_rate", "training__epochs", "training__tokens_per_ste
 def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
     """Ask the tuned model what training may ask, and return a pair for each answer that is wrong.
 
-    Asked are the rows that were learned, and new questions about other names and things, made of them, that must be
-    declined. Where it invents, slips in style or declines what it should know, its own answer is `rejected` and the
+    It is asked the rows that it learned, and new questions made of them, about other names and things, that it must
+    decline. Where it invents, slips in style or declines what it should know, its own answer is `rejected` and the
     reference is `chosen`. Beside each invented answer stands the learned fact that it is most like, to be answered and
     not declined: without them the adapter would learn that declining is better. Held-out questions are never used.
 
@@ -45,23 +45,19 @@ def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
 
     Returns:
         rows with prompt (messages), chosen and rejected, for `correct`; change or delete them as you like.
-
-    Raises:
-        KitError: no trained adapter yet.
     """
     adapter, data = trained_adapter(run), prepare(run)
-    tokenizer, card = load_tokenizer(run.profile.base), data.card
+    tokenizer, card, settings = load_tokenizer(run.profile.base), data.card, run.profile.evaluation
     chats = _questions(data, tokenizer)
     chats = chats[:: -(-len(chats) // limit)] if limit else chats
     model = load_adapter(load_base(run), adapter)
     try:
-        settings = run.profile.evaluation
-        size, most = settings.batch_size, settings.max_new_tokens
-        said = answers(model, tokenizer, chats, max_new_tokens=most, batch_size=size)
+        most, size = settings.max_new_tokens, settings.batch_size
+        answered = answers(model, tokenizer, chats, max_new_tokens=most, batch_size=size)
     finally:
         release(model)
     wrong, invented = list[dict[str, Any]](), list[dict[str, Any]]()
-    for chat, answer in zip(chats, said, strict=True):
+    for chat, answer in zip(chats, answered, strict=True):
         reference = chat[-1]["content"]
         must_decline = is_declined(reference, card)
         is_right = is_declined(answer, card) if must_decline else is_exact(answer, [reference], card)
@@ -79,7 +75,7 @@ def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
 def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
     """Train the run's adapter further on pairs of answers, and return the run that has the corrected one.
 
-    It lies beside the first one, which stays as it is; merge and evaluate the run that is returned.
+    The first adapter stays as it is; merge and evaluate the run that is returned.
 
     Args:
         run: its adapter is trained.
@@ -95,11 +91,7 @@ def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
     source = str(pairs) if isinstance(pairs, str | Path) else as_source(pairs, root)
     preset = settings(profile(run.profile.name))
     own = {name: value for name, value in settings(run.profile).items() if value != preset[name]}
-    more: dict[str, Any] = {
-        "training__start_from": str(start),
-        "training__pairs": source,
-        **dict.fromkeys(AUTO, "auto"),
-    }
+    more: dict[str, Any] = {"training__start_from": str(start), "training__pairs": source} | dict.fromkeys(AUTO, "auto")
     if (rate := run.profile.training.learning_rate) != "auto":
         more["training__learning_rate"] = PAIRS_RATE * float(rate)
     better = Run(run.profile.name, name=run.path.name, root=root, **own | more | overrides)

@@ -1,7 +1,7 @@
 """The families of base models that were tested, and what is special in each.
 
 tests/test_families.py takes a small random model of every family through loss and gradients against its own plain
-forward pass, plain PEFT, the merge, answers and GGUF. Every training also checks its own base (training/selfcheck.py).
+forward pass, plain PEFT, the merge, answers and GGUF. Every training also checks its own base (training/loss.py).
 """
 
 from __future__ import annotations

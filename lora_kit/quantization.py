@@ -33,11 +33,7 @@ LINEAR = re.compile(r"\.layers\.\d+\..*_proj\.weight$")  # the tensors that tran
 
 
 def load_base(run: Run, *, folder: Path | None = None) -> PreTrainedModel:
-    """Load the run's base model, quantized as the profile says, frozen, ready for an adapter.
-
-    Args:
-        run: its profile names the model, the quantization and the device.
-        folder: load these weights instead (a merged model).
+    """Load the run's base model, or the weights in `folder`, quantized as the profile says, frozen.
 
     Raises:
         KitError: no family that was tested, no access, damaged weights, or no memory for it.
@@ -75,9 +71,7 @@ def load_model(profile: Profile, folder: Path) -> PreTrainedModel:
         raise KitError(f"no room on the card for {folder}: lk.release(model) what is there, or restart") from error
     layers = getattr(getattr(model, "model", None), "layers", None)
     if not layers or not hasattr(layers[-1], "mlp"):
-        raise KitError(
-            f"a {model.config.model_type!r} model is built in another way than the tested ones: take one of them"
-        )
+        raise KitError(f"a {model.config.model_type!r} model is built unlike the tested ones: take one of these")
     cure_cpu_kernels(model)
     return model.requires_grad_(False).eval()
 
@@ -102,8 +96,10 @@ def quantization_config(profile: Profile, dtype: Any) -> Any:
     from transformers import BitsAndBytesConfig
 
     wanted = profile.quantization
-    if wanted.kind in ("none", "int8"):
-        return BitsAndBytesConfig(load_in_8bit=True) if wanted.kind == "int8" else None
+    if wanted.kind == "none":
+        return None
+    if wanted.kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=wanted.kind,

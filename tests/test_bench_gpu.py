@@ -22,7 +22,7 @@ from bitsandbytes.nn import Linear4bit
 from gpu_kits import KITS, LoraKit, LoraKitSmall, Rows, Setup, padded
 
 from lora_kit.presets import profile
-from lora_kit.training.loss import compute_dtype_of
+from lora_kit.training.forward import compute_dtype_of
 
 SMALL = random_llama.SHAPE | random_llama.SMALL
 

@@ -22,8 +22,8 @@ from lora_kit.merging.certificate import certify
 from lora_kit.merging.merge import merge_folder
 from lora_kit.quantization import load_model
 from lora_kit.training.batches import Batch, Row
-from lora_kit.training.loss import learned_tokens, loss_sum, training_mode
-from lora_kit.training.selfcheck import check_loss, plain_loss
+from lora_kit.training.forward import training_mode
+from lora_kit.training.loss import check_loss, learned_tokens, loss_sum, plain_loss
 from tests.data.test_templates import FORMS
 from tests.models import SHORT, FakeRun, gradients, random_rows, small_profile
 
@@ -198,27 +198,27 @@ def test_four_bits_train_like_the_plain_model_of_the_same_weights(base: Path) ->
 def test_a_family_that_goes_wrong_is_refused_with_both_losses(
     name: str, break_it: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora_kit.training import attention, loss
+    from lora_kit.training import forward, loss
 
     if break_it == "head":  # the bare head, without what Granite does behind it
         monkeypatch.setattr(loss, "head_logits", lambda model, states: model.lm_head(states).float())
     if break_it == "window":
-        visible = attention.visible
-        monkeypatch.setattr(attention, "visible", lambda q, k, window, device: visible(q, k, None, device))
+        visible = forward.visible
+        monkeypatch.setattr(forward, "visible", lambda q, k, window, device: visible(q, k, None, device))
     if break_it == "rows":  # an attention that never hears of prefix and rows, as stablelm's
-        own = attention._attention
-        monkeypatch.setattr(attention, "_attention", lambda *args, prefix=0, rows=0, **kwargs: own(*args, **kwargs))
+        own = forward._attention
+        monkeypatch.setattr(forward, "_attention", lambda *args, prefix=0, rows=0, **kwargs: own(*args, **kwargs))
     with pytest.raises(KitError, match=r"\d+\.\d{4}.*\d+\.\d{4}"):
         check_loss(with_adapter(save_family(tmp_path / "base", name)), batches(20))
 
 
 def test_rounding_along_a_small_loss_is_no_other_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_kit.training import selfcheck
+    from lora_kit.training import loss
 
     model = with_adapter(save_family(tmp_path / "base", "llama"))
     found = iter([0.004, 0.0045])  # per token, as after a training
-    monkeypatch.setattr(selfcheck, "training_loss", lambda model, batch: next(found) * learned_tokens(batch))
-    monkeypatch.setattr(selfcheck, "plain_loss", lambda model, batch: next(found) * learned_tokens(batch))
+    monkeypatch.setattr(loss, "loss_sum", lambda model, batch: torch.tensor(next(found) * learned_tokens(batch)))
+    monkeypatch.setattr(loss, "plain_loss", lambda model, batch: next(found) * learned_tokens(batch))
     assert check_loss(model, batches(0)) == (pytest.approx(0.004), pytest.approx(0.0045))
 
 

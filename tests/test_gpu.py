@@ -23,8 +23,9 @@ from lora_kit.presets import profile
 from lora_kit.quantization import card_released, load_model, round_trip
 from lora_kit.training.batches import Batch, Row, epoch_steps
 from lora_kit.training.checkpoints import Checkpoints, TrainerState
+from lora_kit.training.forward import autocast, compute_dtype_of, training_mode
 from lora_kit.training.loop import backward, fit
-from lora_kit.training.loss import autocast, compute_dtype_of, loss_sum, training_mode
+from lora_kit.training.loss import loss_sum
 from lora_kit.training.train import check_learned
 
 from .models import FakeRun, random_rows, save_small_llama

@@ -37,13 +37,18 @@ class Row:
 
     @property
     def width(self) -> int:
-        """Tokens, of a pair those of its longer answer."""
+        """Tokens; of a pair those of its longer answer."""
         return max(len(self.input_ids), len(self.rejected.input_ids) if self.rejected else 0)
+
+    def without_prefix(self, length: int) -> Row:
+        """The row behind its first `length` tokens."""
+        rejected = self.rejected.without_prefix(length) if self.rejected else None
+        return replace(self, input_ids=self.input_ids[length:], labels=self.labels[length:], rejected=rejected)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch: rows that go through the model together, behind a prefix that they share and do not learn."""
+    """A micro-batch: rows of one kind that go through the model together, behind a prefix that they do not learn."""
 
     prefix: list[int]
     rows: list[Row]
@@ -52,21 +57,22 @@ class Batch:
 
     @property
     def is_pairs(self) -> bool:
-        """Whether its rows are pairs; they are never mixed with others."""
+        """Whether its rows are pairs."""
         return self.rows[0].rejected is not None
 
     @property
-    def answers(self) -> list[Row]:
-        """What goes through the model: its rows, of pairs first all that are chosen, then all that are rejected."""
-        return [*self.rows, *(row.rejected for row in self.rows if row.rejected)]
-
-    @property
     def is_rehearsal(self) -> bool:
-        """Whether its rows are; they are never mixed with others."""
+        """Whether its rows are rehearsal."""
         return self.rows[0].is_rehearsal
 
     @property
+    def answers(self) -> list[Row]:
+        """What goes through the model: its rows; of pairs first all that are chosen, then all that are rejected."""
+        return [*self.rows, *(row.rejected for row in self.rows if row.rejected)]
+
+    @property
     def width(self) -> int:
+        """Tokens of its longest row."""
         return max(row.width for row in self.rows)
 
     @property
@@ -128,11 +134,12 @@ def split_batches(batches: Sequence[Batch], parts: int) -> Iterator[Batch]:
 
 
 def common_prefix(rows: Sequence[Row]) -> list[int]:
-    """The tokens that all rows begin with, up to the token before the first learned one."""
+    """The tokens that all rows begin with, up to the one before the first learned token; [] if too few to matter."""
     limit = max(0, min(next((i for i, label in enumerate(row.labels) if label >= 0), 1) for row in rows) - 1)
     starts = [row.input_ids[:limit] for row in rows]
     first, last = min(starts), max(starts)  # what these two have in common, all have
-    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=True)) if a != b), limit)]
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=True)) if a != b), limit)
+    return first[:shared] if len(rows) > 1 and shared >= MIN_PREFIX else []
 
 
 def _groups(rows: Sequence[Row]) -> Iterable[list[Row]]:
@@ -145,11 +152,14 @@ def _groups(rows: Sequence[Row]) -> Iterable[list[Row]]:
     return groups.values()
 
 
-def _micro_batches(rows: list[Row], settings: Training, rng: random.Random) -> list[Batch]:
+def _micro_batches(rows: list[Row], settings: Training, rng: random.Random) -> Iterator[Batch]:
     """Rows of like length together; chance orders those of one length, so that neighbours change every epoch."""
     ordered = sorted(rows, key=lambda row: row.width + rng.random())
-    shared = len(_shared_prefix(rows, settings))
-    return [_behind_prefix(group, settings) for group in _fill(ordered, settings.tokens_per_micro_batch, shared)]
+    shared = len(common_prefix(rows)) if settings.share_prefixes else 0
+    for group in _fill(ordered, settings.tokens_per_micro_batch, shared):
+        prefix = common_prefix(group) if settings.share_prefixes else []
+        cut = [row.without_prefix(len(prefix)) for row in group]
+        yield Batch(prefix, cut, settings.beta, settings.sft_weight)
 
 
 def _fill(ordered: Sequence[Row], budget: int, shared: int = 0) -> list[list[Row]]:
@@ -161,18 +171,3 @@ def _fill(ordered: Sequence[Row], budget: int, shared: int = 0) -> list[list[Row
             groups.append([])
         groups[-1].append(row)
     return groups
-
-
-def _shared_prefix(rows: list[Row], settings: Training) -> list[int]:
-    prefix = common_prefix(rows) if settings.share_prefixes and len(rows) > 1 else []
-    return prefix if len(prefix) >= MIN_PREFIX else []
-
-
-def _behind_prefix(rows: list[Row], settings: Training) -> Batch:
-    prefix = _shared_prefix(rows, settings)
-    return Batch(prefix, [_cut(row, len(prefix)) for row in rows], settings.beta, settings.sft_weight)
-
-
-def _cut(row: Row, start: int) -> Row:
-    rejected = _cut(row.rejected, start) if row.rejected else None
-    return replace(row, input_ids=row.input_ids[start:], labels=row.labels[start:], rejected=rejected)

@@ -5,7 +5,7 @@
         step-00000180/
 
 A checkpoint is written under another name, hashed and renamed; the last two are kept, and a damaged one is passed over.
-Random numbers need no place in it: every step seeds them from (seed, step).
+It holds no random state: every step seeds its own from (seed, step).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COST = 0.02  # share of the time that checkpoints may take
 
 @dataclass
 class TrainerState:
-    """Where a training stands: its log, and what was found out on the way and is not found out again."""
+    """Where a training stands: its log, and what it found out on the way."""
 
     log: list[LogRow] = field(default_factory=list)  # one row per step
     parts: int = 1  # pieces that every micro-batch is split into, doubled when memory runs out
@@ -78,13 +78,7 @@ class TrainerState:
 
 
 class Checkpoints:
-    """The checkpoints of one unfinished training.
-
-    Args:
-        folder: where they lie; made when the first is written.
-        inputs: what the training is made from, for the manifest.
-        force: go on from a checkpoint that other versions of the libraries wrote.
-    """
+    """The checkpoints of one unfinished training, made from `inputs`; `force` takes those of other library versions."""
 
     def __init__(self, folder: Path, inputs: dict[str, Any], *, force: bool = False) -> None:
         self.folder, self.inputs, self.force = folder, inputs, force
@@ -93,11 +87,7 @@ class Checkpoints:
     def save(
         self, state: TrainerState, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler, *, now: bool
     ) -> None:
-        """Write a checkpoint now, or when it is time: all of them take at most COST of the training's time.
-
-        Raises:
-            KitError: the disk is full or read-only; the last checkpoint is untouched.
-        """
+        """Write a checkpoint now, or when it is time: all of them take at most COST of the training's time."""
         import torch
 
         start, buffer = time.monotonic(), io.BytesIO()
@@ -123,10 +113,7 @@ class Checkpoints:
     def load(self, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler) -> TrainerState | None:
         """Put the newest whole checkpoint into model, optimizer and scaler, and return its state; None without one.
 
-        A damaged one is passed over. A whole one that cannot be read now (no memory) stays; its error is raised.
-
-        Raises:
-            KitError: it was written with other versions of the libraries, and `force` is not given.
+        A whole one that cannot be read now (no memory) stays; its error is raised.
         """
         import torch
 
@@ -138,10 +125,10 @@ class Checkpoints:
                 continue
             self._check_libraries(place)
             parts = torch.load(place / FILE, weights_only=True, map_location="cpu")
-            state = TrainerState(**parts["state"])
             model.load_state_dict(parts["adapter"], strict=False)
             optimizer.load_state_dict(parts["optimizer"])
             scaler.load_state_dict(parts["scaler"])
+            state = TrainerState(**parts["state"])
             print(f"training: goes on after step {state.step}, kept in {shown(place)}")
             return state
         if self.folder.exists():
@@ -165,5 +152,5 @@ class Checkpoints:
             listed = ", ".join(f"{name} {then.get(name)} (here {version(name)})" for name in changed)
             raise KitError(
                 f"the unfinished training in {shown(self.folder)} was made with {listed}: going on may give another "
-                "result. Go on all the same with lk.train(..., force=True), or delete that folder to start anew"
+                "result. Go on with lk.train(..., force=True), or delete that folder to start anew"
             )

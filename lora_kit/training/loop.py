@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters import trainable
 from ..config import Training, settings
+from ..data.conversations import first_few
 from ..errors import KitError
 from .batches import Batch, split_batches
 from .checkpoints import Checkpoints, LogRow, TrainerState
-from .loss import loss_sum, mean_loss, terms, training_mode
+from .forward import training_mode
+from .loss import loss_sum, mean_loss, terms
 from .optim import make_optimizer, make_scaler, probe_scale, processes, set_learning_rate, sum_over_processes
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from ..runs import Run
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
-MAX_LISTED = 8  # rows of a broken step that are named
 
 
 def fit(
@@ -47,8 +48,8 @@ def fit(
         settings: optimizer, learning rate and its schedule, gradient norm, evaluations, patience, seed.
         held_out: rows whose loss is measured now and then.
         layers: how many are computed twice to save memory; the result is the same.
-        checkpoints: where the training is kept; None keeps nothing.
-        should_stop: asked after every step; when true the training is kept and left.
+        checkpoints: where the training is kept.
+        should_stop: called after every step; when true the training is kept and left.
         on_step: called with every log row.
 
     Raises:
@@ -91,10 +92,10 @@ def fit(
 
 @contextmanager
 def stop_requests(max_minutes: float | None) -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether to stop after the step: the time is over, or somebody asked for it.
+    """Give a function that says whether to stop after the step: the time is over, or a signal came.
 
-    Ctrl-C, the notebook's stop button (SIGINT) and a machine that is taken away (SIGTERM) ask; a second Ctrl-C stops at
-    once, and what the last checkpoint holds is kept.
+    SIGINT comes from Ctrl-C and the notebook's stop button, SIGTERM from a machine that is taken away. A second one
+    stops at once, and the last checkpoint is kept.
     """
     if max_minutes is not None and not (isinstance(max_minutes, int | float) and 0 <= max_minutes < math.inf):
         raise KitError(f"max_minutes={max_minutes!r} must be a number of minutes, 0 or above, or None")
@@ -119,7 +120,7 @@ def stop_requests(max_minutes: float | None) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def tracker(name: str | None, run: Run) -> Iterator[Callable[[LogRow], None]]:
-    """Give a function that sends a log row to one of accelerate's trackers; it does nothing where `name` is None."""
+    """Give a function that sends a log row to one of accelerate's trackers, or nowhere."""
     if name is None:
         yield lambda row: None
         return
@@ -150,7 +151,7 @@ def backward(
 ) -> float:
     """Forward and backward over this process's micro-batches; the loss is the mean over the `count` terms of the step.
 
-    Where memory runs out, this step and all that follow go in smaller pieces, with the same result.
+    Where memory runs out, this step and all later ones go in smaller pieces, with the same result.
     """
     import torch
 
@@ -163,11 +164,10 @@ def backward(
                 total += loss.item()
             return total
         except torch.OutOfMemoryError as error:
-            if state.parts >= max((len(batch.rows) for batch in batches), default=1):
+            if state.parts >= max(len(batch.rows) for batch in batches):
                 way_out = "lower data__max_length, or compute more layers twice with training__checkpoint_layers=99"
                 raise KitError(f"there is no memory for a single row: {way_out}") from error
-        for weight in trainable(model).values():
-            weight.grad = None
+        model.zero_grad()
         state.parts *= 2
         print(f"memory ran out: from here every micro-batch goes in {state.parts} pieces, with the same result")
         torch.cuda.empty_cache()
@@ -185,9 +185,8 @@ def check_finite(step: int, loss: float, norm: float, batches: Sequence[Batch], 
         raise KitError(f"step {step}: the gradient is zero, nothing is learned; what was kept before stays")
     if math.isfinite(loss) and (math.isfinite(norm) or scaled):
         return
-    rows = [row.number for batch in batches for row in batch.rows]
-    listed = ", ".join(map(str, rows[:MAX_LISTED])) + (" …" if len(rows) > MAX_LISTED else "")
+    rows = first_few([str(row.number) for batch in batches for row in batch.rows])
     raise KitError(
         f"step {step}: the loss is {loss} and the gradient norm {norm}. Lower training__learning_rate, or look at "
-        f"rows {listed} of the prepared data (from 0, data.train[n]) for broken text; what was kept before stays"
+        f"rows {rows} of the prepared data (from 0, data.train[n]) for broken text; what was kept before stays"
     )

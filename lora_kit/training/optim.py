@@ -1,7 +1,7 @@
 """The optimizer, the learning rate's schedule, the float16 loss scale, and the sum over processes.
 
 Several processes train one adapter: each takes its share of every step's micro-batches, and one all-reduce per step
-sums the gradients. All of them lay the same steps and know how many tokens a step learns, so no model is wrapped.
+sums the gradients. All of them make the same steps and know how many tokens a step learns, so no model is wrapped.
 accelerate starts them:
 
     accelerate launch --num_processes 2 -m lora_kit train ...
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from ..adapters import trainable
 from ..errors import KitError
-from .loss import compute_dtype_of, loss_sum, terms
+from .forward import compute_dtype_of
+from .loss import loss_sum, terms
 
 if TYPE_CHECKING:
     import torch
@@ -32,10 +33,8 @@ MAX_SCALE, MIN_SCALE = 2.0**16, 2.0**-4  # of a float16 loss; the highest is Gra
 def make_optimizer(parameters: Sequence[torch.nn.Parameter], settings: Training) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019), or bitsandbytes' 8-bit one (Dettmers et al. 2022).
 
-    Args:
-        parameters: the adapter's, in float32.
-        settings: optimizer, learning_rate, weight_decay. "adamw" keeps 8 bytes per trained parameter, "adamw_8bit" 2;
-            a paged one lets them leave the card when memory is short. Small matrices stay in 32 bits either way.
+    "adamw" keeps 8 bytes per trained parameter, "adamw_8bit" 2; a paged one lets them leave the card when memory is
+    short. Small matrices stay in 32 bits either way.
     """
     import torch
 
@@ -49,13 +48,10 @@ def make_optimizer(parameters: Sequence[torch.nn.Parameter], settings: Training)
 
 
 def schedule(step: int, steps: int, settings: Training) -> float:
-    """Share of the learning rate at `step`, never 0: transformers' schedules without the steps where theirs is 0.
+    """Share of the learning rate at `step`, from 1 to `steps`: transformers' schedules without the steps of rate 0.
 
-    Args:
-        step: the optimizer step, from 1 to `steps`.
-        steps: of the whole training.
-        settings: warmup, the share of the steps that rise to the full rate; schedule: "cosine" falls slowly at first
-            (Loshchilov & Hutter 2017), "linear" evenly, "constant" not at all.
+    It rises in the share `warmup` of the steps. Then "cosine" falls slowly at first (Loshchilov & Hutter 2017),
+    "linear" evenly, "constant" not at all.
     """
     rise = max(1, round(settings.warmup * steps))
     if step <= rise:
@@ -88,14 +84,13 @@ def probe_scale(model: PreTrainedModel, batch: Batch, scaler: torch.amp.GradScal
 
     if not scaler.is_enabled():
         return
-    scale, weights = MAX_SCALE, list(trainable(model).values())
+    scale, weights = MAX_SCALE, trainable(model).values()
     while scale > MIN_SCALE:
         with torch.random.fork_rng():
             loss = loss_sum(model, batch)
-        (loss / max(1, terms(batch)) * scale).backward()
+        (loss / terms(batch) * scale).backward()
         is_finite = all(bool(torch.isfinite(w.grad).all()) for w in weights if w.grad is not None)
-        for weight in weights:
-            weight.grad = None
+        model.zero_grad()
         if is_finite:
             break
         scale /= 2

@@ -15,9 +15,9 @@ from ..errors import KitError
 from ..generation import generate_ids, prompts_of
 from ..quantization import parameter_counts
 from .batches import Batch, split_batches, split_validation
-from .loss import learned_tokens, loss_sum, training_mode
-from .pairs import training_rows
-from .recipe import check_given, recipe
+from .forward import training_mode
+from .loss import learned_tokens, loss_sum
+from .recipe import check_given, recipe, training_rows
 
 if TYPE_CHECKING:
     import torch
@@ -86,9 +86,8 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
     """Print and return what training this adapter on this data will take, and the minutes up to the report card.
 
     Args:
-        model: the base with an attached adapter; a probe of a few micro-batches leaves weights and random state alone.
+        model: the base with a fresh adapter; the probe changes neither weights nor random state.
         data: from `prepare`.
-        run: its profile holds every setting.
 
     Raises:
         KitError: the model has no adapter of these settings, or a trained one; the data was prepared for another run;
@@ -99,12 +98,12 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
         raise KitError("a plan needs the base with a fresh adapter: model = lk.attach_lora(lk.load_base(run), run)")
     rows, _ = split_validation(training_rows(model, data, run), run.profile.training)
     chosen = recipe(run.profile.training, rows, model.config.hidden_size)
-    batches = [batch for step in chosen.steps for batch in step]
-    layers = layers_to_recompute(model, batches, chosen.training)
+    batches, settings = chosen.batches, chosen.training
+    layers = layers_to_recompute(model, batches, settings)
     tokens = sum(batch.tokens for batch in batches)
     own = sum(len(batch.prefix) + sum(len(row.input_ids) for row in batch.answers) for batch in batches)
-    one_by_one = sum(len(row.input_ids) for row in Batch([], rows).answers) * int(chosen.training.epochs)
-    weight_bytes, adapter_bytes = fixed_bytes(model, chosen.training)
+    one_by_one = sum(len(row.input_ids) for row in Batch([], rows).answers) * int(settings.epochs)
+    weight_bytes, adapter_bytes = fixed_bytes(model, settings)
     result = Plan(
         steps=len(chosen.steps),
         tokens=tokens,
@@ -125,8 +124,8 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
 def layers_to_recompute(model: PreTrainedModel, batches: Sequence[Batch], settings: Training) -> int:
     """How many layers are computed twice: what the profile says; else none on a CPU, and on a card as few as fit.
 
-    The largest micro-batch is measured with all layers computed twice (the last one never is) and with one fewer: every
-    further layer that is kept takes the difference.
+    The largest micro-batch is measured with all but the last computed twice, and with one fewer: every further layer
+    that is kept takes the difference.
     """
     most, card = len(model.model.layers) - 1, card_bytes(model)
     if isinstance(settings.checkpoint_layers, int):
@@ -141,10 +140,7 @@ def layers_to_recompute(model: PreTrainedModel, batches: Sequence[Batch], settin
 
 
 def largest(batches: Sequence[Batch]) -> Batch:
-    """The micro-batch that takes the most memory: its tokens fill the layers, learned ones the logits too.
-
-    Those of rehearsal twice, the base's and the model's own.
-    """
+    """The micro-batch that takes the most memory, for layers and logits; rehearsal has the base's logits too."""
     return max(batches, key=lambda batch: batch.tokens + learned_tokens(batch) * (1 + batch.is_rehearsal))
 
 
@@ -156,7 +152,7 @@ def measured_bytes(model: PreTrainedModel, batch: Batch, layers: int) -> tuple[i
     """
     import torch
 
-    weights, on_card = list(trainable(model).values()), model.device.type == "cuda"
+    on_card = model.device.type == "cuda"
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, torch.Tensor] = {}  # holds the tensors, so that no address is used twice
 
@@ -164,7 +160,7 @@ def measured_bytes(model: PreTrainedModel, batch: Batch, layers: int) -> tuple[i
         saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    for weight in weights:
+    for weight in trainable(model).values():
         weight.grad = torch.zeros_like(weight)  # gradients count with the adapter
     before = torch.cuda.memory_allocated() if on_card else 0
     try:
@@ -182,15 +178,14 @@ def measured_bytes(model: PreTrainedModel, batch: Batch, layers: int) -> tuple[i
             raise KitError("there is no memory for a single row: lower data__max_length") from None
     finally:
         saved.clear()
-        for weight in weights:
-            weight.grad = None
+        model.zero_grad()
     torch.cuda.empty_cache()
     kept, peak = measured_bytes(model, next(split_batches([batch], 2)), layers)
     return 2 * kept, 2 * peak
 
 
 def fixed_bytes(model: PreTrainedModel, settings: Training) -> tuple[int, int]:
-    """What is there all the time: the frozen weights; the adapter with its gradients and the optimizer's numbers."""
+    """Bytes that are always there: the frozen weights; the adapter with its gradients and the optimizer's numbers."""
     counts = parameter_counts(model)
     adapter = counts["trainable"]["bytes"]
     optimizer = 2 * adapter if settings.optimizer == "adamw" else adapter // 2
@@ -228,7 +223,7 @@ def probe(model: PreTrainedModel, batches: Sequence[Batch], layers: int) -> floa
 
 
 def _stage_minutes(model: PreTrainedModel, data: Prepared, run: Run, training_seconds: float) -> dict[str, float]:
-    """Minutes by stage; a batch of answers is timed, where the base may use its full length, others the references'."""
+    """Minutes by stage; a batch of answers is timed. The base may use the full length, the others the references'."""
     settings, tokenizer = run.profile.evaluation, load_tokenizer(run.profile.base)
     chats = [row["messages"] for row in data.test][: settings.limit]
     references = [len(tokenizer(chat[-1]["content"]).input_ids) for chat in chats[:64]] or [0]

@@ -1,4 +1,4 @@
-"""How fast and how long: numbers in the place of "auto", each with its reason.
+"""What a training learns from, how fast and how long: numbers in place of "auto", each with its reason.
 
     learning_rate     2.5e-4 * (2000 / width)^0.78, on all linear layers
     tokens_per_step   4,096; fewer where the rows are few, so that three passes still are enough steps
@@ -6,34 +6,44 @@
 
 Pairs of answers train an adapter further: at 3 % of that rate, once. More makes a model decline what it knows.
 
-Source of the rate: a public sweep over sizes of Llama (Thinking Machines, "LoRA without regret", 2025); it is held
-against the kit's own sweep by `make bench-recipe`, which measured the steps and the layers too.
+Source of the rate: a public sweep over sizes of Llama (Thinking Machines, "LoRA without regret", 2025). `make
+bench-recipe` compares it with the kit's own sweep, which measured the steps and the layers too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..base import load_tokenizer
 from ..config import Training
+from ..data.checks import require, verify
+from ..data.conversations import Conversation, first_few, plural
+from ..data.encoding import LengthFilter
+from ..data.pairs import read_pairs
 from ..data.prepare import Prepared, data_inputs
 from ..errors import KitError
 from ..files import fingerprint, read_manifest, shown
-from .batches import Batch, Row, all_steps, epoch_steps
+from .batches import Batch, Row, all_steps, epoch_steps, rows_of
+from .loss import row_logits
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..runs import Run
 
 RATE = 2.5e-4  # half of the public sweep's 5e-4: SmolLM2 learns as much with it and forgets less (make bench-recipe)
 STEPS = 200  # optimizer steps that a training takes, about
 ENOUGH_STEPS = 190  # another pass, only to round them up, would cost a third more
-FEWEST_STEPS = 100  # a named number of epochs that gives fewer is said
+FEWEST_STEPS = 100  # a named number of epochs that gives fewer gets a warning
 PAIRS_RATE = 0.03  # of the rate: at 0.1 SmolLM2 declined one fact in seven, at 0.01 nothing changed
+FEW_PAIRS = 20  # fewer rarely change what a model does
 EPOCHS, MOST_EPOCHS = 3, 50  # passes over the rows, at least and at most
 LARGEST_STEP, SMALLEST_STEP = 4096, 512  # tokens
 MOST_TOKENS = 3_000_000  # in all: 80 minutes of a T4 at 7B, projected from a faster card. One pass is always made
-FAR = 4.0  # a named learning rate that is this many times off the rule is said
+FAR = 4.0  # a named learning rate that is this many times off the rule gets a warning
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,11 @@ class Recipe:
     steps: list[list[Batch]]
     reasons: list[str]
 
+    @property
+    def batches(self) -> list[Batch]:
+        """The micro-batches of all steps."""
+        return [batch for step in self.steps for batch in step]
+
     def __str__(self) -> str:
         chosen = self.training
         line = (
@@ -53,29 +68,26 @@ class Recipe:
 
 
 def rate_for(width: int) -> float:
-    """The learning rate of an adapter on all linear layers, rounded to two digits.
-
-    Args:
-        width: the base's hidden size.
-    """
+    """The learning rate, to two digits, of an adapter on all linear layers of a base whose hidden size is `width`."""
     return float(f"{RATE * (2000 / width) ** 0.78:.2g}")
 
 
 def recipe(settings: Training, rows: Sequence[Row], width: int) -> Recipe:
-    """The settings with every "auto" decided; what the user named stays, with a line where the evidence differs.
-
-    Args:
-        settings: of the profile.
-        rows: what is learned.
-        width: the base's hidden size.
-    """
+    """The profile's settings with every "auto" decided; what the user named stays, with a line where it is far off."""
     reasons: list[str] = []
-    rate = _learning_rate(settings, width, bool(rows) and rows[0].rejected is not None, reasons)
+    is_pairs = bool(rows) and rows[0].rejected is not None
+    rate = _learning_rate(settings, width, is_pairs, reasons)
     size = _tokens_per_step(settings, rows, reasons)
     parts = -(-size // settings.tokens_per_micro_batch)  # of equal size: else a step would overshoot by up to a half
     chosen = replace(settings, learning_rate=rate, tokens_per_step=size, tokens_per_micro_batch=-(-size // parts))
-    chosen = replace(chosen, epochs=_epochs(chosen, rows, reasons))
-    return Recipe(chosen, all_steps(rows, chosen), reasons)
+    if is_pairs and settings.epochs == "auto":
+        chosen = replace(chosen, epochs=1)
+    elif settings.epochs == "auto":
+        chosen = replace(chosen, epochs=_epochs(chosen, rows, reasons))
+    steps = all_steps(rows, chosen)
+    if settings.epochs != "auto" and len(steps) < FEWEST_STEPS:
+        reasons.append(f"{len(steps)} steps as you say; fewer than {FEWEST_STEPS} rarely teach facts")
+    return Recipe(chosen, steps, reasons)
 
 
 def _learning_rate(settings: Training, width: int, is_pairs: bool, reasons: list[str]) -> float:
@@ -100,12 +112,6 @@ def _tokens_per_step(settings: Training, rows: Sequence[Row], reasons: list[str]
 
 
 def _epochs(settings: Training, rows: Sequence[Row], reasons: list[str]) -> int:
-    if settings.epochs != "auto":
-        if (steps := len(all_steps(rows, settings))) < FEWEST_STEPS:
-            reasons.append(f"{steps} steps as you say; fewer than {FEWEST_STEPS} rarely teach facts")
-        return int(settings.epochs)
-    if rows and rows[0].rejected is not None:
-        return 1
     counts = [0]  # steps after each epoch
     while len(counts) <= EPOCHS or (counts[-1] < ENOUGH_STEPS and len(counts) <= MOST_EPOCHS + 1):
         counts.append(counts[-1] + len(epoch_steps(rows, settings, len(counts) - 1)))
@@ -125,6 +131,53 @@ def tokens_of(rows: Sequence[Row], settings: Training) -> int:
     """Tokens that one pass computes, shared prefixes once."""
     plain = replace(settings, tokens_per_step=LARGEST_STEP)
     return sum(batch.tokens for step in epoch_steps(rows, plain, 0) for batch in step)
+
+
+def training_rows(model: PreTrainedModel, data: Prepared, run: Run) -> list[Row]:
+    """What the run learns: its data's rows, or its pairs."""
+    return pair_rows(model, data, run) if run.profile.training.pairs else rows_of(data.train)
+
+
+def pair_rows(model: PreTrainedModel, data: Prepared, run: Run) -> list[Row]:
+    """The run's pairs, encoded and proven, each answer with its log-probability before the first step.
+
+    A pair that cannot be used, or that asks a question held out in `data`, is a KitError with its row.
+    """
+    profile, tokenizer = run.profile, load_tokenizer(run.profile.base)
+    pairs = read_pairs(pairs_file(run), profile.data, data.card.get("system"))
+    asked = {Conversation(row["messages"]).question for row in data.test}
+    if held := [one.row for one, _ in pairs if one.question in asked]:
+        raise KitError(
+            f"{plural(len(held), 'pair')} ask what is held out for the report card: delete {first_few(held)}"
+        )
+    if len(pairs) < FEW_PAIRS:
+        print(f"pairs: {len(pairs)}; fewer than {FEW_PAIRS} rarely change what a model does")
+    lengths = LengthFilter(replace(profile.data, too_long="stop"), tokenizer)
+    answers = lengths.encode([pair[side] for side in (0, 1) for pair in pairs])  # the better ones first
+    lengths.stop("these answers, or raise data__max_length")
+    require(verify([answer for answer, _ in answers], [ids for _, ids in answers], tokenizer))
+    rows = [Row(list(ids.input_ids), list(ids.labels), number) for number, (_, ids) in enumerate(answers)]
+    known = log_probs_of(model, rows, profile.training)
+    rows = [replace(row, reference=known[row.number]) for row in rows]
+    return [replace(one, rejected=two) for one, two in zip(rows[: len(pairs)], rows[len(pairs) :], strict=True)]
+
+
+def log_probs_of(model: PreTrainedModel, rows: Sequence[Row], settings: Training) -> list[float]:
+    """The log-probability of each row's answer, as the model stands; their numbers are their places."""
+    from torch.nn.functional import cross_entropy
+
+    found = [0.0] * len(rows)
+    for row, logits, tokens in row_logits(model, rows, settings):
+        found[row.number] = -float(cross_entropy(logits, tokens, reduction="sum"))
+    return found
+
+
+def pairs_file(run: Run) -> Path:
+    """The file that `training__pairs` names."""
+    path = Path(str(run.profile.training.pairs)).expanduser()
+    if not path.is_file():
+        raise KitError(f"training__pairs={str(path)!r} is no file: give rows with prompt, chosen and rejected")
+    return path
 
 
 def check_given(model: object, data: object, run: Run) -> None:

@@ -6,7 +6,7 @@ training/handbook/   adapter/ (as PEFT saves it)   log.jsonl (one row per step)
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean
@@ -24,11 +24,10 @@ from ..progress import Progress
 from .batches import Row, for_measuring, split_validation
 from .checkpoints import Checkpoints, LogRow, TrainerState
 from .loop import fit, stop_requests, tracker
+from .loss import check_loss
 from .optim import processes
-from .pairs import pairs_file, training_rows
 from .plan import layers_to_recompute
-from .recipe import Recipe, check_given, recipe
-from .selfcheck import check_loss
+from .recipe import Recipe, check_given, pairs_file, recipe, training_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,7 +61,7 @@ def train(
     Args:
         model: the base from `load_base`, with or without an adapter from `attach_lora`; it ends with the trained one.
         data: from `prepare`.
-        run: its profile holds every setting.
+        run: its profile has every setting.
         max_minutes: stop and keep after so long, for sessions that end.
         track: also send the figures to "tensorboard" (files in the run folder), "wandb" or "trackio".
         force: go on from a checkpoint that other versions of the libraries wrote.
@@ -106,6 +105,26 @@ def train(
     return state.log
 
 
+def _attach(model: PreTrainedModel, run: Run) -> None:
+    """A fresh adapter, or the one to train further."""
+    lora, start = run.profile.lora, run.profile.training.start_from
+    if not adapters.is_fresh(model, lora):  # a training that was stopped leaves its adapter half trained
+        adapters.detach_lora(model)
+        adapters.attach_lora(model, run)
+    if start is not None:
+        check_same_scale(Path(start).expanduser(), lora)
+        adapters.take_adapter(model, Path(start).expanduser())
+
+
+def check_same_scale(folder: Path, lora: Lora) -> None:
+    """Raise KitError where another scale than the saved adapter's would make it start as another function."""
+    saved = json.loads((folder / "adapter_config.json").read_text())
+    names = [name for name in ("r", "lora_alpha", "use_rslora") if saved.get(name, False) != getattr(lora, name)]
+    if names:
+        other = "; ".join(f"lora__{name}={saved.get(name)}, here {getattr(lora, name)}" for name in names)
+        raise KitError(f"the adapter in {folder} was trained with {other}: set the same")
+
+
 def _fit(
     model: PreTrainedModel,
     data: Prepared,
@@ -114,26 +133,25 @@ def _fit(
     max_minutes: float | None,
     track: str | None,
 ) -> tuple[TrainerState, Recipe]:
-    """Lay the steps and run the loop through them, shown and stoppable.
+    """Make the steps and run the loop through them, shown and stoppable.
 
     With early stopping the loop evaluates rows that are set aside for it, otherwise some of the held-out questions.
     """
     is_main, chosen = processes()[0] == 0, run.profile.training
-    rows, aside = split_validation(training_rows(model, data, run), chosen)
+    say: Callable[[object], None] = print if is_main else lambda text: None
+    rows, held_out = split_validation(training_rows(model, data, run), chosen)
     found = recipe(chosen, rows, model.config.hidden_size)
-    if is_main:
-        print(found)
-    if is_main and aside:
-        print(f"training: {len(aside)} of {len(aside + rows)} rows are set aside: their loss decides when to stop")
+    say(found)
     if chosen.patience is None:
         asked = [row["messages"] for row in data.test if row["kind"] != "general"]  # what the base may say otherwise
         chats = asked[:: max(1, -(-len(asked) // HELD_OUT))]
-        aside = [Row(*row) for row in encode_batch(chats, load_tokenizer(run.profile.base))]
-    batches = [batch for step in found.steps for batch in step]
-    ours, plain = check_loss(model, batches)
-    if is_main:
-        print(f"checked: the longest rows have a loss of {ours:.4f} here and of {plain:.4f} in a plain forward pass")
-    layers = layers_to_recompute(model, batches, found.training)
+        held_out = [Row(*row) for row in encode_batch(chats, load_tokenizer(run.profile.base))]
+    elif held_out:
+        count = f"{len(held_out)} of {len(held_out + rows)}"
+        say(f"training: {count} rows are set aside: their loss decides when to stop")
+    ours, plain = check_loss(model, found.batches)
+    say(f"checked: the longest rows have a loss of {ours:.4f} here and of {plain:.4f} in a plain forward pass")
+    layers = layers_to_recompute(model, found.batches, found.training)
     with (
         stop_requests(max_minutes) as should_stop,
         tracker(track if is_main else None, run) as send,
@@ -150,33 +168,13 @@ def _fit(
             model,
             found.steps,
             found.training,
-            held_out=for_measuring(aside, found.training),
+            held_out=for_measuring(held_out, found.training),
             layers=layers,
             checkpoints=checkpoints,
             should_stop=should_stop,
             on_step=on_step,
         )
     return state, found
-
-
-def check_same_scale(folder: Path, lora: Lora) -> None:
-    """Raise KitError where another scale than the saved adapter's would make it start as another function."""
-    saved = json.loads((folder / "adapter_config.json").read_text())
-    names = [name for name in ("r", "lora_alpha", "use_rslora") if saved.get(name, False) != getattr(lora, name)]
-    if names:
-        other = "; ".join(f"lora__{name}={saved.get(name)}, here {getattr(lora, name)}" for name in names)
-        raise KitError(f"the adapter in {folder} was trained with {other}: set the same")
-
-
-def _attach(model: PreTrainedModel, run: Run) -> None:
-    """A fresh adapter, or the one to train further."""
-    if not adapters.is_fresh(model, run.profile.lora):  # a training that was stopped leaves its adapter half trained
-        adapters.detach_lora(model)
-        adapters.attach_lora(model, run)
-    if run.profile.training.start_from is not None:
-        start = Path(run.profile.training.start_from).expanduser()
-        check_same_scale(start, run.profile.lora)
-        adapters.take_adapter(model, start)
 
 
 def train_inputs(run: Run) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from lora_kit.errors import KitError
 from lora_kit.quantization import load_model
 from lora_kit.training import loop, optim
 from lora_kit.training.batches import Batch, Row, epoch_steps
+from lora_kit.training.forward import training_mode
 from lora_kit.training.loop import check_finite, fit
-from lora_kit.training.loss import learned_tokens, loss_sum, training_mode
+from lora_kit.training.loss import learned_tokens, loss_sum
 from lora_kit.training.optim import make_scaler, probe_scale, schedule
 from lora_kit.training.train import check_learned
 

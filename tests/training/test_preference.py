@@ -18,8 +18,7 @@ from lora_kit.errors import KitError
 from lora_kit.files import file_hash
 from lora_kit.training.batches import Batch, Row, epoch_steps, split_batches
 from lora_kit.training.loss import loss_sum, terms
-from lora_kit.training.pairs import log_probs_of
-from lora_kit.training.recipe import rate_for, recipe
+from lora_kit.training.recipe import log_probs_of, rate_for, recipe
 from lora_kit.training.train import read_log
 
 from ..data.test_encoding import TINY
