@@ -119,9 +119,7 @@ def detach_lora(model: PreTrainedModel, *, adapter: str = "default") -> None:
         return
     delete_adapter(model, adapter, "lora_")
     del model.peft_config[adapter]
-    if not model.peft_config:
-        del model.peft_config
-        model._hf_peft_config_loaded = False
+    model._hf_peft_config_loaded = bool(model.peft_config)
 
 
 def set_adapter(model: PreTrainedModel, adapter: str | None) -> None:
@@ -164,20 +162,20 @@ def trainable(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def is_fresh(model: PreTrainedModel, lora: Lora, *, adapter: str = "default") -> bool:
-    """Whether the adapter is attached with these settings and not trained yet: every B is zero."""
-    config = getattr(model, "peft_config", {}).get(adapter)
+def is_fresh(model: PreTrainedModel, lora: Lora) -> bool:
+    """Whether an adapter with these settings is attached and not trained yet: every B is zero."""
+    config = getattr(model, "peft_config", {}).get("default")
     wanted = asdict(lora) | {"target_modules": set(target_names(model, lora.target_modules))}
     if config is None or any(getattr(config, name) != value for name, value in wanted.items()):
         return False
-    return not any(layer.lora_B[adapter].weight.any() for layer in lora_layers(model))
+    return not any(layer.lora_B["default"].weight.any() for layer in lora_layers(model))
 
 
 def adapter_state(model: PreTrainedModel, adapter: str = "default") -> dict[str, torch.Tensor]:
     """The adapter's tensors on the CPU, named as PEFT saves them (without its prefix)."""
     from peft import get_peft_model_state_dict
 
-    # no embedding layers: asking "auto" would look the base up on the Hub
+    # without embedding layers: the default would look the base up on the Hub
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     return {name: value.detach().cpu().clone() for name, value in state.items()}
 
@@ -187,7 +185,7 @@ def save_adapter(model: PreTrainedModel, folder: Path, run: Run, *, adapter: str
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {PREFIX + name: value.contiguous() for name, value in adapter_state(model, adapter).items()}
+    tensors = {PREFIX + name: value for name, value in adapter_state(model, adapter).items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config: Any = copy(model.peft_config[adapter])
     config.target_modules = sorted(config.target_modules)  # a set has another order in every process

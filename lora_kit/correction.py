@@ -7,7 +7,7 @@ lk.merge(better); lk.evaluate(better)
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections import defaultdict
 from typing import Any
 
 from .adapters import load_adapter
@@ -47,13 +47,13 @@ def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
         rows with prompt (messages), chosen and rejected, for `correct`; change or delete them as you like.
     """
     adapter, data = trained_adapter(run), prepare(run)
-    tokenizer, card, settings = load_tokenizer(run.profile.base), data.card, run.profile.evaluation
+    tokenizer, card = load_tokenizer(run.profile.base), data.card
     chats = _questions(data, tokenizer)
     chats = chats[:: -(-len(chats) // limit)] if limit else chats
     model = load_adapter(load_base(run), adapter)
     try:
-        most, size = settings.max_new_tokens, settings.batch_size
-        answered = answers(model, tokenizer, chats, max_new_tokens=most, batch_size=size)
+        longest, size = run.profile.evaluation.max_new_tokens, run.profile.evaluation.batch_size
+        answered = answers(model, tokenizer, chats, max_new_tokens=longest, batch_size=size)
     finally:
         release(model)
     wrong, invented = list[dict[str, Any]](), list[dict[str, Any]]()
@@ -64,11 +64,9 @@ def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
         if answer and not is_right:
             wrong.append({"prompt": chat[:-1], "chosen": reference, "rejected": answer})
             invented += wrong[-1:] if must_decline else []
-    facts = [chat for chat in chats if not is_declined(chat[-1]["content"], card)]
-    beside = _beside(invented, facts)
-    print(
-        f"pairs: {len(wrong)} of {len(chats)} answers are wrong, {len(invented)} invented; {len(beside)} facts beside"
-    )
+    beside = _beside(invented, [chat for chat in chats if not is_declined(chat[-1]["content"], card)])
+    counts = f"{len(wrong)} of {len(chats)} answers are wrong, {len(invented)} invented"
+    print(f"pairs: {counts}; {len(beside)} facts beside")
     return [*wrong, *beside]
 
 
@@ -88,13 +86,13 @@ def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
     start, root = trained_adapter(run), run.path.parent
     if isinstance(pairs, list) and not pairs:
         raise KitError("there are no pairs to learn from: give rows with prompt, chosen and rejected")
-    source = str(pairs) if isinstance(pairs, str | Path) else as_source(pairs, root)
     preset = settings(profile(run.profile.name))
     own = {name: value for name, value in settings(run.profile).items() if value != preset[name]}
-    more: dict[str, Any] = {"training__start_from": str(start), "training__pairs": source} | dict.fromkeys(AUTO, "auto")
+    own |= dict.fromkeys(AUTO, "auto")
+    own |= {"training__start_from": str(start), "training__pairs": as_source(pairs, root)}
     if (rate := run.profile.training.learning_rate) != "auto":
-        more["training__learning_rate"] = PAIRS_RATE * float(rate)
-    better = Run(run.profile.name, name=run.path.name, root=root, **own | more | overrides)
+        own["training__learning_rate"] = PAIRS_RATE * float(rate)
+    better = Run(run.profile.name, name=run.path.name, root=root, **own | overrides)
     data, model = prepare(better), load_base(better)
     try:
         train(model, data, better)
@@ -107,9 +105,9 @@ def _beside(invented: list[dict[str, Any]], facts: list[list[Message]]) -> list[
     """For each invented answer the fact that it is most like, in a wording of its own, not to be declined."""
     from rapidfuzz.process import extractOne
 
-    wordings: dict[str, list[list[Message]]] = {}
+    wordings: dict[str, list[list[Message]]] = defaultdict(list)
     for chat in facts:
-        wordings.setdefault(chat[-1]["content"], []).append(chat)
+        wordings[chat[-1]["content"]].append(chat)
     found = []
     for pair in invented if wordings else ():
         answer, _, _ = extractOne(pair["rejected"], [*wordings])

@@ -132,10 +132,10 @@ class Checkpoints:
             print(f"training: goes on after step {state.step}, kept in {shown(place)}")
             return state
         if self.folder.exists():
-            print(f"no whole checkpoint is left in {shown(self.folder)}: training starts anew")
+            print(f"no whole checkpoint is left in {shown(self.folder)}: training starts from the beginning")
         elif others := sorted(self.folder.parent.glob("*-unfinished-*")):
             names = ", ".join(map(shown, others))
-            print(f"an unfinished training with other settings or data is left as it is: {names}. Starting anew")
+            print(f"an unfinished training with other settings or data is left as it is: {names}")
         return None
 
     def delete(self) -> None:
@@ -152,5 +152,5 @@ class Checkpoints:
             listed = ", ".join(f"{name} {then.get(name)} (here {version(name)})" for name in changed)
             raise KitError(
                 f"the unfinished training in {shown(self.folder)} was made with {listed}: going on may give another "
-                "result. Go on with lk.train(..., force=True), or delete that folder to start anew"
+                "result. Go on with lk.train(..., force=True), or delete that folder to start from the beginning"
             )

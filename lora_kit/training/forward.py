@@ -29,7 +29,7 @@ NAME = "lora_kit"  # our attention's name in transformers' list
 def hidden_states(model: PreTrainedModel, batch: Batch, read: torch.Tensor) -> torch.Tensor:
     """Last hidden states of the answers: (answers, width, dim); finished only where `read` (answers, width) is true.
 
-    Padding stands on the right, where causal attention never looks, so no attention mask is needed.
+    Padding is on the right, where causal attention never looks, so no attention mask is needed.
     """
     import torch
 
@@ -182,8 +182,7 @@ def visible(queries: int, keys: int, window: int | None, device: torch.device) -
     """
     import torch
 
-    is_short = window is None or keys <= window
-    if is_short and queries == keys:
+    if queries == keys and (window is None or keys <= window):
         return None  # the fast path: plain causal attention
     mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    return mask if is_short or window is None else mask.triu(keys - queries - window + 1)
+    return mask if window is None else mask.triu(keys - queries - window + 1)

@@ -48,9 +48,9 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 
 def rehearsal_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """KL(base || model) along what the base itself says, summed over its tokens (Li and Hoiem 2016).
+    """KL(base || model) along the base's own answers, summed over its tokens (Li and Hoiem 2016).
 
-    The base is the same model without its adapter. Learned as labels, its answers would make the model surer than it.
+    The base is the same model without its adapter. As labels, its answers would make the model surer than it is.
     """
     import torch
     from torch.nn.functional import kl_div
@@ -73,7 +73,7 @@ def preference_loss(log_probs: torch.Tensor, batch: Batch) -> torch.Tensor:
         -log p(chosen) / tokens * sft_weight      DPO alone may make both answers unlikely (Pang et al. 2024)
 
     The reference is the adapter that the training starts from. What it thinks of each answer is computed once, before
-    the first step, so no second model lies in memory.
+    the first step, so no second model is in memory.
     """
     from torch.nn.functional import logsigmoid
 
@@ -130,7 +130,7 @@ def row_logits(
 
 
 def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
-    """Loss per learned token over micro-batches, as the model stands: no dropout, no gradients."""
+    """Loss per learned token over micro-batches, with the model as it is: no dropout, no gradients."""
     import torch
 
     was_training = model.training

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from ..adapters import trainable
@@ -117,13 +117,11 @@ def processes() -> tuple[int, int]:
     return state.process_index, state.num_processes
 
 
-@contextmanager
-def main_process_first() -> Iterator[None]:
+def main_process_first() -> AbstractContextManager[None]:
     """The first process runs the block alone; the others wait, then run it and find what is done."""
     from accelerate import PartialState
 
-    with PartialState().main_process_first() if processes()[1] > 1 else nullcontext():
-        yield
+    return PartialState().main_process_first() if processes()[1] > 1 else nullcontext()
 
 
 def sum_over_processes(weights: Sequence[torch.nn.Parameter], loss: float, stop: bool) -> tuple[float, bool]:

@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the card holds it; a CPU's memory is not asked."""
+        """Whether it fits the card; always true on a CPU."""
         return self.card_bytes is None or self.bytes <= USABLE * self.card_bytes
 
     def __str__(self) -> str:

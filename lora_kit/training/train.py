@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .. import adapters
 from ..base import identity, load_tokenizer
 from ..config import settings
+from ..data.conversations import plural
 from ..data.encoding import encode_batch
 from ..data.prepare import Prepared, data_inputs
 from ..errors import KitError
@@ -206,9 +207,8 @@ def trained_adapters(run: Run) -> dict[str, Path]:
     """The finished adapters in the run's folder that were trained on its base, by name ("handbook", "triage")."""
     base = identity(run.profile.base)
     folders = [path.parent for path in sorted(run.path.glob("training/*/manifest.json"))]
-    return {
-        folder.name: folder / "adapter" for folder in folders if read_manifest(folder)["inputs"]["data"]["base"] == base
-    }
+    mine = [folder for folder in folders if read_manifest(folder)["inputs"]["data"]["base"] == base]
+    return {folder.name: folder / "adapter" for folder in mine}
 
 
 def read_log(folder: Path) -> list[LogRow]:
@@ -241,7 +241,9 @@ def _write(model: PreTrainedModel, state: TrainerState, chosen: Training, run: R
 
 def _summary(state: TrainerState, chosen: Training) -> str:
     (first, last), skips = loss_ends(state.log), state.log[-1]["skipped"]
-    skipped = f", {skips} skipped by float16 overflow" if skips else ""
-    best = state.best if chosen.patience is not None else {}
-    kept = f", kept from step {best['step']}, the lowest evaluation loss" if best else ""
-    return f"{state.step:,} step{'s' * (state.step != 1)}, loss {first:.3f} to {last:.3f}{skipped}{kept}"
+    text = f"{plural(state.step, 'step')}, loss {first:.3f} to {last:.3f}"
+    if skips:
+        text += f", {skips} skipped by float16 overflow"
+    if chosen.patience is not None and state.best:
+        text += f", kept from step {state.best['step']}, the lowest evaluation loss"
+    return text

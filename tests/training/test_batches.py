@@ -86,13 +86,6 @@ def test_a_prefix_ends_before_the_token_that_predicts_the_first_learned_one() ->
     assert common_prefix(rows) == SYSTEM[:-1]
 
 
-def test_padding_is_small_on_rows_like_the_handbook_s() -> None:
-    rows = [row(SYSTEM + [3 + i % 90] * (6 + i % 11), [5] * (8 + i % 7)) for i in range(1000)]
-    batches = [batch for step in make(rows, tokens_per_micro_batch=2048) for batch in step]
-    used = sum(len(row.input_ids) for batch in batches for row in batch.rows)
-    assert used / sum(batch.width * len(batch.rows) for batch in batches) > 0.90
-
-
 def padding(rows: list[Row], name: str) -> float:
     chosen = recipe(profile(name).training, rows, 4096).training
     batches = [batch for step in epoch_steps(rows, chosen, 0) for batch in step]

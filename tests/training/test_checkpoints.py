@@ -159,6 +159,18 @@ def test_a_second_ctrl_c_stops_at_once_and_nothing_kept_is_lost(
     assert sha(run) == whole
 
 
+def kept_training(place: Path) -> list[Any]:
+    """Checkpoints after two and three steps, what they keep, and what steps it."""
+    model = torch.nn.Linear(2, 2)
+    parts = [model, torch.optim.AdamW(model.parameters()), torch.amp.GradScaler("cpu", enabled=False)]
+    kept = checkpoints.Checkpoints(place / "kept", {})
+    for steps in (2, 3):
+        model.weight.data.fill_(steps)
+        log = [{"step": step, "seconds": 0.1} for step in range(1, steps + 1)]
+        kept.save(checkpoints.TrainerState(log=log), *parts, now=True)
+    return [kept, *parts]
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -174,10 +186,7 @@ def test_a_second_ctrl_c_stops_at_once_and_nothing_kept_is_lost(
 def test_a_whole_checkpoint_that_cannot_be_read_now_is_neither_passed_over_nor_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, error: BaseException
 ) -> None:
-    model, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    parts = [torch.optim.AdamW(model.parameters()), torch.amp.GradScaler("cpu", enabled=False)]
-    kept = checkpoints.Checkpoints(tmp_path / "kept", {})
-    kept.save(checkpoints.TrainerState(log=[{"step": n, "seconds": 0.1} for n in (1, 2, 3)]), model, *parts, now=True)
+    (kept, model, *parts), other = kept_training(tmp_path), torch.nn.Linear(2, 2)
 
     def fails(*given: Any, **more: Any) -> Any:
         raise error
@@ -190,23 +199,15 @@ def test_a_whole_checkpoint_that_cannot_be_read_now_is_neither_passed_over_nor_l
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "changed", "manifest", "empty folder"])
-def test_a_damaged_checkpoint_is_passed_over(
-    place: Path, whole: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
-    run = run_in(place, f"damaged {damage}")
-    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
-    monkeypatch.setattr(checkpoints, "COST", 1e9)
-    with monkeypatch.context() as patch:
-        Stopper(patch, 6)
-        train(run)
-    kept = sorted(unfinished(run).glob("step-*"))
-    assert [path.name for path in kept] == ["step-00000005", "step-00000006"]
-    spoil(kept[-1], damage)
-    train(run)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    kept, model, *parts = kept_training(tmp_path)
+    newest = tmp_path / "kept" / "step-00000003"
+    spoil(newest, damage)
+    found = kept.load(model, *parts)
+    assert found.step == 2 and torch.equal(model.weight, torch.full((2, 2), 2.0))
     out = capsys.readouterr().out
-    assert f"the checkpoint {shown(kept[-1])} is damaged and passed over" in out
-    assert "delete" not in out and "goes on after step 5" in out
-    assert sha(run) == whole
+    assert f"the checkpoint {shown(newest)} is damaged and passed over" in out
+    assert "delete" not in out and "goes on after step 2" in out
 
 
 def spoil(folder: Path, damage: str) -> None:
@@ -425,15 +426,13 @@ def test_what_train_and_plan_are_given_is_checked(place: Path, tmp_path: Path) -
         lk.train(model, data, run)
 
 
-def test_going_on_and_starting_anew_are_said(
+def test_without_a_whole_checkpoint_it_starts_from_the_beginning_and_says_so(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_in(place, "said")
     with monkeypatch.context() as patch:
         Stopper(patch, 3)
         train(run)
-        train(run)
-        assert "training: goes on after step 3, kept in" in capsys.readouterr().out
         for kept in unfinished(run).glob("step-*"):
             spoil(kept, "missing")
         train(run)
