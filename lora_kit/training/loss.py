@@ -99,7 +99,7 @@ def log_probs(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 
 def learned_states(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of every learned token the hidden state that predicts it, itself, and its answer's number: (learned, ...)."""
+    """States that predict learned tokens (learned, dim), these tokens (learned,), and the answer of each (learned,)."""
     labels = padded([row.labels[1:] for row in batch.answers], IGNORE, batch.width, model.device)  # shifted by one
     learned = labels != IGNORE
     return hidden_states(model, batch, learned)[learned], labels[learned], learned.nonzero()[:, 0]
