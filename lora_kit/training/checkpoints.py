@@ -151,6 +151,6 @@ class Checkpoints:
         if changed and not self.force:
             listed = ", ".join(f"{name} {then.get(name)} (here {version(name)})" for name in changed)
             raise KitError(
-                f"the unfinished training in {shown(self.folder)} was made with {listed}: going on may give another "
-                "result. Go on with lk.train(..., force=True), or delete that folder to start from the beginning"
+                f"the unfinished training in {shown(self.folder)} was made with {listed}, which may give another "
+                "result: go on with lk.train(..., force=True), or delete that folder"
             )

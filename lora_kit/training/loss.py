@@ -172,18 +172,13 @@ def check_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[float,
     ours, plain = ours / tokens, plain / tokens
     dtype = str(compute_dtype_of(model)).removeprefix("torch.")
     if not math.isfinite(ours + plain):
-        raise KitError(
-            f"the loss of this base is {plain} in {dtype}: its numbers are beyond that type. Set "
-            "quantization__compute_dtype=float32 (slower), or take another base"
-        )
+        raise KitError(f"the loss of this base is {plain} in {dtype}: set quantization__compute_dtype=float32 (slower)")
     # families that go wrong differ by 3 % or more, rounding by 0.06 % at most (bfloat16, random models)
     tolerance = 1e-3 if dtype == "float32" else 1e-2
     if abs(ours - plain) > tolerance * max(plain, 1.0):  # an adapter that is trained further begins near 0
-        raise KitError(
-            f"the loss is {ours:.4f} as training computes it and {plain:.4f} as the model itself does: a base of the "
-            f"type {model.config.model_type!r} cannot be trained here. Where rows share a prefix, "
-            "training__share_prefixes=false may help"
-        )
+        both = f"{ours:.4f} as training computes it and {plain:.4f} as the model itself does"
+        way_out = "training__share_prefixes=false may help, else take another base"
+        raise KitError(f"the loss of this {model.config.model_type!r} model is {both}: {way_out}")
     return ours, plain
 
 

@@ -95,10 +95,7 @@ def probe_scale(model: PreTrainedModel, batch: Batch, scaler: torch.amp.GradScal
             break
         scale /= 2
     else:
-        raise KitError(
-            "the gradients of this base are not finite in float16, however small the loss is made: set "
-            "quantization__compute_dtype=float32 (slower), or take another base"
-        )
+        raise KitError("gradients of this base overflow float16: set quantization__compute_dtype=float32 (slower)")
     if processes()[1] > 1:  # the smallest of all processes
         found = torch.tensor(scale, device=model.device)
         torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MIN)

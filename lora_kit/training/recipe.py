@@ -147,9 +147,7 @@ def pair_rows(model: PreTrainedModel, data: Prepared, run: Run) -> list[Row]:
     pairs = read_pairs(pairs_file(run), profile.data, data.card.get("system"))
     asked = {Conversation(row["messages"]).question for row in data.test}
     if held := [one.row for one, _ in pairs if one.question in asked]:
-        raise KitError(
-            f"{plural(len(held), 'pair')} ask what is held out for the report card: delete {first_few(held)}"
-        )
+        raise KitError(f"{plural(len(held), 'pair')} ask what is held out: delete {first_few(held)}")
     if len(pairs) < FEW_PAIRS:
         print(f"pairs: {len(pairs)}; fewer than {FEW_PAIRS} rarely change what a model does")
     lengths = LengthFilter(replace(profile.data, too_long="stop"), tokenizer)
@@ -190,7 +188,4 @@ def check_given(model: object, data: object, run: Run) -> None:
     if not any(True for _ in model.parameters()):
         raise KitError("the model was released: load it again with lk.load_base(run)")
     if read_manifest(data.folder)["fingerprint"] != fingerprint(data_inputs(run)):
-        raise KitError(
-            f"the data in {shown(data.folder)} was prepared from other files or settings than this run has: "
-            "call data = lk.prepare(run)"
-        )
+        raise KitError(f"{shown(data.folder)} was prepared from other files or settings: call data = lk.prepare(run)")

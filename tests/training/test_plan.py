@@ -98,14 +98,14 @@ def test_on_a_card_as_few_layers_are_computed_twice_as_fit(folder: Path, monkeyp
         card = (sum(fixed_bytes(model, settings)) + 2000 + room + 0.5) / module.USABLE
         monkeypatch.setattr(module, "card_bytes", lambda model, card=card: card)
         assert layers_to_recompute(model, batches, settings) == layers
-    for said, layers in ((2, 2), (99, 3)):
-        settings = small_profile(training__checkpoint_layers=said).training
+    for named, layers in ((2, 2), (99, 3)):
+        settings = small_profile(training__checkpoint_layers=named).training
         assert layers_to_recompute(model, batches, settings) == layers
 
 
 def test_a_card_is_as_large_as_what_the_process_may_take_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"mem_get_info": (60, 80), "memory_reserved": 5, "get_per_process_memory_fraction": 1.0}
-    for name, value in told.items():
+    known = {"mem_get_info": (60, 80), "memory_reserved": 5, "get_per_process_memory_fraction": 1.0}
+    for name, value in known.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value, raising=False)
     card: Any = SimpleNamespace(device=torch.device("cuda"))
     assert card_bytes(card) == 65

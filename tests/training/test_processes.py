@@ -24,9 +24,9 @@ DETERMINED = SMALL | {"lora__lora_dropout": "0.0", "training__tokens_per_micro_b
 
 def trained_in(place: Path, name: str, launcher: list[str]) -> Path:
     """Train by the command line; the folder of the training stage."""
-    told = [f"--set={key}={value}" for key, value in DETERMINED.items()]
+    settings = [f"--set={key}={value}" for key, value in DETERMINED.items()]
     command = [*launcher, "-m", "lora_kit", "train", "--profile", "tiny-cpu", "--data", str(place / "faq.jsonl")]
-    command += ["--root", str(place), "--name", name, *told]
+    command += ["--root", str(place), "--name", name, *settings]
     environment = os.environ | {"LORA_KIT_PROGRESS": "off", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -70,8 +70,8 @@ def test_what_is_named_is_taken_as_it_is_and_said_where_the_evidence_differs() -
     named = Training(epochs=2, tokens_per_step=1024, learning_rate=1e-5)
     found = recipe(named, random_rows(40), 576)
     assert (found.training.epochs, found.training.tokens_per_step, found.training.learning_rate) == (2, 1024, 1e-5)
-    told = " ".join(found.reasons)
-    assert "0.00066" in told and f"{len(found.steps)} steps" in told
+    reasons = " ".join(found.reasons)
+    assert "0.00066" in reasons and f"{len(found.steps)} steps" in reasons
     near = recipe(replace(named, learning_rate=1e-3, epochs=200), random_rows(40), 576)
     assert near.reasons == []
 
@@ -111,7 +111,7 @@ FEW = {
 def test_small_files_train_at_the_default_recipe(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = lk.Run("tiny-cpu", root=tmp_path, data=FEW[name], training__epochs="auto", training__tokens_per_step="auto")
     log = lk.train(lk.load_base(run), lk.prepare(run), run)
-    said = capsys.readouterr().out
-    assert f"recipe: {len(log)} steps" in said
-    assert len(log) >= ENOUGH_STEPS or f"{MOST_EPOCHS} times" in said
+    printed = capsys.readouterr().out
+    assert f"recipe: {len(log)} steps" in printed
+    assert len(log) >= ENOUGH_STEPS or f"{MOST_EPOCHS} times" in printed
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
