@@ -120,9 +120,13 @@ def epoch_steps(rows: Sequence[Row], settings: Training, epoch: int) -> list[lis
 
 
 def for_measuring(rows: Sequence[Row], settings: Training) -> list[Batch]:
-    """Rows as micro-batches in a fixed order, shortest first, for measuring a loss."""
-    ordered = sorted(rows, key=lambda row: len(row.input_ids))
-    return [Batch([], group) for group in _fill(ordered, settings.tokens_per_micro_batch)]
+    """Rows as micro-batches in a fixed order, shortest first, for measuring a loss; rehearsal rows apart, as their loss."""
+    found = list[Batch]()
+    for is_rehearsal in (False, True):
+        ordered = sorted((row for row in rows if row.is_rehearsal == is_rehearsal), key=lambda row: row.width)
+        groups = _fill(ordered, settings.tokens_per_micro_batch)
+        found += [Batch([], group, settings.beta, settings.sft_weight) for group in groups]
+    return found
 
 
 def split_batches(batches: Sequence[Batch], parts: int) -> Iterator[Batch]:

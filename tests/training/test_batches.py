@@ -16,7 +16,7 @@ from lora_kit.base import ASSETS
 from lora_kit.config import Training
 from lora_kit.data.encoding import IGNORE, encode_batch
 from lora_kit.presets import profile
-from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, split_validation
+from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, for_measuring, split_validation
 from lora_kit.training.recipe import recipe
 
 from ..models import random_rows, small_profile
@@ -128,6 +128,10 @@ def test_early_stopping_sets_a_few_rows_aside_and_nothing_else_does(count: int) 
 
 def test_rehearsal_is_never_mixed_with_other_rows() -> None:
     rows = [replace(row, number=n, is_rehearsal=n % 3 == 0) for n, row in enumerate(random_rows(40, prefix=20))]
-    batches = [batch for step in epoch_steps(rows, small_profile().training, 0) for batch in step]
-    assert all(row.is_rehearsal == batch.is_rehearsal for batch in batches for row in batch.rows)
-    assert sorted(row.number for batch in batches for row in batch.rows) == list(range(40))
+    settings = small_profile().training
+    for batches in (itertools.chain(*epoch_steps(rows, settings, 0)), for_measuring(rows, settings)):
+        numbers = list[int]()
+        for batch in batches:
+            assert all(row.is_rehearsal == batch.is_rehearsal for row in batch.rows)
+            numbers += [row.number for row in batch.rows]
+        assert sorted(numbers) == list(range(40))
