@@ -26,9 +26,9 @@ from .presets import PROFILES
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 when it went well, 1 when a check failed, 2 for a mistake of the user's."""
     options = parser().parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without our signs gets other ones, and no error
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks our signs shows others
         sys.stdout.reconfigure(errors="replace")
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one speaks
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one prints
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         return COMMANDS[options.command](options) or 0
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; what a command's function says of itself is its help."""
+    """The command line; the docstring of a command's function is its help."""
     top = argparse.ArgumentParser(prog="lora_kit", description="Fine-tune a chat model with LoRA on one small GPU.")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     parsers = {}
@@ -78,7 +78,7 @@ def doctor(options: argparse.Namespace) -> int:
     """check this machine and say what to fix"""
     if options.root:
         os.environ["LORA_KIT_RUNS"] = options.root
-    with redirect_stdout(sys.stderr if options.json else sys.stdout):  # of a program's JSON nothing else is a part
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):  # the JSON stands alone on stdout
         checkup = lk.doctor(options.profile)
     print(json.dumps([asdict(check) for check in checkup], indent=1) if options.json else checkup)
     return 1 if checkup.failed else 0
@@ -86,13 +86,13 @@ def doctor(options: argparse.Namespace) -> int:
 
 def demo(options: argparse.Namespace) -> None:
     """the whole way on the embedded model: prepare, train, merge, evaluate"""
-    options.profile, options.questions = options.profile or "tiny-cpu", None  # downloads nothing, also where a GPU is
-    evaluate(options)
+    options.profile = options.profile or "tiny-cpu"  # downloads nothing, also where there is a GPU
+    lk.evaluate(open_run(options, "merged"))
 
 
 def prepare(options: argparse.Namespace) -> None:
     """encode the dataset and report what is in it"""
-    _make(options, "data")
+    lk.prepare(open_run(options))
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -103,15 +103,11 @@ def plan(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """train the adapter"""
-    _make(options, "training")
-
-
-def _make(options: argparse.Namespace, stage: str) -> None:
     run = open_run(options)
-    if done := stage_folder(run, stage):
-        print(f"{options.command}: done before with these settings, in {shown(check_files(done))}")
+    if done := stage_folder(run, "training"):
+        print(f"train: done before with these settings, in {shown(check_files(done))}")
     else:
-        lk.make(run, stage)
+        lk.make(run, "training")
 
 
 def merge(options: argparse.Namespace) -> None:

@@ -1,23 +1,25 @@
-"""The base model's files: embedded, a folder, a Kaggle mount or the Hub. Whatever it was, it ends as a local folder.
+"""The base model: where its files come from (they end as a local folder), its tokenizer, its family.
 
 Safe by default: safetensors only, no remote code, a pinned revision; access is tested before anything is downloaded.
+tests/test_families.py takes a small random model of every family through loss and gradients against its own plain
+forward pass, plain PEFT, the merge, answers and GGUF. Every training also checks its own base (training/selfcheck.py).
 """
 
 from __future__ import annotations
 
 import datetime
-import hashlib
-import os
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Base
 from .errors import KitError
-from .families import check_family
-from .files import file_hash, shown
+from .files import file_identity, shown
+from .machine import take_secret
 
 if TYPE_CHECKING:
     import torch
@@ -30,28 +32,52 @@ IGNORED = ["consolidated*", "original/*"]  # the same weights again, as Mistral 
 INDEX = "model.safetensors.index.json"  # of a model in several files: which holds which tensor
 BESIDE = (".json", ".model", ".jinja")  # tokenizer, configuration, chat template
 LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
-BIG = 100 * 2**20  # bytes: larger files are known by their size and samples, as hashing them whole takes minutes
-SAMPLES, SAMPLE = 64, 2**16  # places and bytes
 DATE = datetime.date(2024, 7, 26)  # which Llama 3.2's own template falls back to
 TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")  # how a template asks for the date
 
 
-def locate(base: Base) -> Path:
-    """The local folder of the base model, downloaded if need be.
+@dataclass(frozen=True)
+class Family:
+    """One `model_type` of transformers."""
 
-    Raises:
-        KitError: no family that was tested, no safetensors, no access (the message says how to get it), no network, or
-            the download broke off.
-    """
-    folder = _local(base) or _cached(base)
+    models: str  # published models of it
+    gguf: str | None = None  # its name in llama.cpp
+    rope_in_halves: bool = True  # llama.cpp turns halves there, as transformers does; False: neighbours
+    overflows_float16: bool = False  # activations beyond 65,504
+
+
+FAMILIES = {
+    "llama": Family("Llama 2 and 3.x, SmolLM2, TinyLlama", "llama", rope_in_halves=False),
+    "qwen2": Family("Qwen2.5", "qwen2"),
+    "qwen3": Family("Qwen3", "qwen3"),
+    "mistral": Family("Mistral 7B v0.3", "llama", rope_in_halves=False),
+    "smollm3": Family("SmolLM3", "smollm3", rope_in_halves=False),
+    "granite": Family("Granite 3.x", "granite", rope_in_halves=False),
+    "olmo2": Family("OLMo 2", "olmo2"),
+    "phi3": Family("Phi-4-mini, Phi-3", "phi3"),
+    "gemma3_text": Family("Gemma 3 (text)", overflows_float16=True),
+}
+REFUSED = {  # that no setting opens
+    "gemma2": "it caps the attention's logits, which the fast attention cannot",
+    "gemma3": "its checkpoint contains a vision model too: take a text-only one, as gemma-3-1b-it",
+    "gemma4": "its checkpoint contains a vision model too",
+    "qwen3_5": "some of its layers are recurrent: rows that share a prefix would see each other",
+    "qwen3_next": "some of its layers are recurrent: rows that share a prefix would see each other",
+}
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # settings that a mixture of experts has
+
+
+def locate(base: Base) -> Path:
+    """The local folder of the base model, downloaded if need be; KitError says how to get one that cannot be had."""
+    folder = local_folder(base)
     if folder is None:
         if problem := access_problem(base):
             raise KitError(problem)
         try:
             folder = _snapshot(base)
         except Exception as error:  # the network, the Hub, the disk: the library has many names for it
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise KitError(f"the download of {base.source} broke off ({reason}): call it again to go on") from error
+            broke = f"the download of {base.source} broke off ({_reason(error)}): call it again to go on"
+            raise KitError(broke) from error
     return check_family(folder, base)
 
 
@@ -82,64 +108,42 @@ def identity(base: Base) -> dict[str, Any]:
     }
 
 
-def file_identity(path: Path) -> str:
-    """SHA-256 of a file; of a big one, over its size, its first MiB and samples that are evenly spaced."""
-    size = path.stat().st_size
-    if size < BIG:
-        return file_hash(path)
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        digest.update(file.read(2**20))
-        for number in range(SAMPLES):
-            file.seek(number * (size - SAMPLE) // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE))
-    return f"sampled {digest.hexdigest()}"
-
-
-def is_here(base: Base) -> bool:
-    """Whether the base is on this machine, and neither network nor access is needed."""
-    return bool(_local(base) or _cached(base))
-
-
-def _local(base: Base) -> Path | None:
-    """The embedded model, a folder, or a model that is attached to the Kaggle kernel."""
-    if (ASSETS / base.source / "config.json").is_file():
-        return ASSETS / base.source
+def local_folder(base: Base) -> Path | None:
+    """Where the base is on this machine, if it is: embedded, a folder, attached in Kaggle, or in the Hub's cache."""
+    folders = [ASSETS / base.source]
+    if base.kaggle is not None:
+        owner, model, framework, variation, version = base.kaggle.split("/")
+        tail = Path(model, framework.lower(), variation, version)
+        folders += [KAGGLE_INPUT / "models" / owner / tail, KAGGLE_INPUT / tail]  # the new layout, and the old one
+    for folder in folders:
+        if (folder / "config.json").is_file():
+            return folder
     if Path(base.source).is_dir():
         return Path(base.source)
-    if base.kaggle is None:
-        return None
-    owner, model, framework, variation, version = base.kaggle.split("/")
-    tail = Path(model, framework.lower(), variation, version)
-    places = (KAGGLE_INPUT / "models" / owner / tail, KAGGLE_INPUT / tail)  # the new layout, and the old one
-    return next((place for place in places if (place / "config.json").is_file()), None)
-
-
-def _snapshot(base: Base, **options: Any) -> Path:
-    from huggingface_hub import snapshot_download
-
-    return Path(
-        snapshot_download(
-            base.source, revision=base.revision, allow_patterns=WANTED, ignore_patterns=IGNORED, **options
-        )
-    )
-
-
-def _cached(base: Base) -> Path | None:
-    """The base in the Hub's cache, which needs neither access nor network."""
     try:
         return _snapshot(base, local_files_only=True)
     except Exception:  # not in the cache: the library has several names for that
         return None
 
 
+def _snapshot(base: Base, local_files_only: bool = False) -> Path:
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(
+        base.source,
+        revision=base.revision,
+        allow_patterns=WANTED,
+        ignore_patterns=IGNORED,
+        local_files_only=local_files_only,
+    )
+    return Path(folder)
+
+
 def access_problem(base: Base) -> str | None:
     """Why the base cannot be had here, with the way out; None when it can."""
-    if is_here(base):
+    if local_folder(base):
         return None
     name, page = base.source, f"https://huggingface.co/{base.source}"
-    if is_offline():
-        return f"{name} is not here, and HF_HUB_OFFLINE is set: unset it, or put the model's folder into base__source"
     take_secret()
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -152,50 +156,54 @@ def access_problem(base: Base) -> str | None:
         return f"{name} is gated and this token has no access: ask for it on {page} with the token's account"
     except RepositoryNotFoundError:
         return f"there is no model {name!r} on the Hub, or it is private: check the name on {page}"
-    except Exception as error:  # no network, a proxy, the Hub is down: the library has many names for it
-        reason = type(error).__name__
-        return f"the Hub cannot be reached for {name} ({reason}): check the network or give a local folder"
+    except Exception as error:  # no network, HF_HUB_OFFLINE, the Hub is down: the library has many names for it
+        return f"the Hub cannot be reached for {name} ({_reason(error)}): check the network or give a local folder"
     return None
 
 
-def is_offline() -> bool:
-    """Whether the Hub's library is forbidden to use the network."""
-    values = (os.environ.get(name, "").upper() for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    return any(value in ("1", "ON", "YES", "TRUE") for value in values)
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def has_token() -> bool:
-    """Whether a token of the Hub is set: variable, login, a secret of Kaggle or Colab. Its value stays where it is."""
-    take_secret()
-    from huggingface_hub import get_token
+def check_family(folder: Path, base: Base) -> Path:
+    """Return `folder` when it contains safetensors of a family that was tested, or that the user wants to try."""
+    config = read_config(folder)
+    kind = config["model_type"]
+    reason = REFUSED.get(kind) or ("it is a mixture of experts" if any(config.get(name) for name in EXPERTS) else None)
+    tested = "; ".join(f"{name} ({family.models})" for name, family in FAMILIES.items())
+    if reason is None and kind not in FAMILIES and not base.untested:
+        reason = "it was not tested; base__untested=true tries it"
+    if reason:
+        raise KitError(f"{folder} contains a {kind!r} model: {reason}. Tested families: {tested}")
+    if not any(folder.glob("*.safetensors")):
+        raise KitError(f"{folder} has no *.safetensors file; other weight formats are not loaded, for safety")
+    return folder
 
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json; KitError where it is none."""
     try:
-        return bool(get_token())
-    except Exception:  # Colab's secrets do not answer outside its page, with errors of their own
-        return False
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        config["model_type"].lower()
+        return config
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise KitError(f"{folder} has no readable config.json: give the folder of a chat model") from error
 
 
-def take_secret() -> None:
-    """Give Kaggle's secret HF_TOKEN to the Hub's library (Colab's it reads itself): no prompt, nothing shown.
-
-    A kernel that was just pushed has no secret attached: then the run goes on without.
-    """
-    if os.environ.get("HF_TOKEN") or "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:
-        return
-    try:
-        from kaggle_secrets import UserSecretsClient
-
-        os.environ["HF_TOKEN"] = UserSecretsClient().get_secret("HF_TOKEN")
-    except Exception:  # none attached, no internet, not in a kernel: Kaggle has its own names for it
-        return
+def check_numbers(config: dict[str, Any], dtype: str, max_length: int) -> None:
+    """Raise KitError where a base would compute nonsense in this dtype, or with rows of so many tokens."""
+    kind, rope = config["model_type"], config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if dtype == "float16" and kind in FAMILIES and FAMILIES[kind].overflows_float16:
+        way_out = "set quantization__compute_dtype=float32 (slower), or take another base"
+        raise KitError(f"a {kind!r} model overflows in float16, the T4's dtype: {way_out}")
+    if (rope.get("rope_type") or rope.get("type")) == "longrope":
+        most = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or 4096
+        if max_length > most:
+            raise KitError(f"this base changes its rotary embedding beyond {most} tokens: set data__max_length={most}")
 
 
 class Weights(Mapping[str, "torch.Tensor"]):
-    """The tensors of a model folder by name; each is mapped from its file when it is asked for, and read when used.
-
-    Raises:
-        KitError: a file is truncated or damaged.
-    """
+    """The tensors of a model folder by name; each is mapped from its file when accessed, and read when used."""
 
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Path] = {}  # by the name of the tensor

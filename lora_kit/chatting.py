@@ -31,12 +31,9 @@ def chat(run: Run, question: str | None = None, *, adapter: str | None = None, t
     Args:
         run: its adapter is trained; all adapters in its folder share one base.
         question: ask only this, as plain text.
-        adapter: which one answers, by the name of its dataset ("handbook", "triage"); by default the run's own. In the
-            box a menu switches, at the prompt a line like `:triage`, without loading anything.
+        adapter: which one answers, by the name of its dataset ("handbook", "triage"); by default the run's own. A menu
+            in the box, or a line like `:triage` at the prompt, switches without loading anything.
         temperature: 0 takes the likeliest words, 1 draws as the model believes; 2 at most.
-
-    Raises:
-        KitError: no such adapter, it is not trained yet, a wrong temperature, or the question cannot be encoded.
     """
     if not isinstance(temperature, int | float) or not (temperature == 0 or COOLEST <= temperature <= WARMEST):
         raise KitError(f"temperature={temperature!r} must be 0, or a number from {COOLEST:g} to {WARMEST:g}")

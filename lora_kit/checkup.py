@@ -1,7 +1,4 @@
-"""The doctor: every known trap as a check, with what was found and the line that fixes it.
-
-print(lk.doctor())        seconds, nothing is downloaded, nothing is changed but hidden second GPUs
-"""
+"""The doctor: every known trap as a check, with what was found and the line that fixes it."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from pathlib import Path
 from threading import Thread
 
 from . import machine
-from .base import access_problem, has_token, is_here
-from .config import Profile
+from .base import access_problem, has_token, local_folder
+from .config import Base, Profile
 from .files import absolute, shown, version
 from .machine import LIBRARIES, choose_profile, default_root, scratch_root
 from .presets import profile
@@ -35,7 +32,7 @@ PATIENCE = 6.0  # seconds that the Hub may take to answer
 
 @dataclass(frozen=True)
 class Check:
-    """One finding of the doctor: what was looked at, what was found, and the way out when it is not in order."""
+    """One finding: what was looked at, what was found, and the way out when it is not in order."""
 
     name: str
     ok: bool
@@ -66,20 +63,16 @@ def doctor(profile_name: str | None = None) -> Checkup:
 
     Args:
         profile_name: the profile to check for; by default the one that `lk.Run()` would take.
-
-    Raises:
-        KitError: there is no such profile.
     """
     chosen = profile(choose_profile(profile_name)[0])
-    count = machine.set_visible_gpus(chosen)
     found, has_widgets = sys.version.split()[0], importlib.util.find_spec("ipywidgets") is not None
     checks = [
         Check("python", sys.version_info >= (3, 11), f"{found}, wanted >=3.11", "install Python 3.11 or newer"),
         *(_library(name, wanted) for name, wanted in LIBRARIES.items()),
-        *_gpu(chosen, count),
+        *_gpu(chosen, machine.set_visible_gpus(chosen)),
         _build(chosen),
         *_room(chosen),
-        *_base(chosen),
+        *_base(chosen.base),
         Check("ipywidgets", has_widgets, "installed" if has_widgets else "missing", "pip install ipywidgets"),
     ]
     return Checkup(checks)
@@ -111,9 +104,9 @@ def _gpu(chosen: Profile, count: int) -> list[Check]:
 
 
 def bitsandbytes_builds() -> set[str]:
-    """What the installed bitsandbytes has a file for: "cpu", and CUDA versions; it is not imported for that."""
+    """What the installed bitsandbytes has a file for, "cpu" and CUDA versions as in "128"; it is not imported."""
     found = importlib.util.find_spec("bitsandbytes")
-    folders = list(found.submodule_search_locations or []) if found else []
+    folders = (found and found.submodule_search_locations) or []
     files = [path.stem for folder in folders for path in Path(folder).glob("libbitsandbytes_c*")]
     return {name.removeprefix("libbitsandbytes_").removeprefix("cuda").partition("_")[0] for name in files}
 
@@ -156,28 +149,25 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if os.path.exists(place))  # Path raises on long names
 
 
-def _base(chosen: Profile) -> list[Check]:
+def _base(base: Base) -> list[Check]:
     """Whether the base can be had: it is here, or the Hub gives it; a token's value is never shown."""
-    base = chosen.base
-    if is_here(base):
+    if local_folder(base):
         return [Check("base", True, f"{base.title} is here")]
     found = []
     if base.gated:
-        fix = f"accept the licence at huggingface.co/{base.source} and set the secret HF_TOKEN"
-        there = has_token()
+        there, fix = has_token(), f"accept the licence at huggingface.co/{base.source} and set the secret HF_TOKEN"
         found = [Check("token", there, f"{'found' if there else 'none'}; {base.title} is gated", fix)]
+    if (problem := _problem_in_time(base)) is None:
+        return [*found, Check("base", True, f"{base.title} can be downloaded")]
     otherwise = f", or use the profile {base.fallback}" if base.fallback else ""
-    problem = _problem_in_time(chosen)
-    evidence = f"{base.title} can{'not be had' if problem else ' be downloaded'}"
-    return [*found, Check("base", problem is None, evidence, f"{problem}{otherwise}" if problem else "")]
+    return [*found, Check("base", False, f"{base.title} cannot be had", f"{problem}{otherwise}")]
 
 
-def _problem_in_time(chosen: Profile) -> str | None:
-    """What the Hub says of access, or that it says nothing; a daemon asks, for which the process does not wait."""
+def _problem_in_time(base: Base) -> str | None:
+    """What is wrong with access, or that the Hub is silent: a daemon thread asks, as its library knows no timeout."""
     answers: list[str | None] = []
-    asking = Thread(target=lambda: answers.append(access_problem(chosen.base)), daemon=True)
+    asking = Thread(target=lambda: answers.append(access_problem(base)), daemon=True)
     asking.start()
     asking.join(PATIENCE)
-    if not answers:
-        return f"the Hub does not answer within {PATIENCE:g} s: check the network, or give a local folder"
-    return answers[0]
+    silent = f"the Hub does not answer within {PATIENCE:g} s: check the network, or give a local folder"
+    return answers[0] if answers else silent

@@ -1,6 +1,6 @@
 """WHAT to run: frozen settings, each default written once with its reason; presets.py has the named profiles.
 
-The type of a field says which values are right. Command lines and forms give texts; `convert` makes them that type.
+The type of a field says which values are right; `convert` makes texts of a command line or a form that type.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def named_values(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def convert(name: str, value: Any) -> Any:
-    """A value as the type of its setting, from a command line's text too; a KitError that says what fits if not it."""
+    """A value, also a command line's text, as the type of its setting; a KitError says what fits."""
     hint = _hints()[name]
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for option in sorted(options, key=lambda option: option is not NoneType):  # "none" is None before it is a text

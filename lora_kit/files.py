@@ -17,6 +17,8 @@ from typing import Any
 
 from .errors import KitError
 
+BIG = 100 * 2**20  # bytes: larger files are known by their size and samples, as hashing them whole takes minutes
+SAMPLES, SAMPLE = 64, 2**16  # places and bytes
 LIBRARIES = ("lora-kit", "torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate")
 FIELDS = {"fingerprint", "inputs", "figures", "seconds", "finished", "versions", "files"}
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -32,6 +34,20 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_identity(path: Path) -> str:
+    """SHA-256 of a file; of a big one, over its size, its first MiB and evenly spaced samples."""
+    size = path.stat().st_size
+    if size < BIG:
+        return file_hash(path)
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(2**20))
+        for number in range(SAMPLES):
+            file.seek(number * (size - SAMPLE) // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE))
+    return f"sampled {digest.hexdigest()}"
 
 
 def version(library: str) -> str:
@@ -92,11 +108,8 @@ def shown(path: Path) -> str:
 
 
 def absolute(folder: str | os.PathLike[str]) -> Path:
-    """The folder with ~ and links resolved; KitError where nobody has that home, or links go in a circle."""
-    try:
-        return Path(folder).expanduser().resolve()
-    except RuntimeError as error:
-        raise KitError(f"{os.fspath(folder)!r} names no folder: {error}") from error
+    """The folder with ~ and links resolved."""
+    return Path(folder).expanduser().resolve()
 
 
 def _cannot_write(place: Path, code: int | None) -> KitError:
@@ -109,13 +122,12 @@ def _cannot_write(place: Path, code: int | None) -> KitError:
 
 @contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Turn "disk full", "read-only" and their like into one sentence with a way out."""
+    """Turn "disk full", "read-only" and the like into one sentence with a way out."""
     try:
         yield
     except Exception as error:
-        code = error.errno if isinstance(error, OSError) else None
-        if named := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors has an error class of its own
-            code = int(named[1])
+        named = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has an error class of its own
+        code = int(named[1]) if named else getattr(error, "errno", None)
         if code not in DISK:
             raise
         raise _cannot_write(place, code) from error
@@ -123,7 +135,7 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """A hidden file to write, which takes its name when the block ends well; nobody sees half a file."""
+    """A hidden file to write, which takes its name when the block ends well."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import Weights
+from .base import FAMILIES, Weights, read_config
 from .data.chat_template import stop_id
 from .errors import KitError
-from .families import FAMILIES, read_config
 from .progress import Progress
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
-"""WHERE it runs: platform, run folders, GPUs, number type; `print(environment_report())` says it in a few lines.
+"""WHERE it runs: platform, run folders, GPUs, number type. What may be wrong with a machine is in checkup.py.
 
-GPUs are counted without starting CUDA (`device_count` asks the driver's tool), because afterwards none can be hidden.
-What may be wrong with a machine is in checkup.py.
+GPUs are counted without starting CUDA (`device_count` asks the driver), because afterwards none can be hidden.
 """
 
 from __future__ import annotations
@@ -30,10 +29,7 @@ LIBRARIES = {  # the ranges that the tests run on
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 HIDDEN = "LORA_KIT_HIDDEN_GPUS"  # set beside VISIBLE when the kit set it: how many GPUs there are
 LOWEST = (7, 5)  # the T4; torch is no longer built for what came before (P100: 6.0)
-WAY_OUT = (
-    "choose Runtime > Change runtime type > T4 GPU in Colab (Settings > Accelerator in Kaggle), "
-    "or use the profile tiny-cpu"
-)
+WAY_OUT = "choose a T4 in Runtime > Change runtime type (Kaggle: Settings > Accelerator), or the profile tiny-cpu"
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,6 @@ class Gpu:
 
     @property
     def level(self) -> str:
-        """The compute capability as people write it."""
         return "compute capability {}.{}".format(*self.capability)
 
     def __str__(self) -> str:
@@ -54,12 +49,10 @@ class Gpu:
 
 
 def platform() -> str:
-    """Return "kaggle", "colab" or "local"; Kaggle is asked first, because its image is built on Colab's."""
+    """Return "kaggle", "colab" or "local"; Kaggle comes first, because its image is built on Colab's."""
     if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
         return "kaggle"
-    ipython = sys.modules.get("IPython")  # never loaded by us: a script has no shell to ask
-    shell = str(ipython.get_ipython()) if ipython else ""
-    return "colab" if "google.colab" in sys.modules or "google.colab" in shell else "local"
+    return "colab" if "google.colab" in sys.modules else "local"
 
 
 def choose_profile(name: str | None) -> tuple[str, str]:
@@ -90,14 +83,7 @@ def scratch_root(root: Path) -> Path:
 
 
 def keep_on_drive(folder: str = "lora_kit") -> None:
-    """Keep run folders on Google Drive from here on, so that they outlive the Colab machine; asks for consent.
-
-    Args:
-        folder: its name in your Drive.
-
-    Raises:
-        KitError: this is not Colab, or Drive was not granted.
-    """
+    """Keep run folders in a folder of your Google Drive, so that they outlive the Colab machine; asks for consent."""
     if platform() != "colab":
         raise KitError("Drive is Colab's: elsewhere set LORA_KIT_RUNS to a folder that stays")
     try:
@@ -108,6 +94,29 @@ def keep_on_drive(folder: str = "lora_kit") -> None:
         raise KitError(f"Drive was not granted ({type(error).__name__}): runs stay on this machine") from error
     os.environ["LORA_KIT_RUNS"] = str(DRIVE / "MyDrive" / folder)
     print(f"runs are kept in Drive's folder {folder}")
+
+
+def has_token() -> bool:
+    """Whether a token of the Hub is set: variable, login, a secret of Kaggle or Colab. Its value stays where it is."""
+    take_secret()
+    from huggingface_hub import get_token
+
+    try:
+        return bool(get_token())
+    except Exception:  # Colab's secrets do not answer outside its page, with errors of their own
+        return False
+
+
+def take_secret() -> None:
+    """Give Kaggle's secret HF_TOKEN to the Hub's library (Colab's it reads itself): no prompt, nothing shown."""
+    if os.environ.get("HF_TOKEN") or "KAGGLE_KERNEL_RUN_TYPE" not in os.environ:
+        return
+    try:
+        from kaggle_secrets import UserSecretsClient
+
+        os.environ["HF_TOKEN"] = UserSecretsClient().get_secret("HF_TOKEN")
+    except Exception:  # none attached, as after a push, or no internet: the run goes on without
+        return
 
 
 def gpu_count() -> int:
@@ -125,7 +134,7 @@ def gpu() -> Gpu | None:
         return None
     import torch
 
-    if not torch.cuda.is_available():  # a card whose driver is too old for this torch
+    if not torch.cuda.is_available():  # the driver is too old for this torch
         return None
     found = torch.cuda.get_device_properties(0)
     return Gpu(found.name, torch.cuda.get_device_capability(0), found.total_memory / 2**30)
@@ -167,8 +176,7 @@ def gpu_problem(profile: Profile, count: int) -> str | None:
     if found is None:
         return f"profile {profile.name!r} needs a CUDA GPU and there is none: {WAY_OUT}"
     if found.capability < LOWEST:
-        has = f"{found.name} has {found.level}, for which torch is no longer built"
-        return f"profile {profile.name!r} needs compute capability 7.5 (T4) or above and {has}: {WAY_OUT}"
+        return f"torch is no longer built for {found.name} with {found.level}, below 7.5 (T4): {WAY_OUT}"
     if count < profile.processes:
         return f"profile {profile.name!r} needs {profile.processes} GPUs and {count} is here: use llama2-7b-t4"
     return None
@@ -183,10 +191,7 @@ def prepare_process(profile: Profile) -> str:
 
 
 def compute_dtype(profile: Profile) -> tuple[str, str]:
-    """The number type of the arithmetic and the reason for it.
-
-    `torch.cuda.is_bf16_supported()` is not asked: it says yes on a T4, which only emulates bfloat16, slowly.
-    """
+    """The number type of the arithmetic and why; `torch.cuda.is_bf16_supported()` also says yes on a T4."""
     if profile.quantization.compute_dtype != "auto":
         return profile.quantization.compute_dtype, "set in quantization__compute_dtype"
     found = gpu() if profile.device == "cuda" else None
@@ -198,7 +203,7 @@ def compute_dtype(profile: Profile) -> tuple[str, str]:
 
 
 def memory() -> tuple[float, float]:
-    """GiB of RAM, free and in all."""
+    """GiB of RAM, free and in total."""
     import psutil
 
     found = psutil.virtual_memory()

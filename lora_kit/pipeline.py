@@ -18,26 +18,18 @@ from .training.train import adapter_stage, train, train_inputs
 
 
 def make(run: Run, until: str = "evaluation") -> None:
-    """Make every stage that is missing, up to and with `until`; what is done is not done twice.
-
-    Args:
-        until: "data", "training", "merged" or "evaluation".
-
-    Raises:
-        KitError: an unknown stage, or what the stages raise.
-        KeyboardInterrupt: the training was stopped.
-    """
+    """Make every stage that is missing, up to and with `until`: "data", "training", "merged" or "evaluation"."""
     if until not in STAGES:
         raise KitError(f"there is no stage {until!r}; the stages are {', '.join(STAGES)}")
-    wanted = [*STAGES][: [*STAGES].index(until) + 1]
-    missing = [stage for stage in wanted if stage_folder(run, stage) is None]
+    names = [*STAGES]
+    missing = [name for name in names[: names.index(until) + 1] if stage_folder(run, name) is None]
     if missing:
         print(f"to make: {', '.join(missing)}")
     for stage in missing:
         with main_process_first() if stage != "training" else nullcontext():  # all of them train
             STAGES[stage](run)
         if stage == "training" and stage_folder(run, stage) is None:
-            raise KeyboardInterrupt  # somebody stopped it: what comes after cannot be made
+            raise KeyboardInterrupt  # it was stopped: what comes after cannot be made
 
 
 def stage_folder(run: Run, stage: str) -> Path | None:
@@ -56,9 +48,4 @@ def _train(run: Run) -> None:
     release(model)
 
 
-STAGES: dict[str, Callable[[Run], Any]] = {
-    "data": prepare,
-    "training": _train,
-    "merged": merge,
-    "evaluation": evaluate,
-}
+STAGES: dict[str, Callable[[Run], Any]] = {"data": prepare, "training": _train, "merged": merge, "evaluation": evaluate}

@@ -1,15 +1,10 @@
-"""The named profiles, and single settings changed by name.
-
-profile("tiny-cpu")                        a preset
-profile("llama2-7b-t4", lora__r=32)        the same with one setting changed; a wrong name lists the right ones
-"""
+"""The named profiles, and single settings changed by name: profile("llama2-7b-t4", lora__r=32)."""
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
@@ -90,24 +85,15 @@ _SMOLLM2_T4 = replace(_SMOLLM2, name="smollm2-t4", device="cuda", training=Train
 _TINYLLAMA = Profile("tinyllama-t4", device="cuda", base=TINYLLAMA)  # ungated: the safety net of "run all"
 _LLAMA2 = Profile("llama2-7b-t4", device="cuda", base=LLAMA2)  # on one T4 (14.7 GiB): the mission
 _LLAMA2_TWICE = replace(_LLAMA2, name="llama2-7b-2xt4", processes=2)  # Kaggle's two T4s, with accelerate launch
-_OTHERS = {"llama3.2-3b-t4": LLAMA32, "qwen3-4b-t4": QWEN3, "mistral-7b-t4": MISTRAL}
-_ALL = (
-    *(_TINY, _SMOLLM2, _SMOLLM2_T4, _TINYLLAMA, _LLAMA2, _LLAMA2_TWICE),
-    *(Profile(name, device="cuda", base=base) for name, base in _OTHERS.items()),
-)
+_LLAMA32 = Profile("llama3.2-3b-t4", device="cuda", base=LLAMA32)
+_QWEN3 = Profile("qwen3-4b-t4", device="cuda", base=QWEN3)
+_MISTRAL = Profile("mistral-7b-t4", device="cuda", base=MISTRAL)
+_ALL = (_TINY, _SMOLLM2, _SMOLLM2_T4, _TINYLLAMA, _LLAMA2, _LLAMA2_TWICE, _LLAMA32, _QWEN3, _MISTRAL)
 PROFILES: Mapping[str, Profile] = MappingProxyType({preset.name: preset for preset in _ALL})
 
 
 def profile(name: str, **overrides: Any) -> Profile:
-    """The preset `name` with single settings changed.
-
-    Args:
-        name: one of `PROFILES`.
-        overrides: `section__field=value`, as in `lora__r=32` or `training__epochs=5`.
-
-    Raises:
-        KitError: the name, a setting or a value is wrong; the message lists the right ones.
-    """
+    """The preset `name` with single settings changed, as in `lora__r=32`; a KitError lists what is right."""
     if name not in PROFILES:
         raise KitError(f"there is no profile {name!r}; the profiles are {', '.join(PROFILES)}")
     chosen = PROFILES[name]
@@ -117,18 +103,11 @@ def profile(name: str, **overrides: Any) -> Profile:
         licence = "llama2" if "llama-2" in source.lower() else "see its page"
         chosen = replace(chosen, base=known.get(source) or Base(source, source, licence=licence))
     for key, value in overrides.items():
-        if key not in settings(chosen):
-            raise _unknown(key, settings(chosen))
+        right = settings(chosen)
+        if key not in right:
+            meant = [known for known in right if known.endswith(f"__{key}")] or get_close_matches(key, right, n=1)
+            hint = f" (did you mean {meant[0]!r}?)" if meant else ""
+            raise KitError(f"there is no setting {key!r}{hint}; the settings are {', '.join(sorted(right))}")
         section, _, field = key.partition("__")
         chosen = replace(chosen, **{section: replace(getattr(chosen, section), **{field: convert(key, value)})})
     return chosen
-
-
-def _unknown(key: str, right: Mapping[str, Any]) -> KitError:
-    """What to say of a setting that does not exist."""
-    ends = [known for known in right if known.split("__")[-1] == key]
-    plain = {known.replace("__", "_"): known for known in right}
-    close = [plain[match] for match in difflib.get_close_matches(re.sub("_+", "_", key), plain, n=1)]
-    found = ends if len(ends) == 1 else [*close, *ends]
-    hint = f" (did you mean {found[0]!r}?)" if found else ""
-    return KitError(f"there is no setting {key!r}{hint}; the settings are {', '.join(sorted(right))}")

@@ -27,8 +27,8 @@ POINTS = 240  # of the curve; a longer one is thinned
 class Progress:
     """A context manager that shows how far work is, its figures and the time left; the last line says the time taken.
 
-    A `total` of 0 is not known yet. A notebook draws the figure `curve`, and says in words how to stop, the `hint`:
-    while a cell runs, no button of it would be heard.
+    A `total` of 0 is not known yet. A notebook draws the figure `curve` and shows the `hint`, how to stop: while a cell
+    runs, its buttons do nothing.
     """
 
     def __init__(self, title: str, total: int, *, curve: str = "", hint: str = "") -> None:
@@ -51,35 +51,32 @@ class Progress:
         now = time.monotonic()
         self._first = self._first or (now, done)
         if self.mode != "off" and now - self._shown_at >= EVERY[self.mode]:
-            self._shown_at = now
-            share = self._share()
-            drawn = "" if self.mode == "notebook" else f"[{'#' * int(share * BAR):.<{BAR}}] "  # the panel has a bar
-            head = [self.title, f"{drawn}{share:4.0%}"] if self.total else [self.title]
-            self._show([*head, self._count(), *self._figures(), *self._left(now)])
+            self._shown_at, count = now, self._count()
+            if (share := self._share()) is not None:
+                bar = f"[{'#' * int(share * BAR):.<{BAR}}] " if self.mode != "notebook" else ""  # its panel has one
+                count = f"{bar}{share:4.0%}  {count}"
+            self._show(f"{self.title}  {count}", self._left(now))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         took = duration(time.monotonic() - self.start)
         end = f"{self._count()} in {took}" if kind is None else f"stopped at {self._count()} after {took}"
-        self._show([f"{self.title}: {end}", *self._figures()], last=True)
+        self._show(f"{self.title}: {end}", last=True)
 
-    def _share(self) -> float:
-        return min(self.done / self.total, 1.0) if self.total else 0.0
+    def _share(self) -> float | None:
+        return min(self.done / self.total, 1.0) if self.total else None
 
     def _count(self) -> str:
         return f"{self.done:,.0f} of {self.total:,}" if self.total else f"{self.done:,.0f}"
 
-    def _figures(self) -> list[str]:
-        return [f"{name} {value:.4g}" for name, value in self.figures.items()]
-
-    def _left(self, now: float) -> list[str]:
+    def _left(self, now: float) -> str:
         """The time left, by the pace since the first update: resumed work did not do what was done before."""
         began, before = self._first or (now, self.done)
         if not before < self.done < self.total:
-            return []
-        return [f"{duration((now - began) / (self.done - before) * (self.total - self.done))} left"]
+            return ""
+        return f"  {duration((now - began) / (self.done - before) * (self.total - self.done))} left"
 
-    def _show(self, parts: list[str], last: bool = False) -> None:
-        line = "  ".join(parts)
+    def _show(self, head: str, left: str = "", last: bool = False) -> None:
+        line = "  ".join([head, *(f"{name} {value:.4g}" for name, value in self.figures.items())]) + left
         if self.mode == "log":
             print(line, flush=True)
         elif self.mode == "terminal":  # a line that wraps could not be rewritten; a shorter one must cover a longer one
@@ -89,7 +86,7 @@ class Progress:
         elif self.mode == "notebook":
             from IPython.display import display
 
-            page = panel(line, self._share() if self.total else None, self._values, "" if last else self.hint)
+            page = panel(line, self._share(), self._values, "" if last else self.hint)
             data = {"text/plain": line, "text/html": page}
             if self._handle is None:
                 self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
@@ -113,7 +110,7 @@ def in_notebook() -> bool:
 
 
 def _mode() -> str:
-    """Who reads: "notebook", "terminal", "log", or "off" when nobody should."""
+    """Where it is shown: "notebook", "terminal", "log", or "off"."""
     quiet = os.environ.get("LORA_KIT_PROGRESS", "").lower() == "off"
     if quiet or os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one speaks
         return "off"
@@ -123,7 +120,7 @@ def _mode() -> str:
 
 
 def panel(line: str, share: float | None, values: Sequence[float] = (), hint: str = "") -> str:
-    """What a notebook shows: the line, a bar of what is done, a figure so far as a curve over zero, how to stop."""
+    """What a notebook shows: the line, a bar of what is done, a figure as a curve over zero, how to stop."""
     thinned = values[:: max(1, len(values) // POINTS)]
     most, last = max(thinned, default=0.0) or 1.0, max(len(thinned) - 1, 1)
     # in the template's viewBox, 480 by 90

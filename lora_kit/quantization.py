@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import locate
+from .base import FAMILIES, check_numbers, locate, read_config
 from .config import Profile
 from .errors import KitError
-from .families import FAMILIES, check_numbers, read_config
 from .machine import compute_dtype
 
 if TYPE_CHECKING:

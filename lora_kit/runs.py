@@ -2,9 +2,8 @@
 
     runs/tiny-cpu/data/  training/handbook/  merged/  evaluation/
 
-A stage is written into a hidden temporary folder and renamed when complete, so a folder with a manifest is whole. The
-same inputs are never done twice; changed inputs are written beside (`merged-3f2a91`), never over. This module knows no
-stage.
+A stage is written into a hidden temporary folder and renamed when complete, so a folder with a manifest is whole.
+Changed inputs are written beside (`merged-3f2a91`), never over.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,6 @@ class Run:
         root: where run folders live; by default LORA_KIT_RUNS, else the platform's place.
         source: a packed run (`run.pack()`) to unpack into the folder first.
         overrides: single settings, as in `lora__r=32`.
-
-    Raises:
-        KitError: unknown names, a GPU profile without a GPU, a folder that cannot be written.
     """
 
     def __init__(
@@ -69,13 +66,14 @@ class Run:
         source: str | os.PathLike[str] | None = None,
         **overrides: Any,
     ) -> None:
+        place = absolute(root or default_root())
         if data is not None:
-            overrides["data__source"] = as_source(data, absolute(root or default_root()))
+            overrides["data__source"] = as_source(data, place)
         if name is not None and (Path(name).name != name or name in (".", "..")):
             raise KitError(f"name={name!r} must be the name of a folder, without a path; root= says where it lies")
         self.profile, reason = _choose(profile, overrides)
         machine = prepare_process(self.profile)
-        place, name = absolute(root or default_root()), name or _folder_name(self.profile)
+        name = name or _folder_name(self.profile)
         self.path, self.scratch = place / name, scratch_root(place) / name
         check_writable(self.path)
         if source is not None:
@@ -109,9 +107,8 @@ class Run:
         """Write a stage: a hidden folder that takes its name and manifest only when the block ends well."""
         from filelock import FileLock, Timeout
 
-        target = self._target(stage, inputs)
+        target, start = self._target(stage, inputs), time.time()
         partial, lock = (target.with_name(f".{target.name}.{ending}") for ending in ("partial", "lock"))
-        start = time.time()
         with disk_errors(partial), ExitStack() as held:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -120,14 +117,12 @@ class Run:
                 way_out = "wait for it, or take another folder with lk.Run(name=...)"
                 raise KitError(f"{shown(target)} is being written by another process: {way_out}") from error
             shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed has left
+            held.callback(shutil.rmtree, partial, ignore_errors=True)  # what broke off may be large and is of no use
             partial.mkdir()
             work = Stage(partial, target)
-            try:
-                yield work
-                write_manifest(partial, inputs, work.figures, time.time() - start)
-                partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)  # what broke off may be large, and nobody can use it
+            yield work
+            write_manifest(partial, inputs, work.figures, time.time() - start)
+            partial.rename(target)
 
     def pack(self, target: str | os.PathLike[str] | None = None) -> Path:
         """Zip what cannot be made again in seconds (data, adapters, manifests, answers), not the merged weights."""
@@ -162,7 +157,7 @@ class Stage:
 
 
 def _choose(name: str | None, overrides: dict[str, Any]) -> tuple[Profile, str]:
-    """The profile and why; where nobody named a gated base and it cannot be had, its fallback."""
+    """The profile and why; its fallback where a gated base that nobody named cannot be had."""
     chosen, reason = choose_profile(name)
     wanted = profile(chosen, **overrides)
     is_named = name or os.environ.get("LORA_KIT_PROFILE")
@@ -178,35 +173,30 @@ def as_source(data: Any, root: Path) -> str:
     if isinstance(data, str | os.PathLike):
         return os.fspath(data)
     is_several = type(data).__name__ == "DatasetDict"  # its splits become the files of a folder
-    texts = {name: _as_lines(rows) for name, rows in data.items()} if is_several else {"rows": _as_lines(data)}
-    place = root / "inputs" / f"rows-{fingerprint(texts if is_several else texts['rows'])[:12]}"
-    for name, text in texts.items():
-        with whole_file(place / f"{name}.jsonl" if is_several else place.with_suffix(".jsonl")) as partial:
+    texts = {name: _as_lines(rows) for name, rows in data.items()} if is_several else _as_lines(data)
+    place = root / "inputs" / f"rows-{fingerprint(texts)[:12]}"
+    source = place if is_several else place.with_suffix(".jsonl")
+    files = {place / f"{name}.jsonl": text for name, text in texts.items()} if is_several else {source: texts}
+    for path, text in files.items():
+        with whole_file(path) as partial:
             partial.write_text(text, encoding="utf-8")
-    return str(place if is_several else place.with_suffix(".jsonl"))
+    return str(source)
 
 
 def _as_lines(data: Any) -> str:
-    """Rows as JSON, one a line; dates and their like in the library's own way."""
+    """Rows as JSON, one a line; dates and the like in the library's own way."""
     kind = type(data).__name__
     is_rows = isinstance(data, list) and all(isinstance(row, dict) for row in data)
     if not (is_rows or kind in ("Dataset", "DataFrame")) or not len(data):
         readable = "a file, a folder, a name, a Dataset or DatasetDict, a DataFrame or a list of dicts"
         raise KitError(f"data={kind} cannot be read: give {readable}")
     try:
-        if isinstance(data, list):
-            return "".join(json.dumps(row, default=_plain) + "\n" for row in data)
+        if is_rows:  # numpy's values have `tolist`
+            return "".join(json.dumps(row, default=methodcaller("tolist")) + "\n" for row in data)
         table = data if kind == "DataFrame" else data.to_pandas()
         return str(table.to_json(orient="records", lines=True, date_format="iso"))
-    except (TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise KitError(f"the rows given as data cannot be written as JSON: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    """A numpy value as Python's own."""
-    if not hasattr(value, "tolist"):
-        raise TypeError(f"it holds a {type(value).__name__}")
-    return value.tolist()
 
 
 def _folder_name(chosen: Profile) -> str:

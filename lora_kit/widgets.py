@@ -1,6 +1,6 @@
 """What only a notebook shows (ipywidgets): the form of settings, the data browser, the adapter switch.
 
-Each has a plain-text twin, for a terminal, for LORA_KIT_WIDGETS=off, and where ipywidgets is not installed.
+In a terminal, with LORA_KIT_WIDGETS=off, and where ipywidgets is not installed, each is plain text.
 """
 
 from __future__ import annotations
@@ -40,8 +40,6 @@ BASES: Mapping[str, dict[str, str]] = {  # as people call them -> what lk.Run ta
     "smollm2": {"profile": "smollm2-cpu"},  # or -t4, where a GPU is
     "tiny": {"profile": "tiny-cpu"},
 }
-
-
 EXTRAS = dict.fromkeys(("data__rewordings", "data__declines", "data__general"), "auto")
 
 
@@ -61,7 +59,7 @@ class Settings:
     extras: bool = False
 
     def run(self, **arguments: Any) -> Run:
-        """The run of these settings; arguments of `lk.Run` (other data, a name, `lora__r=8`) go before them."""
+        """The run of these settings; arguments of `lk.Run` (other data, a name, `lora__r=8`) win over them."""
         given = {"data": self.data} | self._arguments() | arguments
         is_embedded = isinstance(given["data"], str) and given["data"] in EMBEDDED
         return Run(**(EXTRAS if self.extras and not is_embedded else {}) | given)
@@ -95,9 +93,6 @@ def settings(base: str = "auto", data: Any = "handbook", changes: str = "", extr
         data: an embedded dataset ("handbook", "triage"), your own file, or rows.
         changes: single settings, "lora__r=8 training__epochs=2".
         extras: add what a file of yours lacks: other wordings of its questions, questions to decline, general ones.
-
-    Raises:
-        KitError: no such base or setting; the message lists the right ones.
     """
     chosen = Settings(base, data, changes, extras)
     chosen.check()
@@ -107,12 +102,11 @@ def settings(base: str = "auto", data: Any = "handbook", changes: str = "", extr
     import ipywidgets
     from IPython.display import display
 
-    wide = {"width": "32em"}
-    fields = {"base": ipywidgets.Dropdown(options=list(BASES), value=chosen.base, description="base", layout=wide)}
-    if isinstance(chosen.data, str):  # rows that were given as objects stay as they are
-        fields["data"] = ipywidgets.Text(chosen.data, description="data", layout=wide)
-    example = "lora__r=8 training__epochs=2"
-    fields["changes"] = ipywidgets.Text(chosen.changes, placeholder=example, description="settings", layout=wide)
+    wide, example = {"width": "32em"}, "lora__r=8 training__epochs=2"
+    fields = {"base": ipywidgets.Dropdown(options=list(BASES), value=base, description="base", layout=wide)}
+    if isinstance(data, str):  # rows that were given as objects stay as they are
+        fields["data"] = ipywidgets.Text(data, description="data", layout=wide)
+    fields["changes"] = ipywidgets.Text(changes, placeholder=example, description="settings", layout=wide)
     fields["extras"] = ipywidgets.Checkbox(extras, description="add what a file of yours lacks", layout=wide)
     status = ipywidgets.HTML()
 

@@ -116,14 +116,15 @@ def test_runs_lists_folders_with_a_finished_stage(tmp_path: Path, capsys: pytest
     assert [Path(line.split()[2]).name for line in lines] == ["first", "second"]
 
 
-def test_preparing_twice_says_that_it_was_done_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_preparing_twice_reports_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     faq = tmp_path / "faq.csv"
     faq.write_text("question,answer\n" + "".join(f"Who is number {n}?,Wren {n}.\n" for n in range(30)))
     arguments = ["prepare", *TINY, "--data", str(faq), "--name", "mine"]
     assert main(arguments) == 0
     assert "rows to learn" in capsys.readouterr().out
     assert main(arguments) == 0
-    assert "prepare: done before with these settings, in " in capsys.readouterr().out
+    again = capsys.readouterr().out
+    assert "rows to learn" in again and "mine/data" in again and "writing" not in again
 
 
 def test_runs_are_listed_and_one_is_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

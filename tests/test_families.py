@@ -1,4 +1,4 @@
-"""Every family of lora_kit/families.py as a small random model: loss, gradients, plain PEFT, merge, answers."""
+"""Every tested family as a small random model: loss, gradients, plain PEFT, merge, answers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import lora_kit as lk
 from lora_kit.adapters import attach, save_adapter, trainable
+from lora_kit.base import EXPERTS, FAMILIES, REFUSED, check_family, check_numbers
 from lora_kit.config import ALL_LINEAR, Base
 from lora_kit.data.encoding import IGNORE
 from lora_kit.errors import KitError
-from lora_kit.families import EXPERTS, FAMILIES, REFUSED, check_family, check_numbers
 from lora_kit.generation import generate_ids
 from lora_kit.merging.certificate import certify
 from lora_kit.merging.merge import merge_folder

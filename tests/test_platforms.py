@@ -15,7 +15,7 @@ import pytest
 import stage_kaggle
 
 import lora_kit as lk
-from lora_kit import base, machine
+from lora_kit import machine
 
 from .test_kaggle_metadata import FIELDS
 
@@ -44,14 +44,14 @@ def test_kaggle_s_secret_is_taken_without_a_prompt_and_a_missing_one_is_no_error
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kaggle_secrets(monkeypatch, {"HF_TOKEN": "hf_secret"})
-    base.take_secret()
+    machine.take_secret()
     assert "HF_TOKEN" not in os.environ  # not on Kaggle
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
-    base.take_secret()
+    machine.take_secret()
     assert os.environ["HF_TOKEN"] == "hf_secret"
     monkeypatch.delenv("HF_TOKEN")
     kaggle_secrets(monkeypatch, {})
-    base.take_secret()
+    machine.take_secret()
     assert "HF_TOKEN" not in os.environ and capsys.readouterr().out == ""
 
 

@@ -8,6 +8,7 @@ import sys
 from io import BytesIO
 
 import pytest
+import torch
 
 from lora_kit import plots
 
@@ -141,3 +142,37 @@ def contrast_with_white(colour):
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 1.05 / (sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True)) + 0.05)
+
+
+def alt(figure: object) -> str:
+    data, metadata = figure._repr_png_()  # type: ignore[attr-defined]
+    assert data.startswith(b"\x89PNG")
+    return str(metadata["alt"])
+
+
+def test_memory_bars_add_up_and_show_the_card() -> None:
+    needs = {"LoRA": {"weights": 4 * 2**30, "activations": 2**30}, "full": {"weights": 100 * 2**30}}
+    figure = plots.memory_bars(needs)
+    axes = figure.axes[0]
+    assert "LoRA 5.0 GiB, full 100.0 GiB; the card has 14.7 GiB" in alt(figure)
+    assert [text.get_text() for text in axes.texts] == ["5.0", "100.0", "the card"]
+    ends = [max(bar.get_x() + bar.get_width() for bar in bars) for bars in zip(*axes.containers, strict=True)]
+    assert ends == [5.0, 100.0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(plots.PARTS)
+    assert alt(plots.memory_bars({"tiny": {"weights": 3 * 2**20}}, None)) == "Memory bars: tiny 3.0 MiB."
+
+
+def test_levels_stand_on_the_histogram() -> None:
+    levels = torch.linspace(-1, 1, 16)
+    figure = plots.nf4_levels(torch.randn(7, 64, generator=torch.Generator().manual_seed(0)), levels)
+    assert [line.get_xdata()[0] for line in figure.axes[0].get_lines()] == pytest.approx(levels.tolist())
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["weights", "levels"]
+    assert "16 levels" in alt(figure)
+    assert alt(plots.nf4_levels(torch.zeros(64), levels))  # a block of zeros has no largest weight
+
+
+def test_ranks_and_singular_values_tell_their_numbers() -> None:
+    assert "r 1: 2.00, r 8: 1.50" in alt(plots.rank_curve({1: 2.0, 8: 1.5}))
+    figure = plots.singular_values({"layer 0": torch.tensor([3.0, 2.0, 1.0, 0.5])}, r=4)
+    assert list(figure.axes[0].get_lines()[0].get_ydata()) == [3.0, 2.0, 1.0, 0.5, 0.0]
+    assert "r = 4: layer 0 3 to 0.5" in alt(figure)

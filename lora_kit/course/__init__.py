@@ -1,1 +1,1 @@
-"""What only the lessons need: exercises, short trainings, explaining figures."""
+"""What only the lessons need: exercises and short trainings."""

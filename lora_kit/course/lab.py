@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import io
 from contextlib import redirect_stdout
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..adapters import attach
 from ..base import load_tokenizer, locate
@@ -30,8 +29,7 @@ NUM_ROWS = 160  # of the handbook, so that a short training sees each row severa
 TINY = {"training__tokens_per_step": 512, "training__epochs": 100, "training__evaluations": 0}
 
 
-@dataclass(frozen=True)
-class Lab:
+class Lab(NamedTuple):
     """What a short training gave."""
 
     model: PreTrainedModel
@@ -50,9 +48,6 @@ def short_training(steps: int = 40, *, full: bool = False, **overrides: Any) -> 
         steps: of 512 tokens; 40 take some seconds on two cores.
         full: train every weight, which is not quantized then, instead of an adapter.
         overrides: single settings of the profile tiny-cpu, as in lora__r=4.
-
-    Raises:
-        KitError: a setting that does not exist or a value that does not fit.
     """
     if fixed := [name for name in overrides if name.startswith(("data__", "base__"))]:
         raise KitError(f"the lab has its own rows and base: leave out {', '.join(fixed)}")
@@ -75,7 +70,7 @@ def short_training(steps: int = 40, *, full: bool = False, **overrides: Any) -> 
     )
 
 
-@lru_cache(maxsize=1)
+@cache
 def _rows() -> list[Row]:
     chats = [row.messages for row in read_conversations("handbook")][:NUM_ROWS]
     return [Row(*row, n) for n, row in enumerate(encode_batch(chats, load_tokenizer(profile("tiny-cpu").base)))]

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import PREFIX, pass_over_old_torchao, read_adapter
-from ..base import INDEX, Weights, companions, file_identity
+from ..base import INDEX, Weights, companions
 from ..errors import KitError
-from ..files import file_hash, shown
+from ..files import file_hash, file_identity, shown
 from ..progress import Progress
 from ..quantization import quiet_libraries
 

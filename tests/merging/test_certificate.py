@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from lora_kit.base import file_identity
 from lora_kit.errors import KitError
+from lora_kit.files import file_identity
 from lora_kit.merging import merge as merging
 from lora_kit.merging.certificate import certify, spacing, table
 from lora_kit.merging.merge import adapter_deltas, merge_folder
