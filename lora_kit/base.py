@@ -33,7 +33,7 @@ INDEX = "model.safetensors.index.json"  # of a model in several files: which hol
 BESIDE = (".json", ".model", ".jinja")  # tokenizer, configuration, chat template
 LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 DATE = datetime.date(2024, 7, 26)  # which Llama 3.2's own template falls back to
-TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")  # how a template asks for the date
+TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")  # today's date in a template
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,9 @@ def without_clock(template: str) -> str:
 
 def identity(base: Base) -> dict[str, Any]:
     """What tells this base from another one: source, revision, and its files."""
-    files = sorted(path for path in locate(base).iterdir() if path.suffix in (".safetensors", *BESIDE))
-    return {
-        "source": base.source,
-        "revision": base.revision,
-        "files": {path.name: file_identity(path) for path in files},
-    }
+    paths = sorted(path for path in locate(base).iterdir() if path.suffix in (".safetensors", *BESIDE))
+    files = {path.name: file_identity(path) for path in paths}
+    return {"source": base.source, "revision": base.revision, "files": files}
 
 
 def local_folder(base: Base) -> Path | None:
@@ -126,17 +123,11 @@ def local_folder(base: Base) -> Path | None:
         return None
 
 
-def _snapshot(base: Base, local_files_only: bool = False) -> Path:
+def _snapshot(base: Base, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
 
-    folder = snapshot_download(
-        base.source,
-        revision=base.revision,
-        allow_patterns=WANTED,
-        ignore_patterns=IGNORED,
-        local_files_only=local_files_only,
-    )
-    return Path(folder)
+    options |= {"revision": base.revision, "allow_patterns": WANTED, "ignore_patterns": IGNORED}
+    return Path(snapshot_download(base.source, **options))
 
 
 def access_problem(base: Base) -> str | None:

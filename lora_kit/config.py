@@ -40,15 +40,15 @@ class Base:
     gated: bool = False  # needs an accepted licence and a token
     kaggle: KaggleModel | None = None  # the same model as a Kaggle mount
     fallback: str | None = None  # the profile to go on with when access is missing
-    untested: bool = False  # try a family that nobody tested
+    untested: bool = False  # try a family that was not tested
 
 
 @dataclass(frozen=True)
 class Quantization:
     """How the frozen base is stored (QLoRA, Dettmers et al. 2023)."""
 
-    kind: Literal["nf4", "int8", "none"] = "nf4"  # 4 bits a weight; "int8": twice that; "none": 4 to 8 times
-    double_quant: bool = True  # the block scales in 8 bits too: about 0.4 bits a weight less
+    kind: Literal["nf4", "int8", "none"] = "nf4"  # 4 bits per weight; "int8": twice that; "none": 4 to 8 times
+    double_quant: bool = True  # the block scales in 8 bits too: about 0.4 bits per weight less
     # "auto": float16 on a T4, bfloat16 from compute capability 8.0, float32 on a CPU
     compute_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
 
@@ -57,7 +57,7 @@ class Quantization:
 class Lora:
     """The adapter (LoRA, Hu et al. 2021): W + lora_alpha / r * B A on every target."""
 
-    r: PositiveInt = 16  # rank: more holds more facts and costs memory in proportion
+    r: PositiveInt = 16  # rank: a higher one learns more facts and costs memory in proportion
     lora_alpha: PositiveInt = 32  # scale of the update
     lora_dropout: Share = 0.05  # against learning rows by heart
     target_modules: Names = ALL_LINEAR  # learns far more facts than the paper's ("q_proj", "v_proj")
@@ -78,7 +78,7 @@ class Data:
     max_length: PositiveInt = 1024  # tokens of the longest row; memory of a batch grows with it
     too_long: Literal["stop", "drop", "shorten"] = "stop"  # "shorten": from the front, by whole turns
     bad_rows: Literal["stop", "drop"] = "stop"  # rows that cannot be used
-    tags: Literal["stop", "keep"] = "stop"  # texts that hold the prompt format's own tags; "keep": as plain text
+    tags: Literal["stop", "keep"] = "stop"  # texts with the prompt format's own tags; "keep": as plain text
     test_size: Share = 0.1  # share of the rows held out for the report card, if no test split is there; 0 learns all
     # other wordings of each fact's question, made before training; "auto": 4 where a fact is asked once or twice; or a
     # file of them, with the columns question and reworded
@@ -148,7 +148,7 @@ class Profile:
 
 
 def settings(chosen: Profile) -> dict[str, Any]:
-    """Every setting by its override name, flat: what a manifest holds and `lk.Run(**overrides)` accepts."""
+    """Every setting by its override name, flat: what manifests contain and `lk.Run(**overrides)` accepts."""
     sections = {name: part for name, part in vars(chosen).items() if is_dataclass(part)}
     return {f"{section}__{name}": value for section, part in sections.items() for name, value in vars(part).items()}
 
@@ -193,7 +193,7 @@ def _parse(value: Any, hint: Any) -> Any:
         return get_args(hint)[get_args(hint).index(value)]
     elif get_origin(hint) is tuple:
         texts = value if isinstance(value, str) else ",".join(map(str, value))
-        parts = texts.rsplit(",", 1) if "{" in texts else texts.split(",")  # a template may hold commas itself
+        parts = texts.rsplit(",", 1) if "{" in texts else texts.split(",")  # a template may contain commas
         return tuple(part.strip() for part in parts if part.strip())
     elif hint is bool:
         return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]

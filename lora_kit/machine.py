@@ -59,15 +59,15 @@ def choose_profile(name: str | None) -> tuple[str, str]:
     """The profile's name and why it was taken: asked for, LORA_KIT_PROFILE, or what the machine can do."""
     if name:
         return name, "asked for"
-    if wished := os.environ.get("LORA_KIT_PROFILE"):
-        return wished, "LORA_KIT_PROFILE"
+    if wanted := os.environ.get("LORA_KIT_PROFILE"):
+        return wanted, "LORA_KIT_PROFILE"
     return ("llama2-7b-t4", "a GPU is here") if gpu_count() else ("tiny-cpu", "no GPU is here")
 
 
 def default_root() -> Path:
     """Where run folders live: LORA_KIT_RUNS, else Kaggle's kept folder, else `runs/` of the checkout or of here."""
-    if wished := os.environ.get("LORA_KIT_RUNS"):
-        return Path(wished)
+    if wanted := os.environ.get("LORA_KIT_RUNS"):
+        return Path(wanted)
     if platform() == "kaggle":
         return KAGGLE_RUNS
     parent = Path(__file__).resolve().parent.parent
@@ -145,11 +145,10 @@ def set_visible_gpus(profile: Profile) -> int:
 
     A visible second card is not idle: libraries split a model or a batch over it without being asked.
     """
-    if os.environ.get(HIDDEN, "").isdigit():  # hidden by an earlier run
-        count = int(os.environ[HIDDEN])
+    if hidden := os.environ.get(HIDDEN):  # by an earlier run
         if profile.processes > 1:  # its processes start CUDA themselves, so they see what is shown again
             del os.environ[HIDDEN], os.environ[VISIBLE]
-        return count
+        return int(hidden)
     count = gpu_count()
     if count < 2 or profile.processes > 1 or VISIBLE in os.environ:
         return count
@@ -211,7 +210,7 @@ def memory() -> tuple[float, float]:
 
 
 def memory_gib() -> float:
-    """Memory in use, in GiB: the most that tensors took on the card, or what the process holds on a CPU."""
+    """Memory in use, in GiB: the most that tensors took on the card, or of the process on a CPU."""
     import psutil
     import torch
 

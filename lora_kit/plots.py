@@ -47,7 +47,7 @@ def loss_curve(log: Sequence[dict[str, Any]]) -> Figure:
     """The training loss by step, smoothed, with that of held-out rows where it was measured, over the learning rate.
 
     Args:
-        log: rows with "step", "loss" (nats a learned token), "learning_rate", and in some rows "evaluation_loss".
+        log: rows with "step", "loss" (nats per learned token), "learning_rate", and in some rows "evaluation_loss".
     """
     words = f"from {log[0]['loss']:.3g} to {log[-1]['loss']:.3g} in {len(log):,} steps"
     with paper(4.2, f"Training loss by step, {words}; below it the learning rate.") as figure:
@@ -114,7 +114,7 @@ def memory_bars(needs: Mapping[str, Mapping[str, float]], limit: float | None = 
 
 
 def nf4_levels(weights: torch.Tensor, levels: torch.Tensor, block: int = 64) -> Figure:
-    """A histogram of weights of any shape, each over the largest of its block, with NF4's 16 levels, from -1 to 1."""
+    """A histogram of weights, each divided by the largest of its block, with NF4's 16 levels, from -1 to 1."""
     flat = weights.detach().float().flatten().cpu()
     blocks = flat[: len(flat) // block * block].view(-1, block)
     scaled = (blocks / blocks.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)).flatten().numpy()

@@ -112,7 +112,7 @@ def in_notebook() -> bool:
 def _mode() -> str:
     """Where it is shown: "notebook", "terminal", "log", or "off"."""
     quiet = os.environ.get("LORA_KIT_PROGRESS", "").lower() == "off"
-    if quiet or os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one speaks
+    if quiet or os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one prints
         return "off"
     if in_notebook():
         return "notebook"

@@ -161,7 +161,7 @@ def browse(data: Prepared, run: Run, row: int = 0) -> None:
             if wanted in str(tokenizer.decode(data.train[number]["input_ids"])).lower():
                 place.value, status.value = number, ""
                 return
-        status.value = f"no row holds {html.escape(words.value)}"
+        status.value = f"no row contains {html.escape(words.value)}"
 
     place.observe(show, "value")
     button.on_click(search)

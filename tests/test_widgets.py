@@ -104,7 +104,7 @@ def test_the_browser_shows_searches_and_escapes(done: lk.Run, boxes: list[Any]) 
     assert "canteen" in str(lk.load_tokenizer(done.profile.base).decode(data.train[found]["input_ids"]))
     words.value = "<nowhere>"
     button.click()
-    assert place.value == found and status.value == "no row holds &lt;nowhere&gt;"
+    assert place.value == found and status.value == "no row contains &lt;nowhere&gt;"
 
 
 def test_the_browser_as_text(done: lk.Run, capsys: pytest.CaptureFixture[str]) -> None:
