@@ -11,10 +11,10 @@ from pathlib import Path
 from threading import Thread
 
 from . import machine
-from .base import access_problem, has_token, local_folder
+from .base import access_problem, local_folder
 from .config import Base, Profile
 from .files import absolute, shown, version
-from .machine import LIBRARIES, choose_profile, default_root, scratch_root
+from .machine import LIBRARIES, choose_profile, default_root, has_token, scratch_root
 from .presets import profile
 
 NEEDS = {  # GiB of free disk, free RAM, GPU memory
@@ -48,7 +48,7 @@ class Checkup(list[Check]):
         return [check for check in self if not check.ok]
 
     def __str__(self) -> str:
-        width = max((len(check.name) for check in self), default=0)
+        width = max(len(check.name) for check in self)
         lines = []
         for check in self:
             lines.append(f"{'ok' if check.ok else 'FAIL':<5} {check.name:<{width}}  {check.evidence}")
