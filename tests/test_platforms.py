@@ -83,7 +83,6 @@ print({check.name: check.ok for check in checkup}["token"])
     [
         ("return 'hf_planted_secret'", True),
         ("raise SecretNotFoundError(name)", False),
-        ("raise NotebookAccessError(name)", False),
         ("raise TimeoutException(name)", False),  # what runs outside Colab's page
     ],
 )
