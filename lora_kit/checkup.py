@@ -106,8 +106,8 @@ def _gpu(chosen: Profile, count: int) -> list[Check]:
 def bitsandbytes_builds() -> set[str]:
     """What the installed bitsandbytes has a file for, "cpu" and CUDA versions as in "128"; it is not imported."""
     found = importlib.util.find_spec("bitsandbytes")
-    folders = (found and found.submodule_search_locations) or []
-    files = [path.stem for folder in folders for path in Path(folder).glob("libbitsandbytes_c*")]
+    folders = found.submodule_search_locations if found else None
+    files = [path.stem for folder in folders or () for path in Path(folder).glob("libbitsandbytes_c*")]
     return {name.removeprefix("libbitsandbytes_").removeprefix("cuda").partition("_")[0] for name in files}
 
 

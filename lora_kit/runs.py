@@ -173,7 +173,7 @@ def as_source(data: Any, root: Path) -> str:
     if isinstance(data, str | os.PathLike):
         return os.fspath(data)
     is_several = type(data).__name__ == "DatasetDict"  # its splits become the files of a folder
-    texts = {name: _as_lines(rows) for name, rows in data.items()} if is_several else _as_lines(data)
+    texts: Any = {name: _as_lines(rows) for name, rows in data.items()} if is_several else _as_lines(data)
     place = root / "inputs" / f"rows-{fingerprint(texts)[:12]}"
     source = place if is_several else place.with_suffix(".jsonl")
     files = {place / f"{name}.jsonl": text for name, text in texts.items()} if is_several else {source: texts}

@@ -74,7 +74,7 @@ def test_the_root_is_the_variable_then_kaggle_then_the_checkout_then_here(
 
 def test_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.platform() == "local"
-    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
     assert machine.platform() == "colab"
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")  # whose image also has Colab's package
     assert machine.platform() == "kaggle"
