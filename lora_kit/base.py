@@ -204,8 +204,7 @@ class Weights(Mapping[str, "torch.Tensor"]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         with _safe_open(self.files[name]) as file:
-            tensor: torch.Tensor = file.get_tensor(name)
-            return tensor
+            return file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
