@@ -1,1 +1,1 @@
-"""What only the lessons need: exercises and short trainings."""
+"""What only the lessons need: exercises, short trainings, drawings."""

@@ -8,7 +8,7 @@ import torch
 
 from lora_kit.course import drawings
 
-from .test_lab import alt
+from ..test_plots import alt
 
 
 def boxes(figure: Any) -> list[Any]:
