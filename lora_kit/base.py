@@ -2,7 +2,7 @@
 
 Safe by default: safetensors only, no remote code, a pinned revision; access is tested before anything is downloaded.
 tests/test_families.py takes a small random model of every family through loss and gradients against its own plain
-forward pass, plain PEFT, the merge, answers and GGUF. Every training also checks its own base (training/selfcheck.py).
+forward pass, plain PEFT, the merge, answers and GGUF. Every training also checks its own base (training/loss.py).
 """
 
 from __future__ import annotations

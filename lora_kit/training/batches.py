@@ -120,7 +120,7 @@ def epoch_steps(rows: Sequence[Row], settings: Training, epoch: int) -> list[lis
 
 
 def for_measuring(rows: Sequence[Row], settings: Training) -> list[Batch]:
-    """Rows as micro-batches in a fixed order, shortest first, for measuring a loss; rehearsal rows apart, as their loss."""
+    """Rows as micro-batches in a fixed order, shortest first, for measuring a loss; rehearsal rows apart."""
     found = list[Batch]()
     for is_rehearsal in (False, True):
         ordered = sorted((row for row in rows if row.is_rehearsal == is_rehearsal), key=lambda row: row.width)
