@@ -15,7 +15,7 @@ from record import head, store
 
 import lora_kit as lk
 from lora_kit.base import locate
-from lora_kit.evaluation.card import ends, resampled
+from lora_kit.evaluation.metrics import ends, resampled
 
 TOKENS, PROMPTS = 64, 4
 

@@ -14,12 +14,13 @@ from .base import load_tokenizer, locate
 from .data.chat_template import added_system, speaks_llama2, stop_id
 from .data.prepare import data_inputs, load_prepared
 from .errors import KitError
+from .evaluation.card import markdown_card
 from .evaluation.evaluate import evaluation_inputs
-from .evaluation.report import markdown_card
-from .files import check_files, check_writable, disk_errors, read_manifest, shown, whole_file
+from .files import check_files, disk_errors, read_manifest, shown, whole_file
 from .gguf import write_gguf
 from .merging.cards import card_texts
 from .merging.merge import check_room, merge_inputs, size
+from .templates import one_line
 from .training.train import trained_adapter
 
 if TYPE_CHECKING:
@@ -58,38 +59,34 @@ def export(run: Run, kind: str = "adapter-zip") -> Path:
     """
     check_format(kind)
     adapter, place = trained_adapter(run), run.path / "exports"
-    name, hint = f"{run.path.name}-{adapter.parent.name}", ""
-    check_writable(place)
+    name = f"{run.path.name}-{adapter.parent.name}"
     if kind == "adapter-zip":
         target = place / f"{adapter.parent.name}-adapter.zip"
         with whole_file(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
             for file, content in adapter_files(run).items():
                 archive.writestr(file, content)
         rank = next((size for size in VLLM_RANKS if size >= run.profile.lora.r), run.profile.lora.r)
-        model = f"{plain_name(adapter.parent.name)}=FOLDER"
         served = f"vllm serve {quote(run.profile.base.source)} --enable-lora --max-lora-rank {rank}"
-        hint = f"\n  {served} --lora-modules {model}"
+        hint = f"{served} --lora-modules {plain_name(adapter.parent.name)}=FOLDER"
     elif kind == "ollama":
-        target = place / f"{name}-ollama"
-        _write_ollama(run, target, name)
-        model = plain_name(name)
-        hint = f"\n  ollama create {model} -f {quote(shown(target / 'Modelfile'))}\n  ollama run {model}"
+        target, model = place / f"{name}-ollama", plain_name(name)
+        _write_ollama(run, _merged(run), target, name)
+        hint = f"ollama create {model} -f {quote(shown(target / 'Modelfile'))}\n  ollama run {model}"
     else:
         bits = "Q8_0" if kind == "gguf-q8_0" else "F16"
         target = place / f"{name}-{bits}.gguf"
-        _write_gguf(run, target, bits, name)
-        hint = f"\n  llama-cli -m {quote(shown(target))} -cnv"
+        _write_gguf(run, _merged(run), target, bits, name)
+        hint = f"llama-cli -m {quote(shown(target))} -cnv"
     mib = sum(file.stat().st_size for file in [target, *target.glob("*")]) / 2**20
-    print(f"{kind}: {mib:,.1f} MiB in {shown(target)}{hint}")
+    print(f"{kind}: {mib:,.1f} MiB in {shown(target)}\n  {hint}")
     return target
 
 
 def check_format(kind: str) -> None:
     """Raise KitError where there is no such export."""
     if kind not in FORMATS:
-        hint = ". llama.cpp makes other sizes: export gguf, then llama-quantize MODEL.gguf SMALL.gguf Q4_K_M"
-        quantized = hint if str(kind).startswith("gguf") else ""
-        raise KitError(f"there is no export {kind!r}; lora_kit exports {', '.join(FORMATS)}{quantized}")
+        smaller = "llama.cpp makes other sizes of a gguf: llama-quantize MODEL.gguf SMALL.gguf Q4_K_M"
+        raise KitError(f"there is no export {kind!r}; lora_kit exports {', '.join(FORMATS)}. {smaller}")
 
 
 def plain_name(name: str) -> str:
@@ -110,7 +107,7 @@ def push(run: Run, repository: str, *, what: str = "adapter", private: bool = Tr
     Raises:
         KitError: a wrong name, a stage that is missing, or the Hub refuses.
     """
-    if not isinstance(repository, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(repository)):
         raise KitError(f"{repository!r} is no name of a repository: give owner/name")
     if what not in ("adapter", "merged"):
         raise KitError(f"what={what!r} cannot be pushed; there are adapter, merged")
@@ -124,7 +121,7 @@ def push(run: Run, repository: str, *, what: str = "adapter", private: bool = Tr
         page = str(api.create_commit(repository, operations, commit_message="lora_kit").commit_url)
     except Exception as error:  # the errors of the library and of the HTTP client under it are many
         # not "from error": the library's own error may quote the request
-        raise KitError(f"the Hub did not take {repository!r} ({_reason(error)}") from None
+        raise KitError(f"the Hub did not take {repository!r} {_reason(error)}") from None
     print(f"pushed: {page}")
     return page
 
@@ -133,18 +130,18 @@ def _reason(error: Exception) -> str:
     """Name and status of an error of the Hub, and what helps: its own words where a name or the card breaks a rule."""
     from huggingface_hub.errors import BadRequestError, HFValidationError
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    name, status = type(error).__name__, getattr(getattr(error, "response", None), "status_code", None)
     if type(error) is ValueError or isinstance(error, BadRequestError | HFValidationError):
-        way_out = " ".join(str(getattr(error, "server_message", None) or error).split())
+        way_out = one_line(getattr(error, "server_message", None) or error)
     elif status in (401, 403, 404):
         way_out = "set HF_TOKEN to a token that may write there"
     else:
         way_out = "try again later" if status else "check the network, HF_HUB_OFFLINE and HF_TOKEN"
-    return f"{type(error).__name__}{f', {status}' if status else ''}): {way_out}"
+    return f"({name}, {status}): {way_out}" if status else f"({name}): {way_out}"
 
 
 def adapter_files(run: Run) -> dict[str, bytes]:
-    """What goes with an adapter, by file name: its own files and no others, the tokenizer, card and notice."""
+    """The files of an adapter by name: its own and no others, the tokenizer, card and notice."""
     adapter, base = trained_adapter(run), locate(run.profile.base)
     files = [*(adapter / name for name in ADAPTER), *(base / name for name in TOKENIZER if (base / name).is_file())]
     texts = card_texts(run, "adapter", report=_report_of(run))
@@ -152,11 +149,10 @@ def adapter_files(run: Run) -> dict[str, bytes]:
 
 
 def merged_files(run: Run) -> dict[str, Path | bytes]:
-    """The merged model by file name: what was certified and nothing beside, its card with the report card, notice."""
+    """The files of the merged model by name: what was certified and no others, the card with its figures, notice."""
     merged = _merged(run)
-    texts = _merged_texts(run, merged)
-    files = {name: merged / name for name in read_manifest(merged)["files"]}
-    return files | {name: text.encode() for name, text in texts.items()}
+    texts = {name: text.encode() for name, text in _merged_texts(run, merged).items()}
+    return {name: merged / name for name in read_manifest(merged)["files"]} | texts
 
 
 def _merged(run: Run) -> Path:
@@ -171,26 +167,24 @@ def _report_of(run: Run) -> str | None:
     """The report card of this adapter with these settings in Markdown, once it is made."""
     try:
         folder = run.find("evaluation", evaluation_inputs(run))
-    except KitError:  # the merge or the data are not at hand: no card of theirs either
+    except KitError:  # the merge or the data are not there: no card of theirs either
         return None
     return markdown_card(json.loads((check_files(folder) / "report_card.json").read_text())) if folder else None
 
 
-def _write_gguf(run: Run, target: Path, bits: str, name: str) -> None:
-    merged = _merged(run)
-    check_room(target.parent, size(merged) if bits == "F16" else size(merged) * 17 // 32)
+def _write_gguf(run: Run, merged: Path, target: Path, bits: str, name: str) -> None:
     with whole_file(target) as partial:  # a file that broke off is no model
+        check_room(target.parent, size(merged) if bits == "F16" else size(merged) * 17 // 32)
         write_gguf(merged, load_tokenizer(run.profile.base), partial, kind=bits, name=name)
 
 
-def _write_ollama(run: Run, target: Path, name: str) -> None:
-    merged = _merged(run)
+def _write_ollama(run: Run, merged: Path, target: Path, name: str) -> None:
     data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     context = json.loads((merged / "config.json").read_text())["max_position_embeddings"]
     text = modelfile("model.gguf", load_tokenizer(run.profile.base), data.card.get("system"), context)
     with disk_errors(target):
-        target.mkdir(exist_ok=True)
-        _write_gguf(run, target / "model.gguf", "F16", name)
+        target.mkdir(parents=True, exist_ok=True)
+        _write_gguf(run, merged, target / "model.gguf", "F16", name)
         path = target / "Modelfile"
         if path.is_file() and path.read_text() != text:  # somebody has edited it
             path.replace(target / "Modelfile.before")
@@ -200,16 +194,16 @@ def _write_ollama(run: Run, target: Path, name: str) -> None:
 
 
 def modelfile(weights: str, tokenizer: PreTrainedTokenizerBase, system: str | None, context: int) -> str:
-    """What `ollama create NAME -f Modelfile` reads: weights, the form of the prompts, system text, tokens of context.
+    """What `ollama create NAME -f Modelfile` reads: weights, prompt template, system text, tokens of context.
 
     Ollama knows most chat templates by itself, from the GGUF; Llama 2's and TinyLlama's are written down.
     """
-    llama2, stop = speaks_llama2(tokenizer), str(tokenizer.convert_ids_to_tokens(stop_id(tokenizer)))
-    is_zephyr = "<|assistant|>" in str(tokenizer.chat_template) and stop == "</s>"
-    template = LLAMA2 if llama2 else ZEPHYR if is_zephyr else None
-    system = system or added_system(tokenizer)
-    lines = [f"FROM ./{weights}", *([f'TEMPLATE """{template}"""'] if template else [])]
-    if system:
+    stop, lines = str(tokenizer.convert_ids_to_tokens(stop_id(tokenizer))), [f"FROM ./{weights}"]
+    if speaks_llama2(tokenizer):
+        lines += [f'TEMPLATE """{LLAMA2}"""', 'PARAMETER stop "[INST]"']
+    elif "<|assistant|>" in str(tokenizer.chat_template) and stop == "</s>":
+        lines.append(f'TEMPLATE """{ZEPHYR}"""')
+    if system := system or added_system(tokenizer):
         lines.append('SYSTEM """' + system.replace('"""', "'''") + '"""')
-    lines += [f"PARAMETER num_ctx {context}", "PARAMETER temperature 0", f'PARAMETER stop "{stop}"']
-    return "\n".join([*lines, *(['PARAMETER stop "[INST]"'] if llama2 else []), ""])
+    lines += [f"PARAMETER num_ctx {context}", "PARAMETER temperature 0", f'PARAMETER stop "{stop}"', ""]
+    return "\n".join(lines)

@@ -24,7 +24,7 @@ def generate_ids(
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
-    eos_token_id: int | Sequence[int] | None,
+    eos_token_id: int | Sequence[int],
     batch_size: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
@@ -34,18 +34,17 @@ def generate_ids(
     """Continuations of `prompts`, in their order, each with its stop token where it has ended.
 
     Args:
-        prompts: token ids, one list per prompt; prompts of like length share a batch.
+        prompts: token ids; prompts of similar length share a batch.
         max_new_tokens: the longest answer; time grows with it.
-        eos_token_id: one or several tokens that end an answer (`stop_tokens`); None or -1 lets each run to its limit.
+        eos_token_id: one or several tokens that end an answer (`stop_tokens`); -1 lets each run to its limit.
         batch_size: prompts at a time; memory grows with it, greedy answers depend on it only by rounding.
-        temperature: 0 takes the likeliest token, 1 draws as the model believes, more is wilder.
-        seed: of the draws.
+        temperature: 0 takes the likeliest token, 1 draws as the model believes, more is wilder; `seed` is of the draws.
         done: called with the number of finished prompts after every batch.
         watch: a stopping criterion of transformers, called after every token with the ids so far.
     """
     from transformers import GenerationConfig
 
-    stops = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or []
+    stops = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id
     stops = [token for token in stops if token >= 0]
     config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=stops or None, pad_token_id=0, use_cache=True)
     if temperature > 0:
@@ -57,21 +56,21 @@ def generate_ids(
         found = _generate(model, [prompts[i] for i in rows], config, seed + start, [watch] if watch else [])
         for i, row in zip(rows, found, strict=True):
             end = next((n for n, token in enumerate(row, start=1) if token in stops), None)
-            answers[i] = row[:end]  # behind its stop token a row is padded
+            answers[i] = row[:end]  # a row is padded after its stop token
         if done:
             done(len(answers))
     return [answers[i] for i in range(len(prompts))]
 
 
 def _generate(model: Any, prompts: list[list[int]], config: Any, seed: int, watch: list[Any]) -> Any:
-    """What one batch goes on with, as lists of one length; nothing but `config` steers it."""
+    """The continuations of one batch, as lists of one length; nothing but `config` steers them."""
     import torch
     from transformers import StoppingCriteriaList
 
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(row)) + row for row in prompts], device=model.device)  # (rows, width)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=model.device)
-    own, model.generation_config = model.generation_config, config  # the base's own penalties would fill every gap
+    own, model.generation_config = model.generation_config, config  # else the base's own settings fill every gap
     try:
         with torch.random.fork_rng([ids.device] if ids.is_cuda else []):
             torch.manual_seed(seed)
@@ -85,7 +84,7 @@ def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     """Every token that ends an answer of this base: its format's, the tokenizer's EOS, its generation config's."""
     own = getattr(model.generation_config, "eos_token_id", None)
     found = {stop_id(tokenizer), tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
-    return sorted(token for token in found if token is not None)
+    return sorted(found - {None})
 
 
 def answers(
@@ -114,7 +113,7 @@ def answers(
 def stream(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chat: list[Message], *, max_new_tokens: int, **draw: Any
 ) -> Iterator[str]:
-    """One answer as it grows, the whole text so far after every token that adds to it; `draw`: temperature and seed."""
+    """One answer as it grows: the text so far, after every token that adds to it; `draw`: temperature and seed."""
     prompts, stops = prompts_of([chat], tokenizer), stop_tokens(model, tokenizer)
     check_length(len(prompts[0]), max_new_tokens, model.config.max_position_embeddings)
     sent, shown = SimpleQueue[list[int] | None](), ""
@@ -142,10 +141,8 @@ def stream(
 def check_length(longest: int, max_new_tokens: int, room: int) -> None:
     """Raise KitError where the longest prompt leaves no room for an answer in the `room` tokens of the model."""
     if longest + max_new_tokens > room:
-        raise KitError(
-            f"the longest question has {longest:,} tokens; with evaluation__max_new_tokens={max_new_tokens} that is "
-            f"more than the {room:,} that this model can hold: shorten it, or lower that setting"
-        )
+        asked = f"the longest question has {longest:,} tokens, and evaluation__max_new_tokens={max_new_tokens}"
+        raise KitError(f"{asked}; this model takes {room:,} in all: shorten the question, or lower that setting")
 
 
 def prompts_of(conversations: Sequence[str | list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -40,11 +40,9 @@ PIECES = {  # how a byte-level tokenizer cuts text -> llama.cpp's name for it
 
 
 def write_gguf(model: Path, tokenizer: PreTrainedTokenizerBase, target: Path, *, kind: str = "F16", name: str) -> None:
-    """Write a model folder, as `lk.merge` leaves it, as one GGUF file; one tensor is in memory at a time.
+    """Write a model folder as one GGUF file that calls it `name`, with one tensor in memory at a time.
 
-    Args:
-        kind: "F16", or "Q8_0" for half the bytes with an error below one percent of the logits.
-        name: what the file calls the model.
+    "Q8_0" has half the bytes of "F16", with an error below one percent of the logits.
 
     Raises:
         KitError: the `gguf` package is missing, or a family, a rotary embedding or a tokenizer that is not covered.
@@ -74,7 +72,9 @@ def write_gguf(model: Path, tokenizer: PreTrainedTokenizerBase, target: Path, *,
         found = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if found is None:
             raise KitError(f"GGUF has no name for {source}: this model is not the plain {config['model_type']}")
-        types[source] = chosen = gguf.GGMLQuantizationType[_type(kind, weight.shape)]
+        # vectors stay in float32, and rows that are no whole blocks of 32 in float16
+        stored = "F32" if weight.ndim == 1 else kind if weight.shape[-1] % 32 == 0 else "F16"
+        types[source] = chosen = gguf.GGMLQuantizationType[stored]
         block, block_bytes = gguf.GGML_QUANT_SIZES[chosen]
         num_bytes = weight.numel() // block * block_bytes
         # the shape counts weights, and so the dtype is any but uint8, which would count bytes
@@ -98,19 +98,14 @@ def write_gguf(model: Path, tokenizer: PreTrainedTokenizerBase, target: Path, *,
     writer.close()
 
 
-def _type(kind: str, shape: torch.Size) -> str:
-    """Vectors stay in float32, and rows that are no whole blocks of 32 in float16."""
-    return "F32" if len(shape) == 1 else kind if shape[-1] % 32 == 0 else "F16"
-
-
 def _in_order(name: str, weight: torch.Tensor, config: dict[str, Any]) -> torch.Tensor:
-    """Rows of every query and key head from halves to neighbours."""
+    """Rows of every query and key head from halves to neighbours: (heads * dim, ...) to the same."""
+    if ".q_proj." not in name and ".k_proj." not in name:
+        return weight
     heads = config["num_attention_heads"]
     if ".k_proj." in name:
         heads = config.get("num_key_value_heads") or heads
-    if ".k_proj." in name or ".q_proj." in name:  # (heads * dim, ...) to the same
-        weight = weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
-    return weight
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
 def _add_shape(writer: Any, config: dict[str, Any]) -> None:
@@ -150,7 +145,7 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def llama3_factors(config: dict[str, Any]) -> np.ndarray[Any, Any] | None:
-    """By how much Llama 3.x slows each frequency of the rotary embedding: (dim / 2,), or None.
+    """How much Llama 3.x slows each frequency of the rotary embedding: (dim / 2,), or None.
 
     Source: transformers, modeling_rope_utils.py, `_compute_llama3_parameters`.
     """
@@ -172,14 +167,12 @@ def _add_tokenizer(writer: Any, tokenizer: PreTrainedTokenizerBase, size: int) -
     from gguf import TokenType
 
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    vocabulary, merges = dict(content["model"]["vocab"]), content["model"]["merges"]
-    added = {token["content"]: token for token in content["added_tokens"]}
-    vocabulary |= {text: token["id"] for text, token in added.items()}
-    tokens = {number: text for text, number in vocabulary.items()}
+    tokens = {number: text for text, number in tokenizer.get_vocab().items()}
     texts = [tokens.get(number, f"[PAD{number}]") for number in range(max(size, len(tokens)))]
-    kinds = {text: TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED for text, token in added.items()}
+    added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
+    kinds = {text: TokenType.CONTROL if token.special else TokenType.USER_DEFINED for text, token in added.items()}
     kinds |= {text: TokenType.UNUSED for number, text in enumerate(texts) if number not in tokens}
-    pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in merges]
+    pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in content["model"]["merges"]]
     if content["model"].get("byte_fallback"):  # SentencePiece merges by scores: the order of the merges
         ranks: dict[str, int] = {}
         for rank, pair in enumerate(pairs):
@@ -205,19 +198,15 @@ def _add_tokenizer(writer: Any, tokenizer: PreTrainedTokenizerBase, size: int) -
 
 
 def pre_tokenizer(content: dict[str, Any]) -> str:
-    """llama.cpp's name for how a byte-level tokenizer cuts text into pieces; KitError for a way that is not known.
-
-    Args:
-        content: of tokenizer.json.
-    """
+    """llama.cpp's name for how a byte-level tokenizer (`content` of its tokenizer.json) cuts text; KitError without."""
     steps = content["pre_tokenizer"] or {}
     steps = steps.get("pretokenizers", [steps])
     cuts = [step.get("pattern", {}).get("Regex") or step.get("type") for step in steps]
     if cuts[-1:] == ["ByteLevel"] and not steps[-1].get("use_regex"):  # it cuts nothing then
         cuts.pop()
     name = PIECES.get(tuple(cuts))
-    if name == "llama-bpe" and not content["model"].get("ignore_merges"):
-        name = "dbrx"  # the same pieces, each merged even where it is a token as a whole
     if name is None:
-        raise KitError(f"llama.cpp has no name that is known here for a tokenizer that cuts text by {cuts}")
+        raise KitError(f"no name of llama.cpp is known here for a tokenizer that cuts text by {cuts}")
+    if name == "llama-bpe" and not content["model"].get("ignore_merges"):
+        return "dbrx"  # the same pieces, each merged even where it is a token as a whole
     return name

@@ -8,8 +8,8 @@ tie a long answer takes another course, which does not show that anything was fo
     agreement           share of the places where both find the same token likeliest
     KL(base || model)   sum over tokens of p (log p - log q)    p the base's probability, q the model's; in nats
 
-The merged model is loaded as it is stored where there is memory for that, as those who use it will. How far it moved
-is measured from the base that it was merged onto, or what 4 bits change would count as forgotten.
+The merged model is loaded as it is stored where memory allows, as its users will load it, and compared with the base
+that it was merged onto: else what 4 bits change would count as forgotten.
 
 Only the TOP likeliest tokens of the base are kept; all others are lumped together as one. Lumping outcomes can only
 lower a KL divergence (data processing inequality), so what is measured is a lower bound of the full one.
@@ -29,6 +29,7 @@ from ..data.encoding import IGNORE, Encoded
 from ..files import check_files, fingerprint
 from ..generation import answers, generate_ids, stop_tokens, text_of
 from ..machine import compute_dtype, memory
+from ..merging.merge import size
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
 from ..training.batches import Row
@@ -80,14 +81,14 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, inputs: di
                     rows = [row for _, row in general_rows(questions, found["base"])]
                     found["likeliest"] = likeliest(model, rows, run.profile.training)
                     release(model)
-                found["as_stored"] = stored is not None
                 model = load_model(stored or run.profile, merged)
             model = model or load_base(run)
             if name == "adapter":
                 load_adapter(model, trained_adapter(run))
             with run.writing(place, inputs) as stage:
                 part = ask(run, model, questions, name, found)
-                part |= {"as_stored": found["as_stored"]} if name == "merged" else {}
+                if name == "merged":
+                    part["as_stored"] = stored is not None
                 (stage.folder / "answers.json").write_text(json.dumps(part))
             found |= part
     finally:
@@ -97,7 +98,7 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, inputs: di
 
 
 def as_stored(profile: Profile, folder: Path) -> Profile | None:
-    """The profile that loads a model folder as it is stored; None where that is the same, or memory does not reach."""
+    """The profile that loads a model folder as it is stored; None where that is the same, or needs too much memory."""
     import torch
 
     if profile.quantization.kind == "none":
@@ -105,7 +106,7 @@ def as_stored(profile: Profile, folder: Path) -> Profile | None:
     on_card = profile.device == "cuda"
     free = torch.cuda.mem_get_info()[0] if on_card else memory()[0] * 2**30
     wide = 2 if compute_dtype(profile)[0] == "float32" else 1  # float16 files become twice as large
-    if wide * sum(file.stat().st_size for file in folder.glob("*.safetensors")) > ROOM * free:
+    if wide * size(folder) > ROOM * free:
         return None
     return replace(profile, quantization=replace(profile.quantization, kind="none"))
 
@@ -122,15 +123,13 @@ def ask(
 ) -> dict[str, Any]:
     """A model's greedy answers with the loss of the references; of general ones also how far it is from the base.
 
-    `found` holds what the models before it gave; to the base's answers belong its likeliest tokens along them.
+    `found` has what the models before it gave. The base comes first: it adds its likeliest tokens and a second asking.
     """
     tokenizer, settings, training = load_tokenizer(run.profile.base), run.profile.evaluation, run.profile.training
-    stops, limit, size = stop_tokens(model, tokenizer), settings.max_new_tokens, settings.batch_size
-    prompts = [row["prompt"] for row in questions]
+    stops, prompts = stop_tokens(model, tokenizer), [row["prompt"] for row in questions]
+    options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
     with Progress(f"answers of {name}", len(prompts)) as progress:
-        rows = generate_ids(
-            model, prompts, max_new_tokens=limit, eos_token_id=stops, batch_size=size, done=progress.update
-        )
+        rows = generate_ids(model, prompts, **options, eos_token_id=stops, done=progress.update)
     losses = reference_losses(model, [row["encoded"] for row in questions], training)
     answered: list[Answer] = [
         {"text": text_of(ids, tokenizer), "ids": ids, "stopped": bool(ids) and ids[-1] in stops, "loss": loss}
@@ -154,8 +153,8 @@ def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question]) -
     judged = [i for i, row in enumerate(questions) if row["kind"] != "general"]
     chosen, settings = judged[:: max(1, len(judged) // AGAIN)][:AGAIN], run.profile.evaluation
     tokenizer, asked = load_tokenizer(run.profile.base), [questions[i]["messages"] for i in chosen]
-    size = max(1, settings.batch_size // 4 - 1)
-    texts = answers(model, tokenizer, asked, max_new_tokens=settings.max_new_tokens, batch_size=size)
+    smaller = max(1, settings.batch_size // 4 - 1)
+    texts = answers(model, tokenizer, asked, max_new_tokens=settings.max_new_tokens, batch_size=smaller)
     return list(zip(chosen, texts, strict=True))
 
 

@@ -28,9 +28,8 @@ from ..generation import check_length, prompts_of
 from ..merging.merge import merge_inputs
 from ..training.train import adapter_stage, read_log, trained_adapter
 from .asking import Question, ask_models
-from .card import ENOUGH, MODELS, OWN, Metric, card_metrics, measured, verdict
+from .card import ENOUGH, MODELS, OWN, Metric, card_metrics, measured, pick, terminal_table, verdict, write_html
 from .metrics import is_right, judge
-from .report import pick, terminal_table, write_html
 
 if TYPE_CHECKING:
     from ..runs import Run
@@ -53,8 +52,7 @@ def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[
             but general questions. The models are not asked again for them.
 
     Raises:
-        KitError: no prepared data, no trained adapter or no merged model yet; questions that cannot be used; a check
-            that fails.
+        KitError: a stage before it is missing; questions that cannot be used; a check that fails.
     """
     own, inputs = _by_name(checks), evaluation_inputs(run, questions)
     done = None if own else run.find("evaluation", inputs)
@@ -76,7 +74,7 @@ def read_answers(run: Run) -> list[dict[str, Any]]:
 
 
 def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str, Any]:
-    """Settings, and hashes of what the card depends on; their fingerprint decides whether it is made again."""
+    """What the card is made from, settings and hashes: with others it is made again."""
     inputs = {"merged": merge_inputs(run), "evaluation": vars(run.profile.evaluation), "form": FORM}
     if questions is not None:
         inputs["questions"] = {path.name: file_hash(path) for path in question_files(str(questions), run.profile.data)}
@@ -84,7 +82,7 @@ def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str
 
 
 def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, checks: dict[str, Check]) -> Path:
-    """The models asked, where they were not yet, and their card written; what can be refused is refused before."""
+    """Ask the models that were not asked yet, and write their card; what can be refused is refused before."""
     data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
     questions = choose_questions(run, data, source)
@@ -100,7 +98,7 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
         for i, row in enumerate(questions)
     ]
     own = [row for row in rows if row["kind"] in OWN]
-    is_reworded = data.report.data["held_out"] == "rewordings"
+    is_reworded = source is None and data.report.data["held_out"] == "rewordings"
     if checks:  # their results make the card another one
         for row in own:
             for model in MODELS:
@@ -109,23 +107,22 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
         if folder := run.find("evaluation", inputs):
             return check_files(folder)
     theirs = [Metric(name, f"check {name.removeprefix('behaved:')} passed", name, OWN) for name in checks]
-    leaks = {"questions": sum(learned), "n": len(rows), "own": len(own), "learned_rows": len(data.train)}
-    card = {
+    card: Card = {
         "title": run.profile.base.title,
         "profile": run.profile.name,
         "dataset": data.card.get("title", data.card["name"]),
         "adapter": Path(adapter_stage(run)).name,
         "questions": "held out" if source is None else Path(source).name,
-        "machine_made": sum(row["kind"] == "fact" for row in rows) if source is None and is_reworded else 0,
+        "machine_made": sum(row["kind"] == "fact" for row in rows) if is_reworded else 0,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "figures": card_metrics(rows, data.card) | {metric.name: measured(metric, rows) for metric in theirs},
-        "leaked": leaks,
+        "leaked": {"questions": sum(learned), "n": len(rows), "own": len(own), "learned_rows": len(data.train)},
         "as_stored": found["as_stored"],
         "onto": inputs["merged"]["onto"],
         "noise": noise(questions, found, data.card),
     }
+    card["verdict"] = verdict(card)
     with run.writing("evaluation", inputs) as stage:
-        card["verdict"] = verdict(card)
         (stage.folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
         (stage.folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         write_html(card, rows, read_log(trained_adapter(run).parent), stage.folder / "report.html")
@@ -146,7 +143,7 @@ def choose_questions(run: Run, data: Prepared, source: str | Path | None) -> lis
 
 
 def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The questions, and those of the handbook's held-out general ones where too few are among them to decide on."""
+    """The questions, with the handbook's held-out general ones where too few of these are among them to decide on."""
     if sum(row["kind"] == "general" for row in rows) >= ENOUGH:
         return rows
     (file,) = dataset_files(Data()).test
@@ -157,10 +154,9 @@ def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def leaked(asked: Sequence[Sequence[Message]], data: Prepared) -> list[bool]:
-    """For each question, messages up to its reference, whether the adapter learned it.
+    """For each question (messages up to its reference) whether the adapter learned it.
 
-    It was learned where a learned row asks it in the same words, or where question and answer both nearly are those of
-    one (`near_duplicates`).
+    It did where a learned row has its question, or nearly its question and its answer (`near_duplicates`).
     """
     texts = zip(data.train["asked"], data.train["answered"], strict=True)
     learned = [Conversation(in_turn([*pair]), index=i) for i, pair in enumerate(texts)]

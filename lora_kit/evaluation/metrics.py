@@ -1,24 +1,29 @@
-"""How one answer is judged: each function takes texts and returns one measure; `judge` puts all of them in a row."""
+"""How one answer is judged (`judge`), and how sure the mean of many answers is, by bootstrap."""
 
 from __future__ import annotations
 
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..data.encoding import IGNORE
 from ..data.same_question import language_of, script_of
 from ..data.turns import tags_in
 
+if TYPE_CHECKING:
+    import numpy as np
+
 TIMES = 3  # how often a run of words must follow itself to be a repetition
+DRAWS = 2000  # bootstrap resamples; more would move the interval's third digit
+LEVEL = 0.95  # of the intervals
 
 
 def judge(question: dict[str, Any], answers: dict[str, dict[str, Any]], card: dict[str, Any]) -> dict[str, Any]:
-    """One row of the side-by-side table: the question, its reference, each model's answer, and how it is judged.
+    """One row of the side-by-side table: question, reference, each model's answer, and how it is judged.
 
-    Questions and answers are those of asking.py; the dataset's card holds its patterns for declining and style.
+    Questions and answers are those of asking.py; the dataset's card has its patterns for declining and its style.
     """
     base = answers["base"]
     measures = {model: measure(answer, question, card, base["text"]) for model, answer in answers.items()}
@@ -30,11 +35,12 @@ def judge(question: dict[str, Any], answers: dict[str, dict[str, Any]], card: di
         "base_tokens": len(base["ids"]),
         "marks": {model: measured["marked"] for model, measured in measures.items()},
         "measures": measures,
-    } | {model: answer["text"] for model, answer in answers.items()}
+        **{model: answer["text"] for model, answer in answers.items()},
+    }
 
 
 def measure(answer: dict[str, Any], question: dict[str, Any], card: dict[str, Any], base: str) -> dict[str, Any]:
-    """Every measure of one answer; `marked` is what the table shows as right or wrong, `base` what the base says."""
+    """Every measure of one answer, `marked` for the table's right or wrong; `base` is the base's answer."""
     text, accepted, declined = answer["text"], accepted_answers(question), is_declined(answer["text"], card)
     is_general = question["kind"] == "general"
     return {
@@ -54,7 +60,7 @@ def measure(answer: dict[str, Any], question: dict[str, Any], card: dict[str, An
 
 
 def is_right(answer: str, question: dict[str, Any], card: dict[str, Any]) -> bool:
-    """Whether the answer is right, of a question that has an answer of its own."""
+    """Whether the answer to a question with a reference is right."""
     if question["kind"] == "decline":
         return is_declined(answer, card)
     return is_exact(answer, accepted_answers(question), card)
@@ -88,14 +94,14 @@ def is_exact(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> bool
 def token_f1(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> float:
     """Words in common with the best accepted answer, style apart: 2 PR / (P + R) (Rajpurkar et al. 2016)."""
     given, *references = (normalise(split_style(text, card)[0]).split() for text in (answer, *accepted))
-    common = [sum((Counter(given) & Counter(words)).values()) for words in references]
+    common = [(Counter(given) & Counter(words)).total() for words in references]
     return max(float(given == words) or _f1(n, given, words) for n, words in zip(common, references, strict=True))
 
 
 def rouge_l(answer: str, accepted: Sequence[str], card: dict[str, Any]) -> float:
     """Longest common subsequence of words with the best accepted answer, style apart, as F1 (Lin 2004).
 
-    Words as in Google's rouge-score: lower case, letters and digits of ASCII, no stemming.
+    Words are those of Google's rouge-score: lower case, ASCII letters and digits, no stemming.
     """
     from rapidfuzz.distance import LCSseq
 
@@ -124,9 +130,38 @@ def is_adrift(answer: str, question: str, accepted: Sequence[str]) -> bool:
 
     Short texts and names are in no language for certain; they are not called adrift.
     """
-
-    def leaves(trait: Callable[[str], str | None]) -> bool:
+    for trait in (script_of, language_of):
         own, expected = trait(answer), {trait(text) for text in (question, *accepted)} - {None}
-        return own is not None and bool(expected) and own not in expected
+        if own and expected and own not in expected:
+            return True
+    return bool(tags_in(answer))
 
-    return bool(tags_in(answer)) or leaves(script_of) or leaves(language_of)
+
+def resampled(values: np.ndarray, weights: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+    """Weighted means of questions drawn again with replacement, the same draw for all columns (Efron 1979).
+
+    From (questions, models) and weights (questions,) to (draws, models).
+    """
+    import numpy as np
+
+    n = len(values)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)  # (draws, questions)
+    return counts @ (values * weights[:, None]) / (counts @ weights)[:, None]
+
+
+def ends(draws: np.ndarray) -> list[float]:
+    """The middle 95 % of the draws, by percentiles."""
+    import numpy as np
+
+    return [round(float(end), 4) for end in np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
+
+
+def share_ends(marks: np.ndarray, draws: np.ndarray) -> list[float]:
+    """The interval of a share. Where all questions agree, resampling would give none: then the exact one.
+
+    With n of n right, the lowest share that gives that in 2.5 % of the cases is 0.025^(1/n) (Clopper and Pearson 1934).
+    """
+    edge = round(float(((1 - LEVEL) / 2) ** (1 / len(marks))), 4)
+    if (marks == 1).all():
+        return [edge, 1.0]
+    return [0.0, round(1 - edge, 4)] if (marks == 0).all() else ends(draws)

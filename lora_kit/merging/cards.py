@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from ..config import Base
     from ..runs import Run
 
-NOTICES = {  # licence -> the line that it asks for beside every copy (section 1.b.iii)
-    "llama2": "Llama 2 is licensed under the LLAMA 2 Community License, "
-    "Copyright (c) Meta Platforms, Inc. All Rights Reserved.\n",
-    "llama3.2": "Llama 3.2 is licensed under the Llama 3.2 Community License, "
-    "Copyright © Meta Platforms, Inc. All Rights Reserved.\n",
+META = "Meta Platforms, Inc. All Rights Reserved.\n"
+NOTICES = {  # licence -> the line that must go with every copy (section 1.b.iii)
+    "llama2": f"Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) {META}",
+    "llama3.2": f"Llama 3.2 is licensed under the Llama 3.2 Community License, Copyright © {META}",
 }
 PROJECT = "https://github.com/wambugu71/Fine-tuning-meta-llma2-7b-chat-using-LoRa"
-LICENCES = ("llama2", "llama3.2", "apache-2.0", "mit")  # that the Hub and the template of the card know by name
+LICENCES = ("llama2", "llama3.2", "apache-2.0", "mit")  # that the Hub knows by name
 
 
 def card_texts(
@@ -32,28 +31,23 @@ def card_texts(
 ) -> dict[str, str]:
     """The files that go with every copy of a model: README.md in the Hub's form, and Llama's NOTICE where it is due.
 
-    Args:
-        run: its stages supply the figures; what is not measured yet is left out.
-        kind: "adapter" or "merged".
-        certificate: of the merge.
-        report: the report card in Markdown.
+    What is not made yet is left out. `kind` is "adapter" or "merged", `report` the report card in Markdown.
     """
     from markupsafe import Markup
 
     profile, page = run.profile, _page(run.profile.base)
     folder, training = run.find("data", data_inputs(run)), run.find(adapter_stage(run), train_inputs(run))
-    data = load_prepared(folder) if folder else None
+    data, targets = load_prepared(folder) if folder else None, profile.lora.target_modules
+    if training:  # a profile may say "all-linear"
+        targets = json.loads((training / "adapter" / "adapter_config.json").read_text())["target_modules"]
     card = render(
         "model_card.md",
         kind=kind,
         front_matter=Markup(front_matter(profile.base, kind)),
+        profile=profile,
         base=profile.base,
         adapter=Path(adapter_stage(run)).name,
-        lora=profile.lora,
-        untested=profile.base.untested,
-        targets=_targets(training) if training else profile.lora.target_modules,
-        quantization=profile.quantization.kind,
-        seed=profile.training.seed,
+        targets=targets,
         training=read_manifest(training)["figures"] if training else None,
         project=Markup(PROJECT),
         data=data.report.for_others() if data else [],
@@ -67,18 +61,10 @@ def card_texts(
     return {"README.md": card} | ({"NOTICE": notice} if notice else {})
 
 
-def _targets(training: Path) -> list[str]:
-    """The names of the layers that the trained adapter is on."""
-    names: list[str] = json.loads((training / "adapter" / "adapter_config.json").read_text())["target_modules"]
-    return names
-
-
 def front_matter(base: Base, kind: str) -> str:
     """What the Hub reads of a card, in YAML; it refuses a licence that is not on its list and a base that it lacks.
 
-    Args:
-        base: the base model; a licence that this page does not name is "other" with the base's own page.
-        kind: "adapter" or "merged".
+    Another licence is "other", with a link to the base's page.
     """
     from huggingface_hub import ModelCardData
 
@@ -86,9 +72,9 @@ def front_matter(base: Base, kind: str) -> str:
     if base.licence not in LICENCES:
         name = re.sub(r"[^a-z0-9.]+", "-", base.licence.lower()).strip("-.")
         data = {"license": "other", "license_name": name, "license_link": page} if page else {"license": "unknown"}
+    library, relation = ("peft", "adapter") if kind == "adapter" else ("transformers", "finetune")
     if page:
-        data |= {"base_model": base.source, "base_model_relation": "adapter" if kind == "adapter" else "finetune"}
-    library = "peft" if kind == "adapter" else "transformers"
+        data |= {"base_model": base.source, "base_model_relation": relation}
     tags = ["lora", "lora_kit"]
     return ModelCardData(library_name=library, pipeline_tag="text-generation", tags=tags, **data).to_yaml()
 

@@ -6,6 +6,7 @@ all others         the base's bytes, and finite
 
 from __future__ import annotations
 
+import filecmp
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -34,40 +35,20 @@ def certify(
     change: Change | None = None,
     expected: dict[str, str] | None = None,
 ) -> Certificate:
-    """Judge a merged folder; "problems" says what is wrong, and is empty for a merge that can be trusted.
+    """Judge the folder `merged`; "problems" names what is wrong, and is empty for a merge that can be trusted.
 
     Args:
-        base: the folder merged onto.
-        adapter: the adapter's folder.
-        merged: the folder to be judged.
         change: what happened to each base tensor first; None where it is merged onto as it is stored.
-        expected: SHA-256 by file name ("adapter_model.safetensors", and the base's files) as the manifests have them.
+        expected: identities of the adapter's and the base's files by name, as the manifests have them.
     """
-    onto = "dequantized" if change else "original"
-    tensors, problems = _check_tensors(base, adapter, merged, change)
-    foreign = [
+    before, after, layers, lost = Weights(base), Weights(merged), peft_layers(base, adapter), list[float]()
+    problems = [
         f"{name} is not the file that the manifest names"
         for name, known in (expected or {}).items()
         if file_identity((adapter if name.startswith("adapter_") else base) / name) != known
     ]
-    problems = foreign + _check_files(base, merged) + problems
-    return {
-        "verdict": "refused" if problems else "certified",
-        "onto": onto,
-        "sum": ONTO[onto],
-        "tensors": tensors,
-        "adapter_sha256": file_hash(adapter / "adapter_model.safetensors"),
-        "problems": problems,
-    }
-
-
-def _check_tensors(
-    base: Path, adapter: Path, merged: Path, change: Change | None
-) -> tuple[dict[str, float], list[str]]:
-    """Figures and problems of a merged folder against base + adapter, tensor by tensor, one of them in memory."""
-    before, after, layers = Weights(base), Weights(merged), peft_layers(base, adapter)
-    problems = [f"{name} is not in the base" for name in sorted({*after, *layers} - {*before})]
-    lost: list[float] = []
+    problems += _check_files(base, merged)
+    problems += [f"{name} is not in the base" for name in sorted({*after, *layers} - {*before})]
     with Progress("checking", len(before)) as progress:
         for number, (name, stored) in enumerate(before.items(), start=1):
             found, problem = after.get(name), None
@@ -83,12 +64,19 @@ def _check_tensors(
                 problem = _compare_unchanged(weight, found)
             problems += [f"{name} {problem}"] if problem else []
             progress.update(number)
-    figures = {"tensors": len(before), "adapted": len(lost), "lost_in_rounding": sum(lost) / max(len(lost), 1)}
-    return figures, problems
+    onto, rounding = "dequantized" if change else "original", sum(lost) / max(len(lost), 1)
+    return {
+        "verdict": "refused" if problems else "certified",
+        "onto": onto,
+        "sum": ONTO[onto],
+        "tensors": {"tensors": len(before), "adapted": len(lost), "lost_in_rounding": rounding},
+        "adapter_sha256": file_hash(adapter / "adapter_model.safetensors"),
+        "problems": problems,
+    }
 
 
 def peft_layers(base: Path, adapter: Path) -> dict[str, Any]:
-    """PEFT's own LoRA layers with the adapter's weights, on a base without any, by the name of the base's tensor."""
+    """PEFT's own LoRA layers with the adapter's weights, by the name of the base's tensor; the base has no weights."""
     import torch
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
@@ -111,7 +99,7 @@ def peft_layers(base: Path, adapter: Path) -> dict[str, Any]:
 def _compare_adapted(weight: torch.Tensor, merged: torch.Tensor, layer: Any) -> tuple[str | None, float]:
     """What is wrong with an adapted tensor, and the share of its update that rounding lost.
 
-    It may be half a step of its dtype away from W + delta, and as far as the order of float32 sums explains.
+    Half a step of its dtype away from W + delta is right, and as far as the order of float32 sums explains.
     """
     import torch
 
@@ -134,7 +122,7 @@ def _compare_unchanged(weight: torch.Tensor, merged: torch.Tensor) -> str | None
     one, other = (values.contiguous().view(-1).view(torch.uint8) for values in (weight.cpu().to(merged.dtype), merged))
     if not torch.equal(one, other):
         return "has other bytes than the base's"
-    return None if merged.isfinite().all() else "holds NaN or Inf, as it does in the base"
+    return None if merged.isfinite().all() else "has NaN or Inf, as in the base"
 
 
 def spacing(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -148,16 +136,14 @@ def spacing(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _check_files(base: Path, merged: Path) -> list[str]:
     """Tokenizer, configuration and their like must be the base's, and the index must say where each tensor is."""
-    problems = [
-        f"{file.name} is not the base's"
-        for file in companions(base)
-        if not (merged / file.name).is_file() or (merged / file.name).read_bytes() != file.read_bytes()
-    ]
+    names = [file.name for file in companions(base)]
+    _, different, missing = filecmp.cmpfiles(base, merged, names, shallow=False)
+    problems = [f"{name} is not the base's" for name in sorted(different + missing)]
     stored = {name: path.name for name, path in Weights(merged).files.items()}
     listed = dict.fromkeys(stored, "model.safetensors")  # a model in one file has no index
     if (merged / INDEX).is_file():
         listed = json.loads((merged / INDEX).read_text())["weight_map"]
-    return problems if listed == stored else [*problems, f"{INDEX} does not say which file holds each tensor"]
+    return problems if listed == stored else [*problems, f"{INDEX} does not say which file has each tensor"]
 
 
 def table(certificate: Certificate) -> str:

@@ -1,8 +1,8 @@
-"""The merge: W + scale * B A, one tensor at a time, so that the model is never held whole.
+"""The merge: W + scale * B A, one tensor at a time, so that the whole model is never in memory.
 
     base file -> W -> (dequantize(quantize(W))) -> W + scale * B A in float32 -> rounded once to W's dtype -> new file
 
-All other tensors keep their bytes. The files of the new model hold about 1 GB each.
+All other tensors keep their bytes. The files of the new model have about 1 GB each.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..adapters import PREFIX, read_adapter
 from ..base import INDEX, Weights, companions, locate
 from ..errors import KitError
-from ..files import check_files, check_writable, file_hash, read_manifest, shown
+from ..files import check_files, file_hash, read_manifest, shown
 from ..progress import Progress
 from ..quantization import card_released, round_trip
 from ..training.train import train_inputs, trained_adapter
 from .cards import card_texts
-from .certificate import ONTO, Certificate, Change, certify, table
+from .certificate import ONTO, Change, certify, table
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SHARD = 10**9  # bytes of one file of the new model; memory grows with it
 KAGGLE_WORKING = Path("/kaggle/working")
 KAGGLE_KEEPS = 20 * 10**9  # bytes of that folder; beyond them a session's output is lost
-PLAIN = ("float32", "float16", "bfloat16")  # the dtypes of weights that can be added to
+PLAIN = ("torch.float32", "torch.float16", "torch.bfloat16")  # the dtypes of weights that can be added to
 NOT_MERGED = (  # settings of a PEFT LoRA whose update is not scale * B A, or that change more than linear layers
     "bias use_dora use_qalora lora_bias modules_to_save trainable_token_indices target_parameters layer_replication "
     "alora_invocation_tokens fan_in_fan_out"
@@ -46,29 +46,29 @@ def merge(run: Run, *, onto: str | None = None) -> Path:
     Args:
         run: its adapter is trained.
         onto: as `merge__onto`, by default the profile's. "original" adds to the base as it is published, which is what
-            people share; "dequantized" adds to what the adapter was trained on, the base after its trip through
-            4 bits: the trained model itself, and no longer the published weights elsewhere. In 4 bits again it
-            would lose what was learned: those weights go back to their levels.
+            people share. "dequantized" adds to what the adapter was trained on, the base after its trip through 4 bits;
+            in 4 bits again it would lose what was learned, as those weights go back to their levels.
 
     Raises:
         KitError: no trained adapter, one that is not plain LoRA, a damaged file, a full disk, or a refused merge.
     """
     inputs = merge_inputs(run, onto)
-    onto, folder = inputs["onto"], run.find("merged", inputs)
+    folder = run.find("merged", inputs)
     if folder:
         check_files(folder)
     else:
         adapter, base = trained_adapter(run), locate(run.profile.base)
-        change = round_trip(run.profile) if onto == "dequantized" else None
-        check_writable(run.scratch)
-        check_room(run.scratch, size(base))
+        change = round_trip(run.profile) if inputs["onto"] == "dequantized" else None
         with run.writing("merged", inputs) as stage, card_released():
+            folder = stage.target
+            check_room(folder.parent, size(base))
             stage.figures |= merge_folder(base, adapter, stage.folder, change)
-            certificate = _certified(base, adapter, stage.folder, change)
+            certificate = certify(base, adapter, stage.folder, change=change, expected=_known_files(adapter))
+            if certificate["problems"]:
+                raise KitError(f"{table(certificate)}\nthe merge is refused and was deleted: call lk.merge(run) again")
             (stage.folder / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n")
             for file, text in card_texts(run, "merged", certificate).items():
                 (stage.folder / file).write_text(text)
-            folder = stage.target
     print(table(json.loads((folder / "certificate.json").read_text())))
     print(f"merged: {size(folder) / 2**20:,.1f} MiB in {shown(folder)}")
     if run.scratch != run.path:
@@ -77,35 +77,31 @@ def merge(run: Run, *, onto: str | None = None) -> Path:
 
 
 def merge_folder(base: Path, adapter: Path, target: Path, change: Change | None = None) -> dict[str, Any]:
-    """Merge a PEFT adapter folder into a base folder; every adapted tensor must be found and finite.
+    """Merge a plain LoRA folder into a base folder of safetensors, and write the result into an empty one.
 
-    The weights are written first and the configuration last: a folder that broke off is no model.
-
-    Args:
-        base: a Llama folder in safetensors, sharded or not; float32, float16 or bfloat16.
-        adapter: a plain LoRA folder.
-        target: an empty folder.
-        change: what happens to a base tensor first, as `quantization.round_trip`.
+    The weights are written first and the configuration last: a folder that broke off is no model. `change` is what
+    happens to a base tensor first (`quantization.round_trip`).
 
     Raises:
-        KitError: a damaged file, or an adapter that does not fit.
+        KitError: a damaged file, an adapter that does not fit, or a result that is not finite.
     """
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.torch import save_file
 
     deltas, weights = adapter_deltas(adapter), Weights(base)
     check_fits(deltas, weights, adapter)
-    sizes = {name: weight.nbytes for name, weight in weights.items()}
-    pattern = "model{suffix}.safetensors"
     split = split_state_dict_into_shards_factory(
-        sizes, get_storage_size=int, filename_pattern=pattern, max_shard_size=SHARD
+        {name: weight.nbytes for name, weight in weights.items()},
+        get_storage_size=int,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=SHARD,
     )
     with Progress("merging", len(weights)) as progress:
         for file, names in split.filename_to_tensors.items():
             save_file(
                 {name: merged_tensor(name, weights[name], deltas.get(name), change) for name in names},
                 target / file,
-                metadata={"format": "pt"},  # transformers asks for it
+                metadata={"format": "pt"},  # transformers needs it
             )
             (target / file).chmod(0o644)  # safetensors lets nobody but the owner read it
             progress.update(progress.done + len(names))
@@ -144,10 +140,10 @@ class Delta(NamedTuple):
 
 
 def adapter_deltas(adapter: Path) -> dict[str, Delta]:
-    """Per adapted tensor of the base its update, with the scale as PEFT computes it (rsLoRA and patterns included).
+    """The update of every adapted tensor of the base, with the scale as PEFT computes it (rsLoRA, patterns).
 
     Raises:
-        KitError: damaged, or an adapter that is not plain LoRA on linear layers.
+        KitError: a damaged adapter, or one that is not plain LoRA on linear layers.
     """
     from peft.utils.other import get_pattern_key
 
@@ -167,7 +163,7 @@ def adapter_deltas(adapter: Path) -> dict[str, Delta]:
 
 
 def _check_plain(adapter: Path, config: dict[str, Any], other: set[str]) -> None:
-    """Raise KitError where an adapter's update is not scale * B A, by a setting of PEFT or a tensor of `other`."""
+    """Raise KitError where an adapter's update is not scale * B A, by a setting of PEFT or by `other` tensors."""
     problems = [f"{name}={config[name]!r}" for name in NOT_MERGED if (config.get(name) or "none") != "none"]
     if config.get("peft_type") != "LORA":
         problems.append(f"peft_type={config.get('peft_type')!r}")
@@ -184,45 +180,38 @@ def check_fits(deltas: dict[str, Delta], weights: Weights, adapter: Path) -> Non
         raise KitError(f"{shown(adapter)} changes {len(missing)} tensors that the base does not have, as {missing[0]}")
     for name, delta in deltas.items():
         shape, weight = (len(delta.b), delta.a.shape[1]), weights[name]
-        if shape != weight.shape or str(weight.dtype).removeprefix("torch.") not in PLAIN:
-            held = f"{tuple(weight.shape)} in {weight.dtype}"
-            raise KitError(f"the adapter does not fit {name}: {shape} against {held}")
+        if shape != weight.shape or str(weight.dtype) not in PLAIN:
+            stored = f"{tuple(weight.shape)} in {weight.dtype}"
+            raise KitError(f"the adapter does not fit {name}: {shape} against {stored}")
 
 
 def merge_inputs(run: Run, onto: str | None = None) -> dict[str, Any]:
     """What the merged model is made from: by default as the profile says, an unquantized base always as it is."""
+    is_quantized = run.profile.quantization.kind != "none"
     if onto not in (None, *ONTO):
         raise KitError(f"onto={onto!r} is no base to merge onto; there are {', '.join(map(repr, ONTO))}")
-    if run.profile.quantization.kind == "none":
-        if onto == "dequantized":
-            raise KitError("this base is not quantized: there is nothing to dequantize, merge onto='original'")
-        onto = "original"
-    onto = onto or run.profile.merge.onto
+    if onto == "dequantized" and not is_quantized:
+        raise KitError("this base is not quantized: there is nothing to dequantize, merge onto='original'")
+    onto = onto or (run.profile.merge.onto if is_quantized else "original")
     adapter = file_hash(trained_adapter(run) / "adapter_model.safetensors")
     return {"training": train_inputs(run), "adapter": adapter, "onto": onto}
 
 
-def _certified(base: Path, adapter: Path, merged: Path, change: Change | None) -> Certificate:
-    """The certificate of what was just written; KitError where the merge is refused."""
+def _known_files(adapter: Path) -> dict[str, str]:
+    """The hashes of base and adapter, as they were when the adapter was trained."""
     trained = read_manifest(adapter.parent)
-    expected = dict(trained["inputs"]["data"]["base"]["files"])
-    expected["adapter_model.safetensors"] = trained["files"]["adapter/adapter_model.safetensors"]["sha256"]
-    certificate = certify(base, adapter, merged, change=change, expected=expected)
-    if certificate["problems"]:
-        raise KitError(f"{table(certificate)}\nthe merge is refused and was deleted: call lk.merge(run) again")
-    return certificate
+    files: dict[str, str] = trained["inputs"]["data"]["base"]["files"]
+    return files | {"adapter_model.safetensors": trained["files"]["adapter/adapter_model.safetensors"]["sha256"]}
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Raise KitError when the disk cannot take `needed` bytes, with the little that lies beside weights."""
+    """Raise KitError when the disk cannot take `needed` bytes of weights and the little that lies beside them."""
     free = shutil.disk_usage(folder).free
     if folder.is_relative_to(KAGGLE_WORKING):
         free = min(free, KAGGLE_KEEPS - sum(f.stat().st_size for f in KAGGLE_WORKING.rglob("*") if f.is_file()))
     if free < needed * 1.05:
-        raise KitError(
-            f"the model needs {needed / 2**30:.1f} GiB and {shown(folder)} has {free / 2**30:.1f} GiB free: "
-            "free some space, or choose another place with lk.Run(root=...), on Kaggle /kaggle/temp"
-        )
+        short = f"the model needs {needed / 2**30:.1f} GiB and {shown(folder)} has {free / 2**30:.1f} GiB free"
+        raise KitError(f"{short}: free some, or choose another place with lk.Run(root=...), on Kaggle /kaggle/temp")
 
 
 def size(folder: Path) -> int:

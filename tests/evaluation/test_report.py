@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 import lora_kit as lk
-from lora_kit.evaluation.card import MODELS
-from lora_kit.evaluation.report import changed, markdown_card, notes, pick, terminal_table, write_html
+from lora_kit.evaluation.card import MODELS, changed, markdown_card, notes, terminal_table, write_html
 from lora_kit.training.train import read_log
 
 EVIL = """<script>alert("x")</script>'|{{ 7 * 7 }}\x1b[31m\n# x"""
@@ -240,9 +239,3 @@ def test_the_decision_is_the_headline(tmp_path: Path, decision: str, shown: str)
     parsed = Page(page(tmp_path, CARD | {"verdict": {"decision": decision, "reasons": []}}))
     tone = next(attrs["class"] for attrs in parsed.all("section")).removeprefix("verdict ")
     assert shown.startswith(tone) and shown.removeprefix(tone).strip() in parsed.text
-
-
-def test_samples_are_a_few_of_each_kind_at_even_distances() -> None:
-    rows = [answer(i, kind) for i in range(10) for kind in ("fact", "general")] + [answer(0, "decline")]
-    found = [(row["kind"], row["question"].split()[-1]) for row in pick(rows, 2)]
-    assert found == [("fact", "0?"), ("fact", "5?"), ("general", "0?"), ("general", "5?"), ("decline", "0?")]

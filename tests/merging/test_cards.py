@@ -10,10 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import lora_kit as lk
-from lora_kit.config import Base
-from lora_kit.merging.cards import NOTICES, card_texts, front_matter
-
-LAB = "some-lab/Tiny_Llama-0.5B"
+from lora_kit.merging.cards import NOTICES, card_texts
 
 
 def with_base(run: lk.Run, monkeypatch: pytest.MonkeyPatch, **changed: str) -> lk.Run:
@@ -55,20 +52,6 @@ def test_a_hostile_title_and_licence_stay_text(done: lk.Run, monkeypatch: pytest
     text = card_texts(with_base(done, monkeypatch, title=evil, licence=evil), "merged")["README.md"]
     assert "<script" not in text and "[a](" not in text and "\n# Heading" not in text
     assert ModelCard(text).data.license == "unknown"
-
-
-@pytest.mark.parametrize(
-    ("licence", "known"), [("mit", True), ("llama2", True), ("Llama 3.2 Community License!", False)]
-)
-def test_a_licence_that_the_hub_does_not_know_is_other_with_a_link(licence: str, known: bool) -> None:
-    data = ModelCard(f"---\n{front_matter(Base(LAB, 'Tiny', licence=licence), 'adapter')}\n---\n").data
-    assert data.license == (licence if known else "other") and data.base_model == LAB
-    assert known or (data.license_name, data.license_link) == (
-        "llama-3.2-community-license",
-        f"https://huggingface.co/{LAB}",
-    )
-    in_folder = ModelCard(f"---\n{front_matter(Base('/home/ada/models/mine', 'x', licence=licence), 'merged')}\n---\n")
-    assert in_folder.data.base_model is None and in_folder.data.license == (licence if known else "unknown")
 
 
 def test_the_system_text_that_all_rows_share_goes_with_the_model(tmp_path: Path) -> None:
