@@ -14,8 +14,8 @@ from .base import load_tokenizer, locate
 from .data.chat_template import added_system, speaks_llama2, stop_id
 from .data.prepare import data_inputs, load_prepared
 from .errors import KitError
-from .evaluation.card import markdown_card
 from .evaluation.evaluate import evaluation_inputs
+from .evaluation.report import markdown_card
 from .files import check_files, disk_errors, read_manifest, shown, whole_file
 from .gguf import write_gguf
 from .merging.cards import card_texts

@@ -1,22 +1,15 @@
-"""The report card: its metrics, how sure each is, the verdict; as a table, as Markdown, and as a web page.
+"""The report card: its metrics, how sure each is, and the verdict; report.py shows it.
 
 Intervals are 95 % bootstrap intervals, and models are compared on the same questions. What the dataset cannot show is
-None, "not measured", never silently good. Titles, questions and answers come from anywhere: `one_line` cleans what a
-terminal shows, templates escape the rest.
+None, "not measured", never silently good.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ..plots import before_after, loss_curve, png
-from ..progress import duration
-from ..templates import one_line, render
-from ..training.train import loss_ends
 from .metrics import DRAWS, ends, resampled, share_ends
 
 MODELS = ("base", "adapter", "merged")
@@ -26,12 +19,6 @@ ENOUGH = 30  # questions; below this an interval is too wide to decide on
 LEARNED_BEFORE = 0.05  # learned questions by those that are not general; with more, the card measures memory
 NOISE = 0.05  # share of the base's marks that may change with the batches
 CHECKED = 0.90  # what the merged model must reach in the user's own checks
-GAP = 0.05  # of the facts, lost by merging; a smaller gap may be chance
-CURES = {  # by the base that was merged onto, and whether the merged model was asked as it is stored
-    ("original", True): "it was trained on the quantized base, and merge__onto='dequantized' merges onto that",
-    ("dequantized", False): "in 4 bits again the update is lost; in 16 or 8 bits it answers as the adapter",
-}
-SAMPLES = 2  # questions of each kind that the page shows first
 
 
 @dataclass(frozen=True)
@@ -121,117 +108,33 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
     if low <= 0 and learned["merged"] is not None:
         chance = f"learned_exact rose by {rise:.3f} above the base's {learned['base']:.3f}, which may be chance"
         (thin if learned["n"] < ENOUGH else broken).append(chance)
-    rules = [(metric.name, metric.lower, metric.bound) for metric in METRICS if metric.bound is not None]
-    rules += [(name, False, CHECKED) for name in figures if name.startswith("behaved:")]
-    for name, lower, bound in rules:
+    for name, bound in bounds(figures).items():
         value, n = figures[name]["merged"], figures[name]["n"]
         if value is None:
             (thin if name == "learned_exact" else met).append(f"{name}: not measured")
             continue
-        side, good = ("at most", value <= bound) if lower else ("at least", value >= bound)
-        reason = f"{name} {value:.3f} of {n:,} question{'s' * (n != 1)}, {side} {bound} is asked"
-        (thin if n < ENOUGH else met if good else broken).append(reason)
+        reason = f"{name} {number(name, value)} of {n:,} question{'s' * (n != 1)} ({needed(name, bound, figures)})"
+        (thin if n < ENOUGH else met if keeps(figures[name], bound) else broken).append(reason)
     decision = "don't ship" if broken else "not enough evidence" if thin else "ship"
     return {"decision": decision, "reasons": [*broken, *doubts] if broken else thin or met}
 
 
-def terminal_table(card: dict[str, Any]) -> str:
-    """The metrics as an aligned table, the notes, the verdict and its reasons."""
-    table = [["metric", "what it means", "base", "adapter", "merged [95 %]", "to base [95 %]", "n", "better"]]
-    for name, metric in card["figures"].items():
-        found = cells(metric)
-        sure = (" ".join(found[column]).strip() for column in ("merged", "change"))
-        numbers = [found["base"][0], found["adapter"][0], *sure, str(metric["n"])]
-        table.append([one_line(name), one_line(metric["meaning"]), *numbers, "lower" if metric["lower"] else "higher"])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    table.insert(1, ["-" * width for width in widths])
-    aligned = ("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in table)
-    title, found = f"{card['title']}, adapter {card['adapter']}, profile {card['profile']}", card["verdict"]
-    last = [f"verdict: {one_line(found['decision'])}", *(f"  - {one_line(text)}" for text in found["reasons"])]
-    return "\n".join([one_line(title), "", *aligned, "", *notes(card), "", *last])
+def bounds(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The metrics that decide, with what the merged model must keep: at least, or at most where lower is better."""
+    own = {metric.name: metric.bound for metric in METRICS if metric.bound is not None}
+    return own | {name: CHECKED for name in figures if name.startswith("behaved:")}
 
 
-def markdown_card(card: dict[str, Any]) -> str:
-    """The metrics, verdict and reasons as Markdown, for the README of a model."""
-    return render("report/card.md", card=card, cells=cells, notes=notes(card))
+def keeps(metric: dict[str, Any], bound: float) -> bool:
+    """Whether the merged model keeps the bound."""
+    return bool(metric["merged"] <= bound if metric["lower"] else metric["merged"] >= bound)
 
 
-def write_html(card: dict[str, Any], answers: list[dict[str, Any]], log: list[dict[str, Any]], path: Path) -> None:
-    """Write card, judged answers and training log as one page that needs no other file and no network."""
-    shown = headline(card["figures"])
-    page = render(
-        "report/page.html",
-        card=card,
-        cells=cells,
-        models=MODELS,
-        notes=notes(card),
-        headline=shown,
-        bars=base64.b64encode(png(before_after(shown))).decode(),
-        curve=base64.b64encode(png(loss_curve(log))).decode(),
-        training=loss_text(log),
-        samples=pick(answers, SAMPLES),
-        answers=answers,
-        changed=changed,
-    )
-    path.write_text(page, encoding="utf-8", errors="replace")
+def needed(name: str, bound: float, figures: dict[str, dict[str, Any]]) -> str:
+    """The rule in words: "80% needed"."""
+    return f"at most {number(name, bound, 0)}" if figures[name]["lower"] else f"{number(name, bound, 0)} needed"
 
 
-def cells(metric: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Each model's value and interval, as in ("0.960", "[0.932, 0.984]"), and the change from base to merged."""
-    found = {}
-    for model in MODELS:
-        value, interval = metric[model], metric["interval"].get(model)
-        sure = f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval and value is not None else ""
-        found[model] = ("not measured" if value is None else f"{value:.3f}", sure)
-    change = metric["difference"].get("merged")
-    found["change"] = (f"{change[0]:+.3f}", f"[{change[1]:+.3f}, {change[2]:+.3f}]") if change else ("–", "")
-    return found
-
-
-def notes(card: dict[str, Any]) -> list[str]:
-    """What is no metric: how the merged model was asked, machine-made and learned questions, the noise floor."""
-    leaks, noise, made, as_stored = (card[key] for key in ("leaked", "noise", "machine_made", "as_stored"))
-    facts, lines = card["figures"].get("learned_exact", {}), list[str]()
-    lost, cure = (facts.get("adapter") or 0.0) - (facts.get("merged") or 0.0), CURES.get((card["onto"], as_stored))
-    if as_stored:
-        reference = "; what it kept is told from the base as it is stored" if card["onto"] == "original" else ""
-        lines.append(f"merged: asked as it is stored, the others in 4 bits{reference}")
-    if lost > GAP and cure:
-        lines.append(f"merged: {lost:.0%} fewer facts than the adapter: {cure}")
-    if made:
-        lines.append(f"machine-made: {made} questions are other wordings of learned ones, easier than what people ask")
-    return [
-        *lines,
-        f"leaked: {leaks['questions']} of {leaks['n']} questions were learned in nearly the same words; "
-        f"{leaks['learned_rows']:,} learned rows compared",
-        f"noise floor: asked again in other batches, the base changes {noise['changed']} of {noise['questions']} "
-        f"answers, {noise['marks']} of them from right to wrong or back",
-    ]
-
-
-def loss_text(log: Sequence[dict[str, Any]]) -> str:
-    """The loss curve in words, for its caption and for those who cannot see it."""
-    (first, final), last = loss_ends(log), log[-1]
-    losses = [row["evaluation_loss"] for row in log if row.get("evaluation_loss") is not None]
-    held_out = f", on held-out rows to {losses[-1]:.3f}" if losses else ""
-    took = f"{last['tokens']:,} tokens in {duration(last['seconds'])}"
-    return f"Loss from {first:.3f} to {final:.3f}{held_out}; {len(log):,} steps, {took}."
-
-
-def pick(rows: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
-    """At most `limit` rows of each kind, at even distances, so that nobody picks the good ones; all with None."""
-    if limit is None:
-        return rows
-    found = list[dict[str, Any]]()
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        same = [row for row in rows if row["kind"] == kind]
-        found += same[:: -(-len(same) // limit)]
-    return found
-
-
-def changed(row: dict[str, Any]) -> str:
-    """What tuning did to one answer: "fixed", "broke", "reworded", or nothing."""
-    before, after = row["marks"]["base"], row["marks"]["merged"]
-    if before != after:
-        return "fixed" if after else "broke"
-    return "" if row["base"] == row["merged"] else "reworded"
+def number(name: str, value: float, digits: int = 1) -> str:
+    """A metric's value as people read it: a share in per cent, all else as a number."""
+    return f"{value:.{digits + 2}g}" if name in ("learned_perplexity", "kept_kl") else f"{value:.{digits}%}"

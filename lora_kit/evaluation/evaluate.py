@@ -28,8 +28,9 @@ from ..generation import check_length, prompts_of
 from ..merging.merge import merge_inputs
 from ..training.train import adapter_stage, read_log, trained_adapter
 from .asking import Question, ask_models
-from .card import ENOUGH, MODELS, OWN, Metric, card_metrics, measured, pick, terminal_table, verdict, write_html
+from .card import ENOUGH, MODELS, OWN, Metric, card_metrics, measured, verdict
 from .metrics import is_right, judge
+from .report import pick, show, write_html
 
 if TYPE_CHECKING:
     from ..runs import Run
@@ -58,7 +59,7 @@ def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[
     done = None if own else run.find("evaluation", inputs)
     folder = check_files(done) if done else _evaluate(run, inputs, questions, own)
     card: Card = json.loads((folder / "report_card.json").read_text())
-    print(terminal_table(card))
+    show(card, _answers_of(folder))
     print(f"report: {shown(folder / 'report.html')}\n  card: {shown(folder / 'report_card.json')}")
     return card
 
@@ -70,6 +71,10 @@ def read_answers(run: Run) -> list[dict[str, Any]]:
         KitError: the card is not made yet.
     """
     folder = run.need("evaluation", evaluation_inputs(run), made_by="lk.evaluate(run)")
+    return _answers_of(folder)
+
+
+def _answers_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
 
 

@@ -18,8 +18,8 @@ from lora_kit.data.prepare import load_prepared
 from lora_kit.data.splits import read_questions
 from lora_kit.evaluation import asking
 from lora_kit.evaluation.asking import reference_losses
-from lora_kit.evaluation.card import pick
 from lora_kit.evaluation.evaluate import choose_questions, evaluation_inputs, leaked, noise, with_general
+from lora_kit.evaluation.report import pick
 from lora_kit.quantization import load_model
 
 from ..models import SHORT

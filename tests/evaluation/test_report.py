@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import lora_kit as lk
-from lora_kit.evaluation.card import MODELS, changed, markdown_card, notes, terminal_table, write_html
+from lora_kit.evaluation.card import MODELS
+from lora_kit.evaluation.report import card_html, changed, markdown_card, notes, terminal_table, write_html
 from lora_kit.training.train import read_log
 
 EVIL = """<script>alert("x")</script>'|{{ 7 * 7 }}\x1b[31m\n# x"""
@@ -230,6 +231,24 @@ def test_terminal_columns_stand_under_their_heads_and_the_verdict_is_last() -> N
         assert all(row[i - 2 : i] == "  " and row[i] != " " for i in starts[1:])
     assert [row.split()[-1] for row in rows] == ["higher", "higher", "lower", "higher", "higher"]
     assert lines[-2:] == ["verdict: not enough evidence", "  - learned_exact 0.964 of 192 questions"]
+
+
+def test_a_notebook_shows_each_rule_and_a_right_and_a_wrong_answer_of_each_kind() -> None:
+    wrong = answer(9, marks=(True, False, False))
+    parsed = Page(card_html(CARD, [*ANSWERS, wrong]))
+    assert "1% → 96% of 192 ✓ 80% needed" in parsed.text and "1% → 2% of 192 ✓ at most 10%" in parsed.text
+    assert "of 7 too few questions: 90% needed" in parsed.text and parsed.text.count("not measured") >= 2
+    assert all(f"question {n}?" in parsed.text for n in (2, 9)) and "tuned ✗ merged says 9" in parsed.text
+    assert CARD["verdict"]["reasons"][0] in parsed.text
+    lost = CARD["figures"] | {"learned_exact": MEASURED | {"merged": 0.5}}
+    assert "1% → 50% of 192 ✗ 80% needed" in Page(card_html(CARD | {"figures": lost}, ANSWERS)).text
+
+
+def test_planted_markup_stays_text_in_a_notebook() -> None:
+    card, answers = poisoned(CARD), poisoned(ANSWERS)
+    clean, evil = Page(card_html(CARD, ANSWERS)), Page(card_html(card | {"figures": CARD["figures"]}, answers))
+    assert [tag for tag, _ in evil.tags] == [tag for tag, _ in clean.tags] and "script" not in dict(evil.tags)
+    assert "merged says 2<script>" in evil.text
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from lora_kit.evaluation.metrics import judge
 
 from .judged import answer, question
 
-RULES = [(m.name, "at most" if m.lower else "at least", m.bound) for m in METRICS if m.bound is not None]
+RULES = [(m.name, "at most" if m.lower else "needed", m.bound) for m in METRICS if m.bound is not None]
+LOWER = {m.name for m in METRICS if m.lower}
 
 
 def card(n: int = ENOUGH, rise: float = 0.5, **changed: float | None) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def card(n: int = ENOUGH, rise: float = 0.5, **changed: float | None) -> dict[st
     bounds = {name: bound for name, _, bound in RULES} | changed
     told = {"base": 0.1, "adapter": 1.0, "n": n, "difference": {"merged": [rise, rise - 0.1, rise + 0.1]}}
     return {
-        "figures": {name: told | {"merged": value} for name, value in bounds.items()},
+        "figures": {name: told | {"merged": value, "lower": name in LOWER} for name, value in bounds.items()},
         "leaked": {"questions": 0, "n": n, "own": n},
         "noise": {"questions": 32, "changed": 3, "marks": 1},
     }
@@ -37,10 +38,12 @@ def test_a_card_that_keeps_every_rule_is_shipped() -> None:
 
 @pytest.mark.parametrize(("name", "side", "bound"), RULES)
 def test_one_broken_rule_is_enough_for_no_and_is_the_reason(name: str, side: str, bound: float) -> None:
-    worse = bound - 0.01 if side == "at least" else bound + 0.01
+    worse = bound + 0.01 if side == "at most" else bound - 0.01
     found = verdict(card(**{name: worse}))
     assert found["decision"] == "don't ship"
-    assert found["reasons"] == [f"{name} {worse:.3f} of {ENOUGH} questions, {side} {bound} is asked"]
+    (reason,) = found["reasons"]
+    shown = (f"{worse:.3g}", f"{bound:.2g}") if name == "kept_kl" else (f"{worse:.1%}", f"{bound:.0%}")
+    assert reason.startswith(f"{name} {shown[0]} of {ENOUGH} questions") and side in reason and shown[1] in reason
     assert verdict(card(n=3, **{name: worse}))["decision"] == "not enough evidence"
 
 
@@ -84,7 +87,7 @@ def test_a_base_that_answers_by_chance_proves_nothing() -> None:
 def test_the_users_own_checks_are_rules_too() -> None:
     assert verdict(card(**{"behaved:polite": 0.9}))["decision"] == "ship"
     found = verdict(card(**{"behaved:polite": 0.89}))
-    assert found["reasons"] == [f"behaved:polite 0.890 of {ENOUGH} questions, at least 0.9 is asked"]
+    assert found["reasons"] == [f"behaved:polite 89.0% of {ENOUGH} questions (90% needed)"]
 
 
 BLOOD = "The blood that comes out of a wound is red."
@@ -158,7 +161,7 @@ def test_few_questions_that_show_no_rise_are_no_evidence_either() -> None:
     lone = card(n=1)
     lone["figures"]["learned_exact"]["difference"] = {}  # one question has no interval
     assert verdict(lone)["decision"] == "not enough evidence"
-    assert any("1 question, " in reason for reason in verdict(lone)["reasons"])
+    assert any("1 question (" in reason for reason in verdict(lone)["reasons"])
 
 
 def test_questions_that_were_learned_are_named_also_where_a_rule_is_broken() -> None:
