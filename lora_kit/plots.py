@@ -195,7 +195,9 @@ def _draw_loss(axes: Axes, log: Sequence[dict[str, Any]]) -> None:
     axes.set_ylabel("loss (nats a learned token)")
     axes.grid(axis="y")
     title(axes, "Training loss")
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")  # from some nats to hundredths
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     legend(axes, axes.get_lines())
 
 

@@ -36,7 +36,7 @@ class Report:
     data: dict[str, Any]
 
     def __str__(self) -> str:
-        texts = {"learned": _learned(self.data), "asked": _held_out(self.data), "how": HOW, "invariants": INVARIANTS}
+        texts = {"learned": _learned(self.data), "asked": _held_out(self.data), "how": HOW}
         return render("report/data.txt", **self.data, **texts, plural=plural).rstrip()
 
     __repr__ = __str__

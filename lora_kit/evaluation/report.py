@@ -118,7 +118,7 @@ def notes(card: dict[str, Any]) -> list[str]:
     facts, lines = card["figures"].get("learned_exact", {}), list[str]()
     lost, cure = (facts.get("adapter") or 0.0) - (facts.get("merged") or 0.0), CURES.get((card["onto"], as_stored))
     if as_stored:
-        reference = "; what it kept is told from the base as it is stored" if card["onto"] == "original" else ""
+        reference = "; what it kept is measured against the base as it is stored" if card["onto"] == "original" else ""
         lines.append(f"merged: asked as it is stored, the others in 4 bits{reference}")
     if lost > GAP and cure:
         lines.append(f"merged: {lost:.0%} fewer facts than the adapter: {cure}")

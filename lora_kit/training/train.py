@@ -57,7 +57,7 @@ def train(
     """Train the adapter and return the log; what was stopped goes on, and the same inputs are not trained twice.
 
     Interrupt the cell (or press Ctrl-C) at any time: the step is finished, everything is kept, and the next call goes
-    on to the very same adapter that an uninterrupted training gives.
+    on to the identical adapter that an uninterrupted training gives.
 
     Args:
         model: the base from `load_base`, with or without an adapter from `attach_lora`; it ends with the trained one.
