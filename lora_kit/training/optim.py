@@ -1,7 +1,8 @@
 """The optimizer, the learning rate's schedule, the float16 loss scale, and the sum over processes.
 
 Several processes train one adapter: each takes its share of every step's micro-batches, and one all-reduce per step
-sums the gradients. All of them make the same steps and know how many tokens are learned per step, so no model is wrapped.
+sums the gradients. All of them make the same steps and know how many tokens are learned per step, so that no model is
+wrapped.
 accelerate starts them:
 
     accelerate launch --num_processes 2 -m lora_kit train ...
