@@ -162,10 +162,14 @@ def singular_values(spectra: Mapping[str, torch.Tensor], r: int) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file on white, the same bytes for the same figure."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+    """The figure as a PNG file on white in 256 colours, a third of the bytes; the same for the same figure."""
+    from PIL import Image
+
+    drawn, written = BytesIO(), BytesIO()
+    figure.savefig(drawn, format="png", facecolor="white")
+    image = Image.open(drawn).convert("RGB")
+    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    return written.getvalue()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ WAY = (  # stage, what it makes, what proves it
     ("04 merge", "W0 + BA,\na plain model", "certificate for\nevery tensor"),
     ("05 report card", "learned, declined,\nbehaved, kept", "intervals\nand a verdict"),
 )
-MOST = 256  # rows and columns of a matrix that are drawn; of a larger one, blocks of it
+MOST = 96  # rows and columns of a matrix that are drawn
 
 
 def lora_to_scale(rows: int = 4096, columns: int = 4096, r: int = 16) -> Figure:
@@ -86,15 +86,13 @@ def mask_strip(tokens: Sequence[dict[str, Any]], line: int = 20) -> Figure:
 def matrix_change(before: torch.Tensor, after: torch.Tensor, name: str) -> Figure:
     """A matrix before a merge beside what the merge added to it, both (rows, columns), each on its own scale."""
     old, change = before.float(), after.float() - before.float()
-    ratio = float(change.norm() / old.norm())
-    with paper(
-        3.4, f"{name}: weights without a pattern; beside them the update, stripes, {ratio:.1%} as large."
-    ) as figure:
-        for axes, values, text in zip(figure.subplots(1, 2), (old, change), (f"W0 of {name}", "+ BA"), strict=True):
+    share = float(change.norm() / old.norm())
+    with paper(3.6, f"{name}: weights without a pattern; beside them the update, in stripes, {share:.1%}.") as figure:
+        for axes, values, text in zip(figure.subplots(1, 2), (old, change), ("W0", "+ BA"), strict=True):
             most = float(values.abs().max()) or 1.0
             picture = axes.imshow(values[:MOST, :MOST].numpy(), cmap="RdBu_r", vmin=-most, vmax=most)
             figure.colorbar(picture, ax=axes, shrink=0.8)
-            axes.set(xticks=[], yticks=[])
+            axes.set(xticks=[], yticks=[], xlabel=f"the first {MOST} rows and columns")
             title(axes, text)
     return figure
 
