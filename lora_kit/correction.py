@@ -77,7 +77,8 @@ def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
 
     Args:
         run: its adapter is trained.
-        pairs: a file, or rows as a list of dicts, a DataFrame or a Dataset, with prompt, chosen and rejected.
+        pairs: a file, or rows as a list of dicts, a DataFrame or a Dataset, with prompt, chosen and rejected;
+            or rated answers, with prompt, completion and label.
         overrides: other settings, as in `training__beta=0.05`.
 
     Raises:

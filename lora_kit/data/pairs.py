@@ -3,7 +3,7 @@
 {"prompt": ..., "chosen": ..., "rejected": ...}   texts, or lists of messages; also `question` and all its names
 {"chosen": [...], "rejected": [...]}              whole conversations that differ in their last answer
 {"conversations": [...], "chosen": {...}, "rejected": {...}}
-{"prompt": ..., "completion": ..., "label": true} thumbs: of one question a good answer and a bad one make a pair
+{"prompt": ..., "completion": ..., "label": true} ratings: of one question a good answer and a bad one make a pair
 """
 
 from __future__ import annotations
@@ -18,25 +18,29 @@ from . import cells
 from .cells import LISTS, Row
 from .conversations import Conversation, as_conversations, first_few, normalised
 from .formats import part_of
-from .readers import BadRow, Notes, note
+from .readers import BadRow, Notes
 from .sources import raw_rows
 
 SIDES = ("chosen", "rejected")
 GOOD = ("true", "1", "1.0", "yes", "good")  # labels, in small letters
 Pair = tuple[Conversation, Conversation]  # the better one, the worse one
+Rated = tuple[Conversation, bool]  # an answer that is in no pair, and whether it is good
 Raw = tuple[str, Any] | BadRow
 
 
-def read_pairs(path: Path, data: Data, system: str | None = None) -> list[Pair]:
-    """The pairs of a file, read as `data` says; the text `system` goes before a question that has none, as in use.
+def read_pairs(path: Path, data: Data, system: str | None = None) -> tuple[list[Pair], list[Rated]]:
+    """The pairs and the single ratings of a file, read as `data` says.
+
+    The text `system` goes before a question that has none, as in use.
 
     Raises:
-        KitError: with rows, where a pair cannot be used.
+        KitError: with rows, where one cannot be used.
     """
     notes: Notes = {}
-    raws = _from_thumbs(list(raw_rows(path, data, notes)), notes)
+    raws, ratings = _from_thumbs(list(raw_rows(path, data, notes)))
     better, worse = (as_conversations([_side(raw, name) for raw in raws], data, notes) for name in SIDES)
-    bad = {row.row: row.problem for row in (*better.bad, *worse.bad)}
+    single = as_conversations([raw for raw, _ in ratings], data, notes)
+    bad = {row.row: row.problem for row in (*better.bad, *worse.bad, *single.bad)}
     sides = ([row for row in read.rows if row.row not in bad] for read in (better, worse))
     pairs = list(zip(*sides, strict=True))
     for one, two in pairs:
@@ -46,19 +50,24 @@ def read_pairs(path: Path, data: Data, system: str | None = None) -> list[Pair]:
             bad[one.row] = "chosen and rejected are the same"
     if bad:
         listed = first_few([f"{place}: {problem}" for place, problem in bad.items()])
-        raise KitError(f"{len(bad)} of {len(raws)} pairs cannot be used: {listed}. Correct or delete these rows")
-    if not pairs:
+        count = len(raws) + len(ratings)
+        raise KitError(f"{len(bad)} of {count} pairs cannot be used: {listed}. Correct or delete these rows")
+    if not pairs and not ratings:
         raise KitError(f"{path.name} contains no pairs: give rows with prompt, chosen and rejected")
     for text, places in notes.items():
         print(f"pairs: {text} ({first_few(places)})")
-    return [(_as_pair(one, system), _as_pair(two, system)) for one, two in pairs]
+    rated = zip(single.rows, (is_good for _, is_good in ratings), strict=True)
+    return (
+        [(_with_system(one, system), _with_system(two, system)) for one, two in pairs],
+        [(_with_system(row, system), is_good) for row, is_good in rated],
+    )
 
 
 def _asked(row: Conversation) -> list[tuple[str, str]]:
     return [(message["role"], message["content"].strip()) for message in row.messages[:-1]]
 
 
-def _as_pair(row: Conversation, system: str | None) -> Conversation:
+def _with_system(row: Conversation, system: str | None) -> Conversation:
     before = [{"role": "system", "content": system}] if system and row.system is None else []
     return replace(row, messages=[*before, *row.messages], learns_last=True)
 
@@ -89,23 +98,27 @@ def _side(raw: Raw, side: str) -> Raw:
     return place, others | {"answer": text} if others else {"text": text}
 
 
-def _from_thumbs(raws: list[Raw], notes: Notes) -> list[Raw]:
-    """Answers that are each labelled good or bad, put together by their question; rows of other kinds as they are."""
+def _from_thumbs(raws: list[Raw]) -> tuple[list[Raw], list[tuple[Raw, bool]]]:
+    """Pairs of answers to one question that are labelled good or bad, and the answers that are left, with their labels.
+
+    Rows of other kinds stay as they are.
+    """
     rated, needed = [raw for raw in raws if not isinstance(raw, BadRow)], {"question", "answer"}
     is_rated = [isinstance(row, dict) and "label" in row and needed <= part_of(row).keys() for _, row in rated]
     if not rated or not all(is_rated):
-        return raws
+        return raws, []
     sides: dict[str, tuple[list[tuple[str, Row]], list[tuple[str, Row]]]] = {}
     for place, row in rated:
         both = sides.setdefault(normalised(str(row[part_of(row)["question"]])), ([], []))
-        both[str(row["label"]).lower() not in GOOD].append((place, row))
+        bare = {name: value for name, value in row.items() if name != "label"}
+        both[str(row["label"]).lower() not in GOOD].append((place, bare))
     found: list[Raw] = [raw for raw in raws if isinstance(raw, BadRow)]
+    single: list[tuple[Raw, bool]] = []
     for good, bad in sides.values():
-        for (place, one), (_, other) in zip(good, bad, strict=False):
-            answer = part_of(one)["answer"]
-            rest = {name: value for name, value in one.items() if name not in (answer, "label")}
-            found.append((place, rest | {"chosen": one[answer], "rejected": other[answer]}))
         few = min(len(good), len(bad))
-        for place, _ in (*good[few:], *bad[few:]):
-            note(notes, "answers without another one to the same question, better or worse, left out", place)
-    return found
+        for (place, one), (_, other) in zip(good[:few], bad[:few], strict=True):
+            answer = part_of(one)["answer"]
+            rest = {name: value for name, value in one.items() if name != answer}
+            found.append((place, rest | {"chosen": one[answer], "rejected": other[answer]}))
+        single += [*((raw, True) for raw in good[few:]), *((raw, False) for raw in bad[few:])]
+    return found, single

@@ -33,7 +33,8 @@ class Row:
     number: int = -1  # its place in the prepared data
     is_rehearsal: bool = False  # learned by the base's own probabilities
     rejected: Row | None = None  # a worse answer to the same question: the two are learned as a pair
-    reference: float = 0.0  # of a pair's answers: log-probability before the first step
+    is_good: bool | None = None  # of an answer that was rated and is in no pair
+    reference: float = 0.0  # of pairs and rated answers: log-probability before the first step
 
     @property
     def width(self) -> int:
@@ -52,13 +53,18 @@ class Batch:
 
     prefix: list[int]
     rows: list[Row]
-    beta: float = 0.1  # of pairs: how much a step away from the reference costs
-    sft_weight: float = 1.0  # of pairs: of the loss of the chosen answer alone
+    beta: float = 0.1  # of preferences: how much a step away from the reference costs
+    sft_weight: float = 1.0  # of preferences: of the good answer's own loss
 
     @property
     def is_pairs(self) -> bool:
         """Whether its rows are pairs."""
         return self.rows[0].rejected is not None
+
+    @property
+    def is_preference(self) -> bool:
+        """Whether its rows are pairs or rated answers."""
+        return self.is_pairs or self.rows[0].is_good is not None
 
     @property
     def is_rehearsal(self) -> bool:
@@ -147,12 +153,13 @@ def common_prefix(rows: Sequence[Row]) -> list[int]:
 
 
 def _groups(rows: Sequence[Row]) -> Iterable[list[Row]]:
-    """Rows that begin alike together, rehearsal and pairs apart; what few rows begin with makes one group."""
+    """Rows of one kind that begin alike together; what few rows begin with makes one group."""
     groups: dict[tuple[int, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row.is_rehearsal, row.rejected is not None, *row.input_ids[:GROUP]].append(row)
+        kind = (row.is_rehearsal, row.rejected is not None, row.is_good is not None)
+        groups[*kind, *row.input_ids[:GROUP]].append(row)
     for key in [key for key, members in groups.items() if len(members) < MIN_GROUP]:
-        groups[key[:2]] += groups.pop(key)
+        groups[key[:3]] += groups.pop(key)
     return groups.values()
 
 

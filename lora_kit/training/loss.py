@@ -1,7 +1,7 @@
 """The loss of one micro-batch, in float32, and its check against the model's plain forward pass.
 
-Rows are learned by cross entropy, rehearsal rows by the divergence from the base, pairs by DPO's loss. Logits are
-computed only where something is learned, and in chunks.
+Rows are learned by cross entropy, rehearsal rows by the divergence from the base, pairs by DPO's loss, rated answers by
+KTO's. Logits are computed only where something is learned, and in chunks.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ CHECKED = 2  # rows of a micro-batch that `check_loss` looks at
 
 
 def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """What a micro-batch adds to a step's loss: the sum over its learned tokens, or over its pairs.
+    """What a micro-batch adds to a step's loss: the sum over its learned tokens, or over its pairs or ratings.
 
     The caller divides by the `terms` of the whole step, so that the split into micro-batches changes nothing.
     """
     import torch
     from torch.nn.functional import cross_entropy
 
-    if batch.is_pairs:
+    if batch.is_preference:
         return preference_loss(log_probs(model, batch), batch)
     if batch.is_rehearsal:
         return rehearsal_loss(model, batch)
@@ -67,21 +67,30 @@ def rehearsal_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
 
 def preference_loss(log_probs: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """DPO's loss, and the chosen answers' own loss beside it, summed over the pairs; `log_probs` are (2 * pairs,).
+    """DPO's loss of pairs or KTO's of rated answers, and beside it the good answers' own loss; summed.
 
-        -log sigmoid(beta * (log p(chosen) / ref(chosen) - log p(rejected) / ref(rejected)))   Rafailov et al. 2023
-        -log p(chosen) / tokens * sft_weight      DPO alone may make both answers unlikely (Pang et al. 2024)
+    With m = beta * log(p(answer) / reference(answer)), from `log_probs` (answers,):
+
+        -log sigmoid(m(chosen) - m(rejected))           DPO (Rafailov et al. 2023)
+        sigmoid(-m) of a good one, sigmoid(m) of a bad one        KTO (Ethayarajh et al. 2024), its point of reference
+                                                        at zero, as micro-batches need it (D'Oosterlinck et al. 2024)
+        -log p(good) / tokens * sft_weight              without it both may become unlikely (Pang et al. 2024)
 
     The reference is the adapter that the training starts from. What it thinks of each answer is computed once, before
     the first step, so no second model is in memory.
     """
+    import torch
     from torch.nn.functional import logsigmoid
 
-    reference = log_probs.new_tensor([row.reference for row in batch.answers])
-    chosen, rejected = (log_probs - reference).chunk(2)  # (pairs,)
-    tokens = log_probs.new_tensor([sum(label != IGNORE for label in row.labels) for row in batch.rows])
-    sft = -log_probs[: len(batch.rows)] / tokens
-    return (batch.sft_weight * sft - logsigmoid(batch.beta * (chosen - rejected))).sum()
+    margins = batch.beta * (log_probs - log_probs.new_tensor([row.reference for row in batch.answers]))
+    tokens = log_probs.new_tensor([sum(label != IGNORE for label in row.labels) for row in batch.answers])
+    if batch.is_pairs:
+        chosen, rejected = margins.chunk(2)  # (pairs,)
+        loss, good = -logsigmoid(chosen - rejected), torch.arange(len(margins)) < len(chosen)
+    else:
+        good = torch.tensor([bool(row.is_good) for row in batch.rows], device=margins.device)  # (rows,)
+        loss = torch.where(good, -margins, margins).sigmoid()
+    return loss.sum() - batch.sft_weight * (log_probs / tokens)[good].sum()
 
 
 def log_probs(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -142,8 +151,8 @@ def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
 
 
 def terms(batch: Batch) -> int:
-    """What the mean of a step is taken over: pairs, or learned tokens."""
-    return len(batch.rows) if batch.is_pairs else learned_tokens(batch)
+    """What the mean of a step is taken over: pairs and ratings, or learned tokens."""
+    return len(batch.rows) if batch.is_preference else learned_tokens(batch)
 
 
 def learned_tokens(batch: Batch) -> int:
@@ -164,7 +173,7 @@ def check_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[float,
     for some in filter(None, (batches, with_prefix)):
         widest = max(some, key=lambda batch: batch.width)
         longest = sorted(widest.rows, key=lambda row: -len(row.input_ids))[:CHECKED]
-        batch = Batch(widest.prefix, [replace(row, is_rehearsal=False, rejected=None) for row in longest])
+        batch = Batch(widest.prefix, [replace(row, is_rehearsal=False, rejected=None, is_good=None) for row in longest])
         with torch.no_grad(), shared_attention(model):
             ours += loss_sum(model, batch).item()
         plain += plain_loss(model, batch)

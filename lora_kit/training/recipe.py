@@ -75,12 +75,12 @@ def rate_for(width: int) -> float:
 def recipe(settings: Training, rows: Sequence[Row], width: int) -> Recipe:
     """The profile's settings with every "auto" decided; what the user named stays, with a line where it is far off."""
     reasons: list[str] = []
-    is_pairs = rows[0].rejected is not None
-    rate = _learning_rate(settings, width, is_pairs, reasons)
+    is_preference = rows[0].rejected is not None or rows[0].is_good is not None
+    rate = _learning_rate(settings, width, is_preference, reasons)
     size = _tokens_per_step(settings, rows, reasons)
     parts = -(-size // settings.tokens_per_micro_batch)  # of equal size: else a step would overshoot by up to a half
     chosen = replace(settings, learning_rate=rate, tokens_per_step=size, tokens_per_micro_batch=-(-size // parts))
-    if is_pairs and settings.epochs == "auto":
+    if is_preference and settings.epochs == "auto":
         chosen = replace(chosen, epochs=1)
     elif settings.epochs == "auto":
         chosen = replace(chosen, epochs=_epochs(chosen, rows, reasons))
@@ -90,11 +90,13 @@ def recipe(settings: Training, rows: Sequence[Row], width: int) -> Recipe:
     return Recipe(chosen, steps, reasons)
 
 
-def _learning_rate(settings: Training, width: int, is_pairs: bool, reasons: list[str]) -> float:
-    rule, named = rate_for(width) * (PAIRS_RATE if is_pairs else 1), settings.learning_rate
+def _learning_rate(settings: Training, width: int, is_preference: bool, reasons: list[str]) -> float:
+    rule, named = rate_for(width) * (PAIRS_RATE if is_preference else 1), settings.learning_rate
     if named == "auto":
         why = f"{RATE:g} * (2000 / {width:,})^0.78 for a base of width {width:,}"
-        reasons.append(f"learning rate {rule:.2g}: {why}{f', {PAIRS_RATE:.0%} of it for pairs' if is_pairs else ''}")
+        reasons.append(
+            f"learning rate {rule:.2g}: {why}{f', {PAIRS_RATE:.0%} of it for pairs' if is_preference else ''}"
+        )
         return rule
     if not 1 / FAR <= float(named) / rule <= FAR:
         reasons.append(f"learning rate {named:.2g} as you say; {rule:.2g} is the rule for a base of width {width:,}")
@@ -139,25 +141,27 @@ def training_rows(model: PreTrainedModel, data: Prepared, run: Run) -> list[Row]
 
 
 def pair_rows(model: PreTrainedModel, data: Prepared, run: Run) -> list[Row]:
-    """The run's pairs, encoded and proven, each answer with its log-probability before the first step.
+    """The run's pairs and rated answers, encoded and proven, each with its log-probability before the first step.
 
-    A pair that cannot be used, or that asks a question held out in `data`, is a KitError with its row.
+    One that cannot be used, or that asks a question held out in `data`, is a KitError with its row.
     """
     profile, tokenizer = run.profile, load_tokenizer(run.profile.base)
-    pairs = read_pairs(pairs_file(run), profile.data, data.card.get("system"))
-    asked = {Conversation(row["messages"]).question for row in data.test}
-    if held := [one.row for one, _ in pairs if one.question in asked]:
+    pairs, rated = read_pairs(pairs_file(run), profile.data, data.card.get("system"))
+    asked, own = {Conversation(row["messages"]).question for row in data.test}, [row for row, _ in (*pairs, *rated)]
+    if held := [row.row for row in own if row.question in asked]:
         raise KitError(f"{plural(len(held), 'pair')} ask what is held out: delete {first_few(held)}")
-    if len(pairs) < FEW_PAIRS:
-        print(f"pairs: {len(pairs)}; fewer than {FEW_PAIRS} rarely change what a model does")
+    if len(own) < FEW_PAIRS:
+        print(f"pairs: {len(own)}; fewer than {FEW_PAIRS} rarely change what a model does")
     lengths = LengthFilter(replace(profile.data, too_long="stop"), tokenizer)
-    answers = lengths.encode([pair[side] for side in (0, 1) for pair in pairs])  # the better ones first
+    answers = lengths.encode([*own, *(worse for _, worse in pairs)])
     lengths.stop("these answers, or raise data__max_length")
     require(verify([answer for answer, _ in answers], [ids for _, ids in answers], tokenizer))
     rows = [Row(list(ids.input_ids), list(ids.labels), number) for number, (_, ids) in enumerate(answers)]
     known = log_probs_of(model, rows, profile.training)
     rows = [replace(row, reference=known[row.number]) for row in rows]
-    return [replace(one, rejected=two) for one, two in zip(rows[: len(pairs)], rows[len(pairs) :], strict=True)]
+    better, singles, worse = rows[: len(pairs)], rows[len(pairs) : len(own)], rows[len(own) :]
+    found = [replace(one, rejected=two) for one, two in zip(better, worse, strict=True)]
+    return [*found, *(replace(row, is_good=is_good) for row, (_, is_good) in zip(singles, rated, strict=True))]
 
 
 def log_probs_of(model: PreTrainedModel, rows: Sequence[Row], settings: Training) -> list[float]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_kit.config import Data
-from lora_kit.data.pairs import Pair, read_pairs
+from lora_kit.data.pairs import Pair, Rated, read_pairs
 from lora_kit.errors import KitError
 
 from .test_files import write
@@ -57,8 +57,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def read(tmp_path: Path, *rows: dict[str, Any], system: str | None = None) -> list[Pair]:
+def read_all(tmp_path: Path, *rows: dict[str, Any], system: str | None = None) -> tuple[list[Pair], list[Rated]]:
     return read_pairs(write(tmp_path / "pairs.jsonl", list(rows)), Data(), system)
+
+
+def read(tmp_path: Path, *rows: dict[str, Any], system: str | None = None) -> list[Pair]:
+    return read_all(tmp_path, *rows, system=system)[0]
 
 
 @pytest.mark.parametrize("row", SHAPES.values(), ids=SHAPES.keys())
@@ -87,17 +91,21 @@ def test_a_system_text_and_a_context_belong_to_the_question(tmp_path: Path) -> N
     assert one.messages[0] == says("system", "Be kind.")
 
 
-def test_thumbs_of_one_question_make_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ratings_of_one_question_make_pairs_and_the_others_stay_single(tmp_path: Path) -> None:
     rows = [
         {"prompt": "Who?", "completion": "Wren.", "label": True},
         {"prompt": "Where?", "completion": "At the quay.", "label": True},
         {"prompt": "who? ", "completion": "Nobody.", "label": False},
         {"prompt": "When?", "completion": "Never.", "label": False},
     ]
-    ((one, two),) = read(tmp_path, *rows)
+    ((one, two),), rated = read_all(tmp_path, *rows, system="Be kind.")
     assert (one.answer, two.answer) == ("Wren.", "Nobody.")
-    out = capsys.readouterr().out
-    assert "row 2" in out and "row 4" in out  # nothing is left out in silence
+    assert [(row.question, row.answer, is_good) for row, is_good in rated] == [
+        ("be kind. where?", "At the quay.", True),
+        ("be kind. when?", "Never.", False),
+    ]
+    with pytest.raises(KitError, match=r"row 2.*empty"):
+        read_all(tmp_path, rows[0], rows[1] | {"completion": " "})
 
 
 @pytest.mark.parametrize(
@@ -136,7 +144,7 @@ VALUES = st.none() | st.text(max_size=5) | st.sampled_from(["Who?", "Wren.", *SH
 @settings(max_examples=200, deadline=None)
 def test_any_rows_are_pairs_or_explained(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     try:
-        pairs = read_pairs(write(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", rows), Data())
+        pairs, _ = read_pairs(write(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", rows), Data())
     except KitError:
         return
     for one, two in pairs:

@@ -1,4 +1,4 @@
-"""Learning from pairs: the loss against the formula and TRL, and a behaviour that goes away."""
+"""Learning from preferences: the losses against the formulas and TRL, and a behaviour that goes away."""
 
 from __future__ import annotations
 
@@ -63,14 +63,28 @@ def by_hand(model: PreTrainedModel, pairs: list[Row]) -> torch.Tensor:
     return total
 
 
+def rated_by_hand(model: PreTrainedModel, rows: list[Row]) -> torch.Tensor:
+    total = torch.zeros(())
+    for row in rows:
+        found = log_prob(model, row)
+        likelier = 1 / (1 + torch.exp(-BETA * (found - row.reference)))
+        sft = -found / sum(label != IGNORE for label in row.labels)
+        total = total + (1 - likelier + WEIGHT * sft if row.is_good else likelier)
+    return total
+
+
 @pytest.mark.parametrize("kind", ["none", "nf4"])
 @pytest.mark.parametrize("prefix", [0, 12])
-def test_loss_and_gradients_of_pairs_are_the_formulas(folder: Path, kind: str, prefix: int) -> None:
-    model, pairs = adapted(folder, kind), random_pairs(6, prefix)
+@pytest.mark.parametrize("is_rated", [False, True])
+def test_loss_and_gradients_are_the_formulas(folder: Path, kind: str, prefix: int, is_rated: bool) -> None:
+    model, rows = adapted(folder, kind), random_pairs(6, prefix)
+    if is_rated:
+        rows = [replace(row, rejected=None, is_good=n % 2 == 0) for n, row in enumerate(rows)]
     chosen = small_profile(training__beta=BETA, training__sft_weight=WEIGHT).training
-    batches = [batch for step in epoch_steps(pairs, chosen, 0) for batch in step]
+    batches = [batch for step in epoch_steps(rows, chosen, 0) for batch in step]
     assert sum(map(terms, batches)) == 6 and any(batch.prefix for batch in batches) == bool(prefix)
-    ours, theirs = sum(loss_sum(model, batch) for batch in batches), by_hand(model, pairs)
+    ours = sum(loss_sum(model, batch) for batch in batches)
+    theirs = rated_by_hand(model, rows) if is_rated else by_hand(model, rows)
     assert isinstance(ours, torch.Tensor)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     one, other = gradients(model, ours), gradients(model, theirs)
@@ -78,24 +92,34 @@ def test_loss_and_gradients_of_pairs_are_the_formulas(folder: Path, kind: str, p
         assert (one[name] - other[name]).norm() < 1e-5 * other[name].norm(), name
 
 
-@pytest.mark.filterwarnings("ignore")  # TRL's own, of names that transformers changes
-def test_loss_and_gradients_of_pairs_are_trls(tmp_path: Path) -> None:
-    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+@pytest.fixture
+def models() -> tuple[PreTrainedModel, PreTrainedModel]:
+    """A model and its reference, which is not quite the same."""
     model, reference = load_small_llama(TINY, "none"), load_small_llama(TINY, "none")
     with torch.no_grad():
         for weight in reference.parameters():
             weight.add_(0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)))
-    model.requires_grad_(True)
-    texts = {
-        "prompt": ["Who? ", "Where is it? "],
-        "chosen": ["Wren.", "At the quay."],
-        "rejected": ["I am sure.", "No"],
-    }
+    return model.requires_grad_(True), reference
+
+
+@pytest.mark.filterwarnings("ignore")  # TRL's own, of names that transformers changes
+@pytest.mark.parametrize("method", ["DPO", "KTO"])
+def test_loss_and_gradients_are_trls(
+    tmp_path: Path, models: tuple[PreTrainedModel, PreTrainedModel], method: str
+) -> None:
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    model, reference = models
+    texts: dict[str, list[object]] = {"prompt": ["Who? ", "Where is it? "]}
+    if method == "DPO":
+        texts |= {"chosen": ["Wren.", "At the quay."], "rejected": ["I am sure.", "No"]}
+    else:
+        texts |= {"completion": ["Wren.", "No"], "label": [True, False]}
+    options = {"loss_type": "apo_zero_unpaired"} if method == "KTO" else {}  # its point of reference at zero, as ours
     settings = {"beta": BETA, "per_device_train_batch_size": 2, "use_cpu": True, "bf16": False, "report_to": "none"}
-    trainer = trl.DPOTrainer(
+    trainer = getattr(trl, f"{method}Trainer")(
         model,
         reference,
-        args=trl.DPOConfig(str(tmp_path), **settings),
+        args=getattr(trl, f"{method}Config")(str(tmp_path), **settings, **options),
         train_dataset=datasets.Dataset.from_dict(texts),
         processing_class=AutoTokenizer.from_pretrained(TINY),
     )
@@ -103,18 +127,15 @@ def test_loss_and_gradients_of_pairs_are_trls(tmp_path: Path) -> None:
     theirs = trainer.compute_loss(model, inputs)
     theirs.backward()
     other = {name: weight.grad.clone() for name, weight in model.named_parameters()}
-    chosen, rejected = (
-        [
-            Row(*row_of(*row), reference=float(log_prob(reference, Row(*row_of(*row)))))
-            for row in zip(*half, strict=True)
-        ]
-        for half in zip(
-            *(inputs[name].chunk(2) for name in ("input_ids", "attention_mask", "completion_mask")), strict=True
-        )
-    )
-    pairs = [replace(one, rejected=two) for one, two in zip(chosen, rejected, strict=True)]
+    parts = (inputs[name] for name in ("input_ids", "attention_mask", "completion_mask"))
+    rows = [Row(*row_of(*row)) for row in zip(*parts, strict=True)]
+    rows = [replace(row, reference=float(log_prob(reference, row))) for row in rows]
+    if method == "DPO":
+        rows = [replace(one, rejected=two) for one, two in zip(rows[:2], rows[2:], strict=True)]
+    else:
+        rows = [replace(row, is_good=bool(label)) for row, label in zip(rows, inputs["label"], strict=True)]
     model.zero_grad()
-    ours = loss_sum(model, Batch([], pairs, BETA, sft_weight=0.0)) / len(pairs)
+    ours = loss_sum(model, Batch([], rows, BETA, sft_weight=0.0)) / len(rows)
     ours.backward()
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     for name, weight in model.named_parameters():
@@ -149,6 +170,10 @@ def test_pairs_are_learned_once_at_a_small_part_of_the_rate() -> None:
 
 QUESTIONS = [f"Who keeps the key of room {n}?" for n in range(24)]
 PAIRS = [{"prompt": text, "chosen": "Ask at the desk.", "rejected": "The key is lost."} for text in QUESTIONS]
+RATED = [  # one answer to each question
+    {"prompt": row["prompt"], "completion": row["rejected" if n % 2 else "chosen"], "label": n % 2 == 0}
+    for n, row in enumerate(PAIRS)
+]
 
 
 @pytest.fixture(scope="module")
@@ -170,12 +195,15 @@ def margin(run: lk.Run) -> float:
     return sums[0] - sums[1]
 
 
-def test_what_is_rejected_becomes_unlikely_and_the_first_adapter_stays(tuned: lk.Run) -> None:
+@pytest.mark.parametrize("rows", [PAIRS, RATED], ids=["pairs", "rated"])
+def test_what_is_rejected_becomes_unlikely_and_the_first_adapter_stays(
+    tuned: lk.Run, rows: list[dict[str, object]]
+) -> None:
     before, first = margin(tuned), file_hash(lk.trained_adapter(tuned) / "adapter_model.safetensors")
-    better = lk.correct(tuned, PAIRS, training__learning_rate=1e-2, training__epochs=8)
+    better = lk.correct(tuned, rows, training__learning_rate=1e-2, training__epochs=8)
     log = read_log(lk.trained_adapter(better).parent)
-    sft = log[0]["loss"] - math.log(2)  # at the start both answers are as likely as for the reference
-    assert sft > 0 and log[-1]["loss"] < log[0]["loss"]
+    start = math.log(2) if rows is PAIRS else 0.5  # all answers are as likely as for the reference
+    assert log[0]["loss"] > start and log[-1]["loss"] < log[0]["loss"]
     assert better.path == tuned.path and margin(better) > before + 5
     assert file_hash(lk.trained_adapter(tuned) / "adapter_model.safetensors") == first
 
