@@ -6,6 +6,7 @@ GPUs are counted without starting CUDA (`device_count` asks the driver), because
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -183,6 +184,8 @@ def gpu_problem(profile: Profile, count: int) -> str | None:
 
 def prepare_process(profile: Profile) -> str:
     """Show CUDA the GPUs that the profile uses, and say what it runs on ("Tesla T4, float16"), or why it cannot run."""
+    # on CPUs with AVX512-BF16 it recommends a package that downloads code, which nothing here needs
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if problem := gpu_problem(profile, set_visible_gpus(profile)):
         raise KitError(problem)
     found = gpu() if profile.device == "cuda" else None

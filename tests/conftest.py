@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # set before any library is imported; `HF_HUB_OFFLINE=0 pytest -m download` lets the network in
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,11 +22,17 @@ from .models import SHORT  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def done(tmp_path_factory: pytest.TempPathFactory) -> lk.Run:
-    """A short run on the embedded model with every stage made; tests add to it and take nothing away."""
-    run = lk.Run("tiny-cpu", root=tmp_path_factory.mktemp("runs"), name="short", **SHORT)
-    lk.make(run)
-    return run
+def done(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> lk.Run:
+    """A short run on the embedded model with every stage made; tests add to it and take nothing away.
+
+    Test processes that run side by side make it once and copy it.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if hasattr(request.config, "workerinput") else own
+    with FileLock(shared / "short.lock"):
+        lk.make(lk.Run("tiny-cpu", root=shared / "short-runs", name="short", **SHORT))
+    shutil.copytree(shared / "short-runs", own / "runs")
+    return lk.Run("tiny-cpu", root=own / "runs", name="short", **SHORT)
 
 
 @pytest.fixture

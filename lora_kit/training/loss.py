@@ -86,7 +86,7 @@ def preference_loss(log_probs: torch.Tensor, batch: Batch) -> torch.Tensor:
     tokens = log_probs.new_tensor([sum(label != IGNORE for label in row.labels) for row in batch.answers])
     if batch.is_pairs:
         chosen, rejected = margins.chunk(2)  # (pairs,)
-        loss, good = -logsigmoid(chosen - rejected), torch.arange(len(margins)) < len(chosen)
+        loss, good = -logsigmoid(chosen - rejected), torch.arange(len(margins), device=margins.device) < len(chosen)
     else:
         good = torch.tensor([bool(row.is_good) for row in batch.rows], device=margins.device)  # (rows,)
         loss = torch.where(good, -margins, margins).sigmoid()
