@@ -21,6 +21,7 @@ from .files import absolute, check_files, shown
 from .machine import default_root, scratch_root
 from .pipeline import stage_folder
 from .presets import PROFILES
+from .training.optim import main_process_first
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +93,9 @@ def demo(options: argparse.Namespace) -> None:
 
 def prepare(options: argparse.Namespace) -> None:
     """encode the dataset and report what is in it"""
-    lk.prepare(open_run(options))
+    run = open_run(options)
+    with main_process_first():
+        lk.prepare(run)
 
 
 def plan(options: argparse.Namespace) -> None:

@@ -108,8 +108,11 @@ def shown(path: Path) -> str:
 
 
 def absolute(folder: str | os.PathLike[str]) -> Path:
-    """The folder with ~ and links resolved."""
-    return Path(folder).expanduser().resolve()
+    """The folder with ~ and links resolved; KitError where nobody has that home, or links go in a circle."""
+    try:
+        return Path(folder).expanduser().resolve()
+    except RuntimeError as error:
+        raise KitError(f"{os.fspath(folder)!r} names no folder: {error}") from error
 
 
 def _cannot_write(place: Path, code: int | None) -> KitError:

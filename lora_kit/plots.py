@@ -187,6 +187,8 @@ def paper(height: float, alt: str) -> Iterator[Figure]:
 
 
 def _draw_loss(axes: Axes, log: Sequence[dict[str, Any]]) -> None:
+    from matplotlib.ticker import LogLocator
+
     steps, losses, blue = [row["step"] for row in log], [row["loss"] for row in log], MODELS["adapter"]
     if len(log) < SMOOTH_FROM:
         axes.plot(steps, losses, color=blue, lw=2, label="training")
@@ -196,10 +198,14 @@ def _draw_loss(axes: Axes, log: Sequence[dict[str, Any]]) -> None:
     if checked := [row for row in log if row.get("evaluation_loss") is not None]:
         pairs = [row["step"] for row in checked], [row["evaluation_loss"] for row in checked]
         axes.plot(*pairs, "o--", color=MODELS["merged"], lw=1.2, ms=5, label="held-out rows")
-    axes.set_ylabel("loss (nats a learned token)")
+    axes.set_ylabel("loss (nats)")
     axes.grid(axis="y")
     title(axes, "Training loss")
-    axes.set_yscale("log")  # from some nats to hundredths
+    clear = [*smooth(losses), *(row["evaluation_loss"] for row in checked)]  # single steps may be near zero
+    low, high = max(min(clear) / 3, 1e-6), 1.5 * max(*clear, *losses, 1e-5)
+    axes.set_yscale("log", nonpositive="clip")  # from some nats to hundredths
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 30 * low else (1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
     legend(axes, axes.get_lines())

@@ -17,7 +17,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -191,12 +190,19 @@ def _as_lines(data: Any) -> str:
         readable = "a file, a folder, a name, a Dataset or DatasetDict, a DataFrame or a list of dicts"
         raise KitError(f"data={kind} cannot be read: give {readable}")
     try:
-        if is_rows:  # numpy's values have `tolist`
-            return "".join(json.dumps(row, default=methodcaller("tolist")) + "\n" for row in data)
+        if is_rows:
+            return "".join(json.dumps(row, default=_plain) + "\n" for row in data)
         table = data if kind == "DataFrame" else data.to_pandas()
         return str(table.to_json(orient="records", lines=True, date_format="iso"))
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise KitError(f"the rows given as data cannot be written as JSON: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A numpy value as Python's own."""
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"they contain a {type(value).__name__}")
+    return value.tolist()
 
 
 def _folder_name(chosen: Profile) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FROZEN, A, B = "#d0d0d0", "#0072B2", "#D55E00"  # grey; Okabe and Ito's blue and vermilion
+RIM, GREEN = "#bbbbbb", "#00694f"
 WAY = (  # stage, what it makes, what proves it
     ("your rows", "questions\nand answers", ""),
     ("02 tokens", "ids, and a mask:\nonly answers\nare learned", "proof over\nevery row"),
@@ -95,9 +96,6 @@ def matrix_change(before: torch.Tensor, after: torch.Tensor, name: str) -> Figur
             axes.set(xticks=[], yticks=[], xlabel=f"the first {MOST} rows and columns")
             title(axes, text)
     return figure
-
-
-RIM, GREEN = "#bbbbbb", "#00694f"
 
 
 def _sheet(figure: Figure, height: float) -> Axes:

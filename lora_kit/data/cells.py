@@ -113,6 +113,8 @@ def answer_of(row: Row, column: str) -> str:
 def options_of(row: Row, column: str) -> str:
     """Options to choose from, each on a line behind its letter."""
     value = parsed(row[column])
+    if isinstance(value, dict) and isinstance(value.get("text"), list):  # ARC's
+        value = dict(zip(value.get("label") or string.ascii_uppercase, value["text"], strict=False))
     if isinstance(value, list):
         value = dict(zip(string.ascii_uppercase, value, strict=False))
     if isinstance(value, dict) and all(isinstance(text, str | int | float) for text in value.values()):

@@ -127,9 +127,11 @@ def _as_row(value: Any) -> Row:
     if not isinstance(row, dict):
         raise KitError(f"is a {type(row).__name__}; it must be an object with named fields")
     inner = row.get("instances")
-    if isinstance(inner, list) and len(inner) == 1 and isinstance(inner[0], dict):
-        return {name: value for name, value in row.items() if name != "instances"} | inner[0]
-    return row
+    if not isinstance(inner, list) or not inner or not isinstance(inner[0], dict):
+        return row
+    if len(inner) > 1:
+        raise KitError(f"instances contains {len(inner)} rows: write each as a row of its own")
+    return {name: value for name, value in row.items() if name != "instances"} | inner[0]
 
 
 def _is_judged(row: Row) -> bool:

@@ -1,4 +1,4 @@
-"""Pairs of answers to one question, one better than the other, as public preference sets have them.
+"""Pairs of answers to one question, one better than the other, and rated answers, as public preference sets have them.
 
 {"prompt": ..., "chosen": ..., "rejected": ...}   texts, or lists of messages; also `question` and all its names
 {"chosen": [...], "rejected": [...]}              whole conversations that differ in their last answer
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..config import Data
 from ..errors import KitError
@@ -18,14 +17,16 @@ from . import cells
 from .cells import LISTS, Row
 from .conversations import Conversation, as_conversations, first_few, normalised
 from .formats import part_of
-from .readers import BadRow, Notes
+from .readers import BadRow, Notes, Raw
 from .sources import raw_rows
 
 SIDES = ("chosen", "rejected")
-GOOD = ("true", "1", "1.0", "yes", "good")  # labels, in small letters
+LABELS = {  # in small letters
+    **dict.fromkeys(("true", "1", "1.0", "yes", "good"), "good"),
+    **dict.fromkeys(("false", "0", "0.0", "no", "bad"), "bad"),
+}
 Pair = tuple[Conversation, Conversation]  # the better one, the worse one
 Rated = tuple[Conversation, bool]  # an answer that is in no pair, and whether it is good
-Raw = tuple[str, Any] | BadRow
 
 
 def read_pairs(path: Path, data: Data, system: str | None = None) -> tuple[list[Pair], list[Rated]]:
@@ -37,7 +38,7 @@ def read_pairs(path: Path, data: Data, system: str | None = None) -> tuple[list[
         KitError: with rows, where one cannot be used.
     """
     notes: Notes = {}
-    raws, ratings = _from_thumbs(list(raw_rows(path, data, notes)))
+    raws, ratings = _from_ratings(list(raw_rows(path, data, notes)))
     better, worse = (as_conversations([_side(raw, name) for raw in raws], data, notes) for name in SIDES)
     single = as_conversations([raw for raw, _ in ratings], data, notes)
     bad = {row.row: row.problem for row in (*better.bad, *worse.bad, *single.bad)}
@@ -98,7 +99,7 @@ def _side(raw: Raw, side: str) -> Raw:
     return place, others | {"answer": text} if others else {"text": text}
 
 
-def _from_thumbs(raws: list[Raw]) -> tuple[list[Raw], list[tuple[Raw, bool]]]:
+def _from_ratings(raws: list[Raw]) -> tuple[list[Raw], list[tuple[Raw, bool]]]:
     """Pairs of answers to one question that are labelled good or bad, and the answers that are left, with their labels.
 
     Rows of other kinds stay as they are.
@@ -107,14 +108,19 @@ def _from_thumbs(raws: list[Raw]) -> tuple[list[Raw], list[tuple[Raw, bool]]]:
     is_rated = [isinstance(row, dict) and "label" in row and needed <= part_of(row).keys() for _, row in rated]
     if not rated or not all(is_rated):
         return raws, []
-    sides: dict[str, tuple[list[tuple[str, Row]], list[tuple[str, Row]]]] = {}
-    for place, row in rated:
-        both = sides.setdefault(normalised(str(row[part_of(row)["question"]])), ([], []))
-        bare = {name: value for name, value in row.items() if name != "label"}
-        both[str(row["label"]).lower() not in GOOD].append((place, bare))
     found: list[Raw] = [raw for raw in raws if isinstance(raw, BadRow)]
+    sides: dict[tuple[str, ...], dict[str, list[tuple[str, Row]]]] = {}
+    for place, row in rated:
+        parts = part_of(row)
+        asked = tuple(normalised(f"{part} {row[name]}") for part, name in parts.items() if part != "answer")
+        if label := LABELS.get(str(row["label"]).lower()):
+            bare = {name: value for name, value in row.items() if name != "label"}
+            sides.setdefault(asked, {"good": [], "bad": []})[label].append((place, bare))
+        else:
+            found.append(BadRow(place, f"label is {row['label']!r}; it must be one of {', '.join(LABELS)}"))
     single: list[tuple[Raw, bool]] = []
-    for good, bad in sides.values():
+    for both in sides.values():
+        good, bad = both["good"], both["bad"]
         few = min(len(good), len(bad))
         for (place, one), (_, other) in zip(good[:few], bad[:few], strict=True):
             answer = part_of(one)["answer"]

@@ -200,13 +200,16 @@ def _arrow(path: Path, data: Data, notes: Notes) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 1
     try:
         if ending_of(path) == ".parquet":
-            table = pq.ParquetFile(path).read()
+            batches = pq.ParquetFile(path).iter_batches(1000)
         else:
-            table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-        table.validate(full=True)  # a damaged file would crash the process, not raise
-        yield from enumerate((row for batch in table.to_batches(1000) for row in batch.to_pylist()), start=1)
+            batches = pa.ipc.open_stream(pa.memory_map(str(path)))
+        for batch in batches:
+            batch.validate(full=True)  # a damaged file would crash the process, not raise
+            yield from enumerate(batch.to_pylist(), start=number)
+            number += batch.num_rows
     except FileNotFoundError as error:
         raise KitError(f"{path.name} cannot be read: {error.strerror}") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, ValueError, LookupError) as error:  # pytz's

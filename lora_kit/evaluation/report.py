@@ -45,8 +45,8 @@ def card_html(card: dict[str, Any], answers: list[dict[str, Any]]) -> str:
             row |= {
                 "base": round(100 * metric["base"], 1),
                 "tuned": round(100 * metric["merged"], 1),
-                "base_text": number(name, metric["base"], 0),
-                "tuned_text": number(name, metric["merged"], 0),
+                "base_text": number(name, metric["base"]),
+                "tuned_text": number(name, metric["merged"]),
                 "interval": [round(100 * end, 1) for end in metric["interval"].get("merged", [])],
                 "mark": ("✓" if is_kept else "✗") if is_enough else "too few questions:",
                 "rule": needed(name, rules[name], card["figures"]),

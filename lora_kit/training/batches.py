@@ -37,6 +37,13 @@ class Row:
     reference: float = 0.0  # of pairs and rated answers: log-probability before the first step
 
     @property
+    def kind(self) -> str:
+        """What its loss is; rows of one kind are learned together."""
+        if self.is_rehearsal:
+            return "rehearsal"
+        return "pair" if self.rejected else "answer" if self.is_good is None else "rated"
+
+    @property
     def width(self) -> int:
         """Tokens; of a pair those of its longer answer."""
         return max(len(self.input_ids), len(self.rejected.input_ids) if self.rejected else 0)
@@ -64,7 +71,7 @@ class Batch:
     @property
     def is_preference(self) -> bool:
         """Whether its rows are pairs or rated answers."""
-        return self.is_pairs or self.rows[0].is_good is not None
+        return self.rows[0].kind in ("pair", "rated")
 
     @property
     def is_rehearsal(self) -> bool:
@@ -126,10 +133,10 @@ def epoch_steps(rows: Sequence[Row], settings: Training, epoch: int) -> list[lis
 
 
 def for_measuring(rows: Sequence[Row], settings: Training) -> list[Batch]:
-    """Rows as micro-batches in a fixed order, shortest first, for measuring a loss; rehearsal rows apart."""
-    found = list[Batch]()
-    for is_rehearsal in (False, True):
-        ordered = sorted((row for row in rows if row.is_rehearsal == is_rehearsal), key=lambda row: row.width)
+    """Rows as micro-batches in a fixed order, each kind by itself, shortest first, for measuring a loss."""
+    found, kinds = list[Batch](), dict.fromkeys(row.kind for row in rows)
+    for kind in kinds:
+        ordered = sorted((row for row in rows if row.kind == kind), key=lambda row: row.width)
         groups = _fill(ordered, settings.tokens_per_micro_batch)
         found += [Batch([], group, settings.beta, settings.sft_weight) for group in groups]
     return found
@@ -154,12 +161,11 @@ def common_prefix(rows: Sequence[Row]) -> list[int]:
 
 def _groups(rows: Sequence[Row]) -> Iterable[list[Row]]:
     """Rows of one kind that begin alike together; what few rows begin with makes one group."""
-    groups: dict[tuple[int, ...], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str | int, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        kind = (row.is_rehearsal, row.rejected is not None, row.is_good is not None)
-        groups[*kind, *row.input_ids[:GROUP]].append(row)
+        groups[row.kind, *row.input_ids[:GROUP]].append(row)
     for key in [key for key, members in groups.items() if len(members) < MIN_GROUP]:
-        groups[key[:3]] += groups.pop(key)
+        groups[key[:1]] += groups.pop(key)
     return groups.values()
 
 

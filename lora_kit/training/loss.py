@@ -123,7 +123,7 @@ def in_chunks(model: PreTrainedModel, *tensors: torch.Tensor) -> Iterator[tuple[
 def row_logits(
     model: PreTrainedModel, rows: Sequence[Row], settings: Training
 ) -> Iterator[tuple[Row, torch.Tensor, torch.Tensor]]:
-    """Each row, shortest first, with the logits of its learned tokens and those tokens: (learned, vocab), (learned,).
+    """Each row, in any order, with the logits of its learned tokens and those tokens: (learned, vocab), (learned,).
 
     Without gradients, and of one row at a time: logits of a whole micro-batch would not fit a small GPU.
     """
@@ -139,7 +139,7 @@ def row_logits(
 
 
 def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
-    """Loss per learned token over micro-batches, with the model as it is: no dropout, no gradients."""
+    """The loss over micro-batches as a step's is, with the model as it is: no dropout, no gradients."""
     import torch
 
     was_training = model.training
@@ -147,7 +147,7 @@ def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
     with torch.no_grad():
         total = sum(loss_sum(model, batch).item() for batch in batches)
     model.train(was_training)
-    return total / sum(map(learned_tokens, batches))
+    return total / sum(map(terms, batches))
 
 
 def terms(batch: Batch) -> int:

@@ -75,7 +75,7 @@ def rate_for(width: int) -> float:
 def recipe(settings: Training, rows: Sequence[Row], width: int) -> Recipe:
     """The profile's settings with every "auto" decided; what the user named stays, with a line where it is far off."""
     reasons: list[str] = []
-    is_preference = rows[0].rejected is not None or rows[0].is_good is not None
+    is_preference = rows[0].kind in ("pair", "rated")
     rate = _learning_rate(settings, width, is_preference, reasons)
     size = _tokens_per_step(settings, rows, reasons)
     parts = -(-size // settings.tokens_per_micro_batch)  # of equal size: else a step would overshoot by up to a half

@@ -104,6 +104,10 @@ def test_ratings_of_one_question_make_pairs_and_the_others_stay_single(tmp_path:
         ("be kind. where?", "At the quay.", True),
         ("be kind. when?", "Never.", False),
     ]
+    apart = [rows[0] | {"context": "At sea."}, rows[2] | {"context": "On land."}]
+    assert [len(found) for found in read_all(tmp_path, *apart)] == [0, 2]  # one text, and two questions
+    with pytest.raises(KitError, match=r"row 2.*'neutral'.*false"):
+        read_all(tmp_path, rows[0], rows[1] | {"label": "neutral"})
     with pytest.raises(KitError, match=r"row 2.*empty"):
         read_all(tmp_path, rows[0], rows[1] | {"completion": " "})
 

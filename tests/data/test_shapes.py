@@ -8,6 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lora_kit.config import Data
+from lora_kit.data.conversations import as_conversations
 from lora_kit.data.formats import recognise
 from lora_kit.data.turns import ROLE_OF, TAGS, check_messages, plain_tags, repaired
 from lora_kit.errors import KitError
@@ -295,6 +297,17 @@ ALL_PARTS = {
     "options": {"A": "wren", "B": "owl"},
     "answer": "A",
 }
+
+
+@pytest.mark.parametrize("options", [["wren", "owl"], {"text": ["wren", "owl"], "label": ["A", "B"]}])
+def test_options_are_lines_behind_their_letters(options: object) -> None:
+    assert messages_of(ALL_PARTS | {"options": options})[-2]["content"].endswith("A. wren\nB. owl")
+
+
+def test_several_instances_of_a_row_are_refused() -> None:
+    row = {"instruction": "Choose.", "instances": [{"input": "x", "output": "y"}, {"input": "z", "output": "w"}]}
+    read = as_conversations([("row 1", EXAMPLES["Alpaca"][1]), ("row 2", row)], Data(), {})
+    assert len(read.rows) == 1 and "2 rows" in read.bad[0].problem
 
 
 @pytest.mark.parametrize("columns", [(), ("{instruction}\\n{context}\n\n{question}, or: {nothing}", "answer")])

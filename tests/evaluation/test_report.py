@@ -236,12 +236,12 @@ def test_terminal_columns_stand_under_their_heads_and_the_verdict_is_last() -> N
 def test_a_notebook_shows_each_rule_and_a_right_and_a_wrong_answer_of_each_kind() -> None:
     wrong = answer(9, marks=(True, False, False))
     parsed = Page(card_html(CARD, [*ANSWERS, wrong]))
-    assert "1% → 96% of 192 ✓ 80% needed" in parsed.text and "1% → 2% of 192 ✓ at most 10%" in parsed.text
+    assert "1.0% → 96.4% of 192 ✓ 80% needed" in parsed.text and "1.0% → 2.0% of 192 ✓ at most 10%" in parsed.text
     assert "of 7 too few questions: 90% needed" in parsed.text and parsed.text.count("not measured") >= 2
     assert all(f"question {n}?" in parsed.text for n in (2, 9)) and "tuned ✗ merged says 9" in parsed.text
     assert CARD["verdict"]["reasons"][0] in parsed.text
-    lost = CARD["figures"] | {"learned_exact": MEASURED | {"merged": 0.5}}
-    assert "1% → 50% of 192 ✗ 80% needed" in Page(card_html(CARD | {"figures": lost}, ANSWERS)).text
+    lost = CARD["figures"] | {"learned_exact": MEASURED | {"merged": 0.796}}
+    assert "1.0% → 79.6% of 192 ✗ 80% needed" in Page(card_html(CARD | {"figures": lost}, ANSWERS)).text
 
 
 def test_planted_markup_stays_text_in_a_notebook() -> None:

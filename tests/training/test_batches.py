@@ -126,12 +126,14 @@ def test_early_stopping_sets_a_few_rows_aside_and_nothing_else_does(count: int) 
     assert len(gaps) <= 1 and count - (numbers or [0])[-1] <= max(gaps or {20}) + 1
 
 
-def test_rehearsal_is_never_mixed_with_other_rows() -> None:
-    rows = [replace(row, number=n, is_rehearsal=n % 3 == 0) for n, row in enumerate(random_rows(40, prefix=20))]
+def test_rows_of_different_kinds_are_never_mixed() -> None:
+    rows = [replace(row, number=n) for n, row in enumerate(random_rows(40, prefix=20))]
+    changes = ({}, {"is_rehearsal": True}, {"rejected": rows[0]}, {"is_good": False})
+    rows = [replace(row, **changes[n % 4]) for n, row in enumerate(rows)]
     settings = small_profile().training
     for batches in (itertools.chain(*epoch_steps(rows, settings, 0)), for_measuring(rows, settings)):
         numbers = list[int]()
         for batch in batches:
-            assert all(row.is_rehearsal == batch.is_rehearsal for row in batch.rows)
+            assert {row.kind for row in batch.rows} == {batch.rows[0].kind}
             numbers += [row.number for row in batch.rows]
         assert sorted(numbers) == list(range(40))
