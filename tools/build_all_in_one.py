@@ -26,7 +26,18 @@ Settings, data, training, merge, report card, export. These are the working cell
 Run all cells. With the embedded model this takes about six minutes on two CPU cores. On a GPU the plan below estimates the minutes of each stage before training.
 
 [index](README.md) · [01 →](01_environment_check.ipynb)"""
-TAIL = """## Your turn
+TAIL = """## If it fails
+
+| what you see | what helps |
+|---|---|
+| no GPU was found | Colab: *Runtime*, *Change runtime type*, *T4 GPU*. Kaggle: *Settings*, *Accelerator*, *GPU T4* |
+| pip or the Hub cannot be reached | Kaggle: *Settings*, *Internet*, on |
+| Llama 2 is gated, or the token has no access | set `BASE = "llama-2-mirror"` above; or accept the licence on the model's page and store your token as the secret `HF_TOKEN` |
+| out of memory | restart the kernel and add `training__tokens_per_micro_batch=1024` or `data__max_length=512` in the form |
+| the session ended | run all cells again: finished stages are found, and the training resumes after its last checkpoint. On Colab call `lk.keep_on_drive()` before the training |
+| anything else | the doctor in 0.1 names the line that fixes each known problem |
+
+## Your turn
 
 - Put your own file into the settings, and run all cells again. The report in 0.2 says what its rows can and cannot show.
 - Change one setting in the form, such as `lora__r=8` or `training__epochs=2`. This makes a separate run; compare the two cards.
