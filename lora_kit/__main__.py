@@ -89,6 +89,7 @@ def demo(options: argparse.Namespace) -> None:
     """the whole way on the embedded model: prepare, train, merge, evaluate"""
     options.profile = options.profile or "tiny-cpu"  # downloads nothing, also where there is a GPU
     lk.evaluate(open_run(options, "merged"))
+    print(f"talk to it: python -m lora_kit chat --profile {options.profile}")
 
 
 def prepare(options: argparse.Namespace) -> None:

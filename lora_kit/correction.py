@@ -17,7 +17,7 @@ from .data.conversations import Conversation, normalised
 from .data.encoding import IGNORE, encode_prompt
 from .data.own_rows import unanswerable
 from .data.prepare import Prepared, prepare
-from .data.turns import Message
+from .data.turns import Message, tags_in
 from .errors import KitError
 from .evaluation.metrics import is_declined, is_exact
 from .generation import answers
@@ -49,6 +49,8 @@ def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
     adapter, data = trained_adapter(run), prepare(run)
     tokenizer, card = load_tokenizer(run.profile.base), data.card
     chats = _questions(data, tokenizer)
+    if limit is not None and limit < 1:
+        raise KitError(f"limit={limit} must be above 0, or None for all questions")
     chats = chats[:: -(-len(chats) // limit)] if limit else chats
     model = load_adapter(load_base(run), adapter)
     try:
@@ -61,7 +63,7 @@ def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
         reference = chat[-1]["content"]
         must_decline = is_declined(reference, card)
         is_right = is_declined(answer, card) if must_decline else is_exact(answer, [reference], card)
-        if answer and not is_right:
+        if answer and not is_right and not tags_in(answer):  # a prompt's own tags cannot be learned from
             wrong.append({"prompt": chat[:-1], "chosen": reference, "rejected": answer})
             invented += wrong[-1:] if must_decline else []
     beside = _beside(invented, [chat for chat in chats if not is_declined(chat[-1]["content"], card)])

@@ -74,7 +74,8 @@ class Run:
         machine = prepare_process(self.profile)
         name = name or _folder_name(self.profile)
         self.path, self.scratch = place / name, scratch_root(place) / name
-        check_writable(self.path)
+        if not self.path.is_dir():  # a finished run can be read where nothing can be written
+            check_writable(self.path)
         if source is not None:
             _unpack(absolute(source), self.path)
         print(f"{self.profile.name} ({reason}): {self.profile.base.title}, {machine}, folder {shown(self.path)}")

@@ -151,6 +151,19 @@ def test_a_full_disk_as_safetensors_says_it(run: Run) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
+def test_a_finished_run_can_be_read_where_nothing_can_be_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(run)
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    again = Run("tiny-cpu", root=run.path.parent)
+    assert again.find("data", INPUTS) == folder
+    with pytest.raises(KitError, match="Read-only"):
+        Run("tiny-cpu", root=run.path.parent, name="new")
+
+
 def test_other_errors_of_a_library_go_on_as_they_are(run: Run) -> None:
     with pytest.raises(RuntimeError, match="os error 2"), run.writing("merged", INPUTS):
         raise RuntimeError("No such file (os error 2)")

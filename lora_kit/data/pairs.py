@@ -113,7 +113,7 @@ def _from_ratings(raws: list[Raw]) -> tuple[list[Raw], list[tuple[Raw, bool]]]:
     for place, row in rated:
         parts = part_of(row)
         asked = tuple(normalised(f"{part} {row[name]}") for part, name in parts.items() if part != "answer")
-        if label := LABELS.get(str(row["label"]).lower()):
+        if label := LABELS.get(str(row["label"]).strip().lower()):
             bare = {name: value for name, value in row.items() if name != "label"}
             sides.setdefault(asked, {"good": [], "bad": []})[label].append((place, bare))
         else:

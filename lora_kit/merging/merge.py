@@ -210,7 +210,7 @@ def check_room(folder: Path, needed: int) -> None:
     if folder.is_relative_to(KAGGLE_WORKING):
         free = min(free, KAGGLE_KEEPS - sum(f.stat().st_size for f in KAGGLE_WORKING.rglob("*") if f.is_file()))
     if free < needed * 1.05:
-        short = f"the model needs {needed / 2**30:.1f} GiB and {shown(folder)} has {free / 2**30:.1f} GiB free"
+        short = f"the model needs {needed / 2**20:,.0f} MiB and {shown(folder)} has {free / 2**20:,.0f} MiB free"
         raise KitError(f"{short}: free some, or choose another place with lk.Run(root=...), on Kaggle /kaggle/temp")
 
 

@@ -62,7 +62,8 @@ class Recipe:
     def __str__(self) -> str:
         chosen = self.training
         line = (
-            f"recipe: {len(self.steps):,} steps in {chosen.epochs} epochs, {chosen.tokens_per_step:,} tokens per step"
+            f"recipe: {plural(len(self.steps), 'step')} in {plural(int(chosen.epochs), 'epoch')}, "
+            f"{chosen.tokens_per_step:,} tokens per step"
         )
         return "\n  ".join([f"{line}, learning rate {chosen.learning_rate:.2g}", *self.reasons])
 
@@ -81,7 +82,7 @@ def recipe(settings: Training, rows: Sequence[Row], width: int) -> Recipe:
     parts = -(-size // settings.tokens_per_micro_batch)  # of equal size: else a step would overshoot by up to a half
     chosen = replace(settings, learning_rate=rate, tokens_per_step=size, tokens_per_micro_batch=-(-size // parts))
     if is_preference and settings.epochs == "auto":
-        chosen = replace(chosen, epochs=1)
+        chosen, reasons = replace(chosen, epochs=1), reasons[:1]
     elif settings.epochs == "auto":
         chosen = replace(chosen, epochs=_epochs(chosen, rows, reasons))
     steps = all_steps(rows, chosen)
@@ -150,8 +151,10 @@ def pair_rows(model: PreTrainedModel, data: Prepared, run: Run) -> list[Row]:
     asked, own = {Conversation(row["messages"]).question for row in data.test}, [row for row, _ in (*pairs, *rated)]
     if held := [row.row for row in own if row.question in asked]:
         raise KitError(f"{plural(len(held), 'pair')} ask what is held out: delete {first_few(held)}")
+    good = sum(is_good for _, is_good in rated)
+    print(f"preferences: {plural(len(pairs), 'pair')}; single answers: {good} good, {len(rated) - good} bad")
     if len(own) < FEW_PAIRS:
-        print(f"pairs: {len(own)}; fewer than {FEW_PAIRS} rarely change what a model does")
+        print(f"  fewer than {FEW_PAIRS} rarely change what a model does")
     lengths = LengthFilter(replace(profile.data, too_long="stop"), tokenizer)
     answers = lengths.encode([*own, *(worse for _, worse in pairs)])
     lengths.stop("these answers, or raise data__max_length")

@@ -352,9 +352,10 @@ def test_a_base_that_cannot_reword_is_not_asked_for_all(
 
 def test_a_language_without_rules_stays_as_it_is_and_says_so(tmp_path: Path) -> None:
     rows = [{"question": f"Wo liegt Raum {n}?", "answer": f"Im Stock {n}."} for n in range(30)]
+    rows.append({"question": "was kostet ein Ausweis?", "answer": "Sieben Euro."})  # "was" is English too
     data = prepared(tmp_path, rows, rewordings=4)
     assert data.report.data["reworded"]["by"] == {}
-    assert "30 rows in the file's words only" in str(data.report)
+    assert "31 rows in the file's words only" in str(data.report)
     assert data.report.data["held_out"] == "facts" and "NOT LEARNED" in str(data.report)
 
 

@@ -74,7 +74,7 @@ def test_rows_are_held_out_by_phrasing_or_by_fact_or_not_at_all(
     said = {
         "phrasings": f"measured on {len(data.test)} held-out questions",
         "facts": "not measured: their answers are never learned; data__rewordings=4 makes some",
-        "none": "not measured: no fact stands there in several wordings; data__rewordings=4 makes some",
+        "none": "not measured: no fact is held out; data__rewordings=4 makes some",
     }
     assert data.report.data["measures"]["learned"] == said[how]
 

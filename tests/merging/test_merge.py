@@ -186,7 +186,7 @@ def test_an_adapter_of_another_model_is_refused(
 
 def test_a_full_disk_is_said_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(KitError, match="GiB free"):
+    with pytest.raises(KitError, match="MiB free"):
         check_room(tmp_path, 10)
 
 

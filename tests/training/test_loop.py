@@ -265,9 +265,15 @@ def test_a_base_whose_gradients_never_fit_float16_names_the_dtype_that_does(
         probe_scale(model, Batch([], random_rows(2)), scaler)
 
 
-def test_an_adapter_that_learned_nothing_is_a_failure(folder: Path) -> None:
+def test_an_adapter_that_learned_nothing_is_a_failure_and_a_loss_that_did_not_fall_a_warning(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = attach_lora(load_small_llama(folder), FakeRun())
     with pytest.raises(KitError, match="still zero"):
         check_learned(model, [{"loss": 1.0}] * 30)
-    with pytest.raises(KitError, match="did not fall"):
-        check_learned(adapted(folder), [{"loss": 1.0}] * 30)
+    model = adapted(folder)
+    capsys.readouterr()
+    check_learned(model, [{"loss": 2.0}] * 15 + [{"loss": 1.0}] * 15)
+    assert capsys.readouterr().out == ""
+    check_learned(model, [{"loss": 1.25}] * 30)
+    assert "1.250 to 1.250" in capsys.readouterr().out
