@@ -17,7 +17,7 @@ from ..config import Data
 from ..errors import KitError
 from .conversations import Conversation, normalised, plural, read_rows
 from .question_rules import WH, wordings
-from .same_question import content_words, language_of, names
+from .same_question import are_english, content_words, names
 from .sources import dataset_files
 from .splits import phrasings
 
@@ -66,7 +66,7 @@ def resolve_auto(data: Data, rows: Sequence[Conversation]) -> Data:
         rewordings = REWORDINGS if 0 < typical <= FEW and len(counts) <= MANY else 0
     facts = kinds["fact"] * (1 + (rewordings if isinstance(rewordings, int) else REWORDINGS))
     if declines == "auto":
-        is_english = language_of(" ".join(row.messages[-2]["content"] for row in rows[:50])) in ("en", None)
+        is_english = are_english([row.messages[-2]["content"] for row in rows[:50]])
         declines = 0 if kinds["decline"] or typical > LABEL or not is_english else min(facts // DECLINES, 400)
     if general == "auto":
         general = 0 if kinds["general"] else min(int(GENERAL * (facts + int(declines) + kinds["decline"])), 640)

@@ -20,7 +20,7 @@ from .answer_rules import asked_by, statement
 from .conversations import Conversation, Read, normalised
 from .question_rules import plain, wordings
 from .readers import BadRow
-from .same_question import is_near, language_of, names, rejection, subject_of
+from .same_question import are_english, is_near, names, rejection, subject_of
 from .sources import raw_rows
 from .splits import MOST
 
@@ -120,7 +120,7 @@ def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rew
         facts = {question: row for question, row in facts.items() if _is_question(row, read)}
         proposed, found.passed = _of_base([*facts.values()], count + is_tested, base)
     taken = {plain(question) or question: question for question in answers}
-    is_english = language_of(" ".join(row.messages[-2]["content"] for row in read.rows[:50])) in ("en", None)
+    is_english = are_english([row.messages[-2]["content"] for row in facts.values()])
     subject = subject_of([f"{row.messages[-2]['content']} {statement(row.answer)}" for row in facts.values()])
     for row in facts.values():
         texts = [(text, by) for text in proposed.get(row.question, [])]

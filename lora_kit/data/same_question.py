@@ -138,6 +138,12 @@ def script_of(text: str) -> str | None:
     return found.most_common(1)[0][0] if found else None
 
 
+def are_english(texts: Sequence[str]) -> bool:
+    """Whether no more of the texts are surely in another language than surely in English."""
+    found = Counter(language_of(text) for text in texts)
+    return 2 * found["en"] >= found.total() - found[None]
+
+
 @cache
 def language_of(text: str) -> str | None:
     """The text's language as an ISO 639 code where it is sure, by py3langid (Lui and Baldwin 2012)."""
