@@ -61,7 +61,9 @@ def table(record: dict[str, Any]) -> str:
         f"{record['date']}, {record['machine']}, {seconds[0]} to {seconds[-1]} s a seed."
     )
     first = record["seeds"][0]["verdict"]
-    verdict = f"The card's own verdict on seed 0: **{first['decision']}** ({'; '.join(first['reasons'])})."
+    reasons = first["reasons"]
+    why = f"all {len(reasons)} rules are kept" if first["decision"] == "ship" else "; ".join(reasons)
+    verdict = f"The card's own verdict on seed 0: **{first['decision']}** ({why})."
     return "\n".join(rows) + f"\n\n{note}\n\n{verdict}"
 
 
