@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -17,7 +18,7 @@ import lora_kit as lk
 from .config import named_values
 from .errors import KitError
 from .exporting import check_format
-from .files import absolute, check_files, shown
+from .files import absolute, check_files, disk_errors, shown
 from .machine import default_root, scratch_root
 from .pipeline import stage_folder
 from .presets import PROFILES
@@ -32,10 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one prints
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
-        return COMMANDS[options.command](options) or 0
+        status = COMMANDS[options.command](options) or 0
+        sys.stdout.flush()
+        return status
     except KitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads, as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("\nstopped; finished stages are kept", file=sys.stderr)
         return 130
@@ -137,20 +143,24 @@ def export(options: argparse.Namespace) -> None:
 
 
 def runs(options: argparse.Namespace) -> None:
-    """list the run folders with their sizes, or delete one"""
+    """list the run folders with size, date and finished stages, or delete one"""
     root = absolute(options.root or default_root())
     folders = {path.name: path for path in sorted(root.glob("*")) if any(path.rglob("manifest.json"))}
     if options.delete is None:
         for name, folder in folders.items():
             files = {file for part in (folder, scratch_root(root) / name) for file in part.rglob("*")}
             size = sum(file.stat().st_size for file in files if file.is_file())
-            print(f"{size / 2**20:10,.1f} MiB  {shown(folder)}")
+            done = sorted(folder.rglob("manifest.json"), key=lambda path: path.stat().st_mtime)
+            stages = dict.fromkeys(path.relative_to(folder).parts[0] for path in done)
+            date = time.strftime("%Y-%m-%d", time.localtime(done[-1].stat().st_mtime))
+            print(f"{size / 2**20:10,.1f} MiB  {date}  {shown(folder)}  ({', '.join(stages)})")
         if not folders:
             print(f"no runs in {shown(root)}")
         return
     if options.delete not in folders:
         raise KitError(f"there is no run {options.delete!r}; there are {', '.join(folders) or 'none'}")
-    shutil.rmtree(root / options.delete)
+    with disk_errors(root / options.delete):
+        shutil.rmtree(root / options.delete)
     shutil.rmtree(scratch_root(root) / options.delete, ignore_errors=True)
     print(f"deleted {shown(root / options.delete)}")
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,7 +116,13 @@ def test_runs_lists_folders_with_a_finished_stage(tmp_path: Path, capsys: pytest
     assert main(["runs", "--root", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [["3.0", "MiB"], ["3.0", "MiB"]]
-    assert [Path(line.split()[2]).name for line in lines] == ["first", "second"]
+    assert [Path(line.split()[3]).name for line in lines] == ["first", "second"]
+    assert all(line.split()[2] == time.strftime("%Y-%m-%d") and line.endswith("(data)") for line in lines)
+    command = [sys.executable, "-m", "lora_kit", "runs", "--root", str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as unread:
+        assert unread.stdout and unread.stderr
+        unread.stdout.close()  # as `head` does when it has enough
+        assert unread.stderr.read() == "" and unread.wait() == 0
 
 
 def test_preparing_twice_reports_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
