@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -56,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
         text = function.__doc__
         added = parsers[name] = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.add_argument("--profile", help=f"one of {', '.join(PROFILES)}; by default what the machine can do")
-        added.add_argument("--root", help="where run folders live; by default LORA_KIT_RUNS or ./runs")
+        added.add_argument(
+            "--root", help="where run folders live; by default LORA_KIT_RUNS, else the checkout's runs or ./runs"
+        )
         if name not in ("doctor", "runs"):
             added.add_argument("--data", help="handbook, triage, a file or folder of yours, or a Hub id")
             added.add_argument("--name", help="name of the run folder")
@@ -95,7 +98,10 @@ def demo(options: argparse.Namespace) -> None:
     """the whole way on the embedded model: prepare, train, merge, evaluate"""
     options.profile = options.profile or "tiny-cpu"  # downloads nothing, also where there is a GPU
     lk.evaluate(open_run(options, "merged"))
-    print(f"talk to it: python -m lora_kit chat --profile {options.profile}")
+    named = {"--profile": options.profile, "--data": options.data, "--name": options.name, "--root": options.root}
+    words = [word for flag, value in named.items() if value for word in (flag, value)]
+    words += [word for value in options.set for word in ("--set", value)]
+    print(f"talk to it: {shlex.join(['python', '-m', 'lora_kit', 'chat', *words])}")
 
 
 def prepare(options: argparse.Namespace) -> None:

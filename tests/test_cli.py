@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 
 import lora_kit as lk
 from lora_kit import machine
-from lora_kit.__main__ import COMMANDS, main
+from lora_kit.__main__ import COMMANDS, main, parser
 from lora_kit.checkup import Checkup
 from lora_kit.runs import Run
 
@@ -101,6 +102,18 @@ def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert left.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert len(COMMANDS) == 10 and all(f"{name} {function.__doc__}" in shown for name, function in COMMANDS.items())
+
+
+def test_the_demo_ends_with_a_command_that_talks_to_its_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_kit.__main__.open_run", lambda *_: None)
+    monkeypatch.setattr(lk, "evaluate", lambda _: None)
+    assert main(["demo", "--name", "my run", "--set", "lora__r=4", "--set", "base__title=A B"]) == 0
+    said = shlex.split(capsys.readouterr().out.partition("python -m lora_kit ")[2])
+    given = parser().parse_args(said)
+    assert (given.command, given.profile, given.name) == ("chat", "tiny-cpu", "my run")
+    assert given.set == ["lora__r=4", "base__title=A B"]
 
 
 def test_runs_lists_folders_with_a_finished_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ Settings, data, training, merge, report card, export. These are the working cell
 
 [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{SLUG}/blob/main/notebooks/00_all_in_one.ipynb) [![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)](https://kaggle.com/kernels/welcome?src=https://github.com/{SLUG}/blob/main/notebooks/00_all_in_one.ipynb)
 
-Run all cells. With the embedded model this takes about six minutes on two CPU cores. On a GPU the plan below estimates the minutes of each stage before training.
+Run all cells. With the embedded model this takes about three minutes on two CPU cores. On a GPU the plan below estimates the minutes of each stage before training.
 
 [index](README.md) · [01 →](01_environment_check.ipynb)"""
 TAIL = """## If it fails

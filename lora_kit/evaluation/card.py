@@ -54,6 +54,7 @@ METRICS = (
     Metric("empty", "empty answers", "empty", OWN, 0.05, lower=True),
     Metric("adrift", "answers in another language, or with tags", "adrift", OWN, 0.05, lower=True),
 )
+NO_SHARES = ("learned_perplexity", "kept_kl")  # all others are shares
 HEADLINE = ("learned_exact", "declined", "wrongly_declined", "behaved", "kept")  # what a picture shows
 
 
@@ -137,4 +138,4 @@ def needed(name: str, bound: float, figures: dict[str, dict[str, Any]]) -> str:
 
 def number(name: str, value: float, digits: int = 1) -> str:
     """A metric's value as people read it: a share in per cent, all else as a number."""
-    return f"{value:.{digits + 2}g}" if name in ("learned_perplexity", "kept_kl") else f"{value:.{digits}%}"
+    return f"{value:.{digits + 2}g}" if name in NO_SHARES else f"{value:.{digits}%}"

@@ -78,15 +78,15 @@ def recipe(settings: Training, rows: Sequence[Row], width: int) -> Recipe:
     reasons: list[str] = []
     is_preference = rows[0].kind in ("pair", "rated")
     rate = _learning_rate(settings, width, is_preference, reasons)
-    size = _tokens_per_step(settings, rows, reasons)
+    size = _tokens_per_step(settings, rows, [] if is_preference else reasons)  # preferences need no 200 steps
     parts = -(-size // settings.tokens_per_micro_batch)  # of equal size: else a step would overshoot by up to a half
     chosen = replace(settings, learning_rate=rate, tokens_per_step=size, tokens_per_micro_batch=-(-size // parts))
     if is_preference and settings.epochs == "auto":
-        chosen, reasons = replace(chosen, epochs=1), reasons[:1]
+        chosen = replace(chosen, epochs=1)
     elif settings.epochs == "auto":
         chosen = replace(chosen, epochs=_epochs(chosen, rows, reasons))
     steps = all_steps(rows, chosen)
-    if settings.epochs != "auto" and len(steps) < FEWEST_STEPS:
+    if settings.epochs != "auto" and len(steps) < FEWEST_STEPS and not is_preference:
         reasons.append(f"{len(steps)} steps as you say; fewer than {FEWEST_STEPS} rarely teach facts")
     return Recipe(chosen, steps, reasons)
 

@@ -163,7 +163,9 @@ def test_pairs_stay_together_within_the_budget() -> None:
 
 def test_pairs_are_learned_once_at_a_small_part_of_the_rate() -> None:
     auto = small_profile(**dict.fromkeys(AUTO, "auto")).training
-    rows, pairs = recipe(auto, random_rows(24), 576).training, recipe(auto, random_pairs(24), 576).training
+    for_rows, for_pairs = recipe(auto, random_rows(24), 576), recipe(auto, random_pairs(24), 576)
+    rows, pairs = for_rows.training, for_pairs.training
+    assert len(for_pairs.reasons) == 1 < len(for_rows.reasons)  # of steps for facts nothing is said
     assert pairs.learning_rate == pytest.approx(0.03 * rate_for(576)) and rows.learning_rate == rate_for(576)
     assert pairs.epochs == 1 < rows.epochs
 
