@@ -27,8 +27,10 @@ def main() -> None:
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = opened.new_page(viewport={"width": 860, "height": 1200}, device_scale_factor=1.5)
-        page.set_content(f"<body style='font: 15px system-ui, sans-serif; padding: 1em; background: white'>{card()}")
-        drawn = Image.open(io.BytesIO(page.locator("body").screenshot())).convert("RGB")
+        page.set_content(
+            f"<main style='font: 15px system-ui, sans-serif; padding: 1em; background: white'>{card()}</main>"
+        )
+        drawn = Image.open(io.BytesIO(page.locator("main").screenshot())).convert("RGB")
         opened.close()
     few = drawn.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(NOTEBOOKS.parent / "docs" / "card.png", optimize=True)
