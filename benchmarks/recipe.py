@@ -154,10 +154,9 @@ class Bench:
         from lora_kit.adapters import attach_lora, detach_lora
         from lora_kit.config import ALL_LINEAR
         from lora_kit.training.batches import all_steps
-        from lora_kit.training.checkpoints import Checkpoints
+        from lora_kit.training.checkpoints import Checkpoints, loss_ends
         from lora_kit.training.loop import fit
         from lora_kit.training.recipe import recipe, tokens_of
-        from lora_kit.training.train import loss_ends
 
         run = copy.copy(self.run)
         lora = replace(run.profile.lora, r=point.r, target_modules=QV if point.targets == "q and v" else ALL_LINEAR)

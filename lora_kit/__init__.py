@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate, read_answers
     from .exporting import export, push
     from .generation import answers
-    from .machine import environment_report, keep_on_drive
+    from .hosted import download, keep_on_drive, upload
+    from .machine import environment_report
     from .merging.merge import merge
-    from .pipeline import make
+    from .pipeline import make, summary
     from .presets import PROFILES
     from .quantization import load_base, release
     from .runs import Run
@@ -42,9 +43,10 @@ _MODULES = {
     "evaluation.evaluate": ("evaluate", "read_answers"),
     "exporting": ("export", "push"),
     "generation": ("answers",),
-    "machine": ("environment_report", "keep_on_drive"),
+    "hosted": ("download", "keep_on_drive", "upload"),
+    "machine": ("environment_report",),
     "merging.merge": ("merge",),
-    "pipeline": ("make",),
+    "pipeline": ("make", "summary"),
     "presets": ("PROFILES",),
     "quantization": ("load_base", "release"),
     "runs": ("Run",),

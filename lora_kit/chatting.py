@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .adapters import load_adapter, set_adapter
 from .base import load_tokenizer
@@ -13,17 +13,27 @@ from .errors import KitError
 from .files import read_manifest
 from .generation import stream
 from .progress import in_notebook
-from .quantization import load_base
+from .quantization import check_loaded, load_base
 from .runs import Run
 from .training.train import trained_adapter, trained_adapters
 from .widgets import widgets_shown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MODELS = ("base", "tuned")
 COOLEST, WARMEST = 0.01, 2.0  # temperature; below, numbers overflow; above, answers are noise
 FRAME = "border:1px solid #8888;border-radius:6px;padding:.5em .8em;min-height:4em;white-space:pre-wrap"
 
 
-def chat(run: Run, question: str | None = None, *, adapter: str | None = None, temperature: float = 0.0) -> None:
+def chat(
+    run: Run,
+    question: str | None = None,
+    *,
+    adapter: str | None = None,
+    temperature: float = 0.0,
+    model: PreTrainedModel | None = None,
+) -> None:
     """Ask base and tuned model side by side: one question, a box in a notebook, or a prompt in a terminal.
 
     Each question stands alone, as in the report card: the models do not see earlier ones.
@@ -34,10 +44,12 @@ def chat(run: Run, question: str | None = None, *, adapter: str | None = None, t
         adapter: which one answers, by the name of its dataset ("handbook", "triage"); by default the run's own. A menu
             in the box, or a line like `:triage` at the prompt, switches without loading anything.
         temperature: 0 takes the likeliest words, 1 draws as the model believes; 2 at most.
+        model: the base in memory, with or without adapters, so that it is not loaded again.
     """
     if not isinstance(temperature, int | float) or not (temperature == 0 or COOLEST <= temperature <= WARMEST):
         raise KitError(f"temperature={temperature!r} must be 0, or a number from {COOLEST:g} to {WARMEST:g}")
-    talk = Talk(run, adapter)
+    check_loaded(model)
+    talk = Talk(run, adapter, model)
     if question:
         print_answers(talk, question, temperature)
     elif widgets_shown():
@@ -51,11 +63,11 @@ def chat(run: Run, question: str | None = None, *, adapter: str | None = None, t
 class Talk:
     """One base in memory with every adapter of the run; `adapter` is the one that answers."""
 
-    def __init__(self, run: Run, adapter: str | None = None) -> None:
+    def __init__(self, run: Run, adapter: str | None = None, model: PreTrainedModel | None = None) -> None:
         own = trained_adapter(run).parent.name
         self.run, self.folders = run, trained_adapters(run)  # name -> folder
         self.switch(adapter or own)
-        self.model, self.tokenizer = load_base(run), load_tokenizer(run.profile.base)
+        self.model, self.tokenizer = model or load_base(run), load_tokenizer(run.profile.base)
         for name, folder in self.folders.items():
             load_adapter(self.model, folder, adapter=name)
 

@@ -83,20 +83,6 @@ def scratch_root(root: Path) -> Path:
     return DRIVE_SCRATCH if root.is_relative_to(DRIVE) else root
 
 
-def keep_on_drive(folder: str = "lora_kit") -> None:
-    """Keep run folders in a folder of your Google Drive, so that they outlive the Colab machine; asks for consent."""
-    if platform() != "colab":
-        raise KitError("Drive is Colab's: elsewhere set LORA_KIT_RUNS to a folder that stays")
-    try:
-        from google.colab import drive
-
-        drive.mount(str(DRIVE))
-    except Exception as error:  # refused, timed out: Colab has its own names for it
-        raise KitError(f"Drive was not granted ({type(error).__name__}): runs stay on this machine") from error
-    os.environ["LORA_KIT_RUNS"] = str(DRIVE / "MyDrive" / folder)
-    print(f"runs are kept in Drive's folder {folder}")
-
-
 def has_token() -> bool:
     """Whether a token of the Hub is set: variable, login, a secret of Kaggle or Colab. Its value stays where it is."""
     take_secret()

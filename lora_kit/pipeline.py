@@ -10,6 +10,7 @@ from typing import Any
 from .data.prepare import data_inputs, prepare
 from .errors import KitError
 from .evaluation.evaluate import evaluate, evaluation_inputs
+from .files import read_manifest
 from .merging.merge import merge, merge_inputs
 from .quantization import load_base, release
 from .runs import Run
@@ -21,8 +22,10 @@ def make(run: Run, until: str = "evaluation") -> None:
     """Make every stage that is missing, up to and with `until`: "data", "training", "merged" or "evaluation"."""
     if until not in STAGES:
         raise KitError(f"there is no stage {until!r}; the stages are {', '.join(STAGES)}")
-    names = [*STAGES]
-    missing = [name for name in names[: names.index(until) + 1] if stage_folder(run, name) is None]
+    names, missing = [*STAGES], list[str]()
+    for name in names[: names.index(until) + 1]:
+        if stage_folder(run, name) is None or "merged" in missing:  # a card without the merged model is another one
+            missing.append(name)
     if missing:
         print(f"to make: {', '.join(missing)}")
     for stage in missing:
@@ -40,6 +43,16 @@ def stage_folder(run: Run, stage: str) -> Path | None:
     if adapter is None or stage == "training":
         return adapter
     return run.find(stage, merge_inputs(run) if stage == "merged" else evaluation_inputs(run))
+
+
+def summary(run: Run) -> None:
+    """Print the minutes of every finished stage, and the memory that training took."""
+    done = {stage: read_manifest(folder) for stage in STAGES if (folder := stage_folder(run, stage))}
+    minutes = {stage: manifest["figures"].get("seconds", manifest["seconds"]) / 60 for stage, manifest in done.items()}
+    listed = ", ".join(f"{stage} {taken:.1f}" for stage, taken in minutes.items())
+    print(f"minutes: {listed or 'no stage is finished'}; {sum(minutes.values()):.1f} in all")
+    if "training" in done:
+        print(f"memory: {done['training']['figures']['memory_gib']:.1f} GiB in training ({run.profile.device})")
 
 
 def _train(run: Run) -> None:

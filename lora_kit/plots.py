@@ -69,11 +69,12 @@ def before_after(figures: dict[str, dict[str, Any]]) -> Figure:
     """
     from matplotlib.patches import Patch
 
-    words = [f"{name} " + ", ".join(f"{m} {_shown(found[m])}" for m in MODELS) for name, found in figures.items()]
+    models = [m for m in MODELS if any(found[m] is not None for found in figures.values())] or [*MODELS]
+    words = [f"{name} " + ", ".join(f"{m} {_shown(found[m])}" for m in models) for name, found in figures.items()]
     with paper(1.2 + 0.95 * max(1, len(figures)), f"Bars before and after: {'; '.join(words)}.") as figure:
         axes = figure.subplots()
         for row, measured in enumerate(figures.values()):
-            for place, model in enumerate(MODELS):
+            for place, model in enumerate(models):
                 _draw_bar(axes, row + 0.27 * (place - 1), model, measured)
         better = ["lower is better" if found.get("lower") else "higher is better" for found in figures.values()]
         labels = [f"{name}\n{good}, n = {figures[name]['n']}" for name, good in zip(figures, better, strict=True)]
@@ -83,7 +84,7 @@ def before_after(figures: dict[str, dict[str, Any]]) -> Figure:
         axes.set_xlabel("share of the questions (kept: agreement with the base); lines: 95 % intervals")
         axes.grid(axis="x")
         title(axes, "Before and after")
-        legend(axes, [Patch(color=colour, label=model) for model, colour in MODELS.items()])
+        legend(axes, [Patch(color=MODELS[model], label=model) for model in models])
     return figure
 
 

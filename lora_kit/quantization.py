@@ -134,6 +134,12 @@ def round_trip(profile: Profile) -> Callable[[str, torch.Tensor], torch.Tensor] 
     return there_and_back
 
 
+def check_loaded(model: PreTrainedModel | None) -> None:
+    """Raise KitError for a model that was released; None is one that is still to be loaded."""
+    if model is not None and not any(True for _ in model.parameters()):
+        raise KitError("the model was released: load it again with lk.load_base(run)")
+
+
 def release(model: PreTrainedModel) -> None:
     """Free the model's memory, so that the next one fits on the card; the object is empty afterwards."""
     import torch

@@ -70,7 +70,7 @@ class Run:
             overrides["data__source"] = as_source(data, place)
         if name is not None and (Path(name).name != name or name in (".", "..")):
             raise KitError(f"name={name!r} must be the name of a folder, without a path; root= says where it lies")
-        self.profile, reason = _choose(profile, overrides)
+        self.profile, self.reason = _choose(profile, overrides)  # why this profile
         machine = prepare_process(self.profile)
         name = name or _folder_name(self.profile)
         self.path, self.scratch = place / name, scratch_root(place) / name
@@ -78,7 +78,7 @@ class Run:
             check_writable(self.path)
         if source is not None:
             _unpack(absolute(source), self.path)
-        print(f"{self.profile.name} ({reason}): {self.profile.base.title}, {machine}, folder {shown(self.path)}")
+        print(f"{self.profile.name} ({self.reason}): {self.profile.base.title}, {machine}, folder {shown(self.path)}")
 
     def __repr__(self) -> str:
         return f"Run({self.profile.name!r}, path={str(self.path)!r})"

@@ -19,6 +19,7 @@ from .data.encoding import Encoded
 from .data.report import row_html, row_text, row_tokens
 from .data.sources import EMBEDDED
 from .errors import KitError
+from .hosted import upload
 from .machine import choose_profile, gpu_count
 from .presets import LLAMA2_MIRROR, profile
 from .progress import in_notebook
@@ -59,7 +60,12 @@ class Settings:
     extras: bool = False
 
     def run(self, **arguments: Any) -> Run:
-        """The run of these settings; arguments of `lk.Run` (other data, a name, `lora__r=8`) win over them."""
+        """The run of these settings; arguments of `lk.Run` (other data, a name, `lora__r=8`) win over them.
+
+        The data "upload" asks for a file first.
+        """
+        if isinstance(self.data, str) and self.data == "upload":
+            self.data = str(upload())  # the next call does not ask again
         given = {"data": self.data} | self._arguments() | arguments
         is_embedded = isinstance(given["data"], str) and given["data"] in EMBEDDED
         return Run(**(EXTRAS if self.extras and not is_embedded else {}) | given)
@@ -90,7 +96,7 @@ def settings(base: str = "auto", data: Any = "handbook", changes: str = "", extr
 
     Args:
         base: "auto", "llama-2", "llama-2-mirror", "llama-3.2", "qwen3", "mistral", "tinyllama", "smollm2" or "tiny".
-        data: an embedded dataset ("handbook", "triage"), your own file, or rows.
+        data: an embedded dataset ("handbook", "triage"), your own file, "upload" to be asked for it, or rows.
         changes: single settings, "lora__r=8 training__epochs=2".
         extras: add what a file of yours lacks: other wordings of its questions, questions to decline, general ones.
     """

@@ -78,7 +78,7 @@ def test_chat_opens_the_box_in_a_notebook_and_a_prompt_elsewhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(chatting, "Talk", lambda run, adapter: FakeTalk())
+    monkeypatch.setattr(chatting, "Talk", lambda run, adapter, model: FakeTalk())
     monkeypatch.setattr(chatting, "chat_box", lambda talk, temperature: opened.append("box"))
     monkeypatch.setattr(chatting, "prompt", lambda talk, temperature: opened.append("prompt"))
     for widgets, notebook in ((True, True), (False, True), (False, False)):

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import build_all_in_one
 import move_home
 import nbformat
 import pytest
@@ -27,7 +26,7 @@ MACHINE = re.compile(
     r"(?<![\w.])/(?:home|root|tmp|work|Users|mnt|content|kaggle(?!/input))/\w"
 )  # the setup cell looks where Kaggle puts datasets
 ACCOUNTS = re.compile(r"login\(|push_to_hub|HF_TOKEN|WANDB|lk\.push")
-TAGS = {"setup", "parameters", "core", "last", "exercise"}
+TAGS = {"setup", "parameters", "exercise"}
 LARGEST = 300_000  # bytes; GitHub shows larger ones slowly or not at all
 CHECKED = 6  # cells of a lesson whose output nbval compares, at least
 BUDGET, BUDGETS, IN_ALL = 90, {"03_lora_training": 240}, 480  # seconds
@@ -163,11 +162,6 @@ def test_solutions_pass(path: Path) -> None:
 def test_every_claim_is_measured() -> None:
     told = {int(n) for path in COURSE for n in re.findall(r"\*\*Claim (\d+):", prose(path))}
     assert told == CLAIMS
-
-
-def test_all_in_one_is_made_from_the_core_cells() -> None:
-    built, there = build_all_in_one.build(), nbformat.read(ALL_IN_ONE, as_version=4)
-    assert [cell.source for cell in there.cells] == [cell.source for cell in built.cells]
 
 
 def test_the_course_keeps_its_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,24 @@ def test_a_packed_run_brings_the_training_to_another_machine(done: lk.Run, tmp_p
     there = lk.Run("tiny-cpu", root=tmp_path, name="short", source=packed, **SHORT)
     assert pipeline.stage_folder(there, "training") and pipeline.stage_folder(there, "merged") is None
     assert lk.merge(there).is_dir()
+
+
+def test_the_summary_has_the_minutes_and_memory_of_what_is_finished(
+    done: lk.Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lk.summary(done)
+    said = capsys.readouterr().out
+    assert re.findall(r"(data|training|merged|evaluation) \d", said) == [*pipeline.STAGES]
+    assert float(re.search(r"memory: ([\d.]+) GiB", said)[1]) > 0
+    lk.summary(lk.Run("tiny-cpu", root=tmp_path))
+    assert "no stage is finished" in capsys.readouterr().out
+
+
+def test_a_card_without_a_merge_is_not_the_card_that_the_demo_makes(done: lk.Run, tmp_path: Path) -> None:
+    run = lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **SHORT)
+    assert lk.evaluate(run)["models"] == ["base", "adapter"]
+    lk.make(run)
+    assert lk.evaluate(run)["models"] == ["base", "adapter", "merged"]
 
 
 def test_release_empties_the_model(done: lk.Run) -> None:

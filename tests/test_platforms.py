@@ -15,7 +15,7 @@ import pytest
 import stage_kaggle
 
 import lora_kit as lk
-from lora_kit import machine
+from lora_kit import hosted, machine, widgets
 
 from .test_kaggle_metadata import FIELDS
 
@@ -122,6 +122,58 @@ def test_drive_is_asked_for_only_on_colab_and_refusal_is_said(
     fake(monkeypatch, "google.colab", drive=SimpleNamespace(mount=refuse))
     with pytest.raises(lk.KitError, match="Drive was not granted"):
         lk.keep_on_drive()
+
+
+def test_a_file_is_asked_for_on_colab_and_found_among_kaggle_s_inputs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(lk.KitError, match="give the path"):
+        lk.upload()
+    fake(monkeypatch, "google")
+    monkeypatch.chdir(tmp_path)
+    for given, found in ({"faq.csv": b"q,a"}, True), ({}, False), ({"a.csv": b"", "b.csv": b""}, False):
+        fake(monkeypatch, "google.colab", files=SimpleNamespace(upload=lambda given=given: given))
+        if found:
+            assert lk.upload() == tmp_path / "faq.csv"
+        else:
+            with pytest.raises(lk.KitError, match="choose one file"):
+                lk.upload()
+    monkeypatch.delitem(sys.modules, "google.colab")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    monkeypatch.setattr(hosted, "KAGGLE_INPUT", tmp_path)
+    model, mine = tmp_path / "models" / "llama", tmp_path / "my-faq"
+    for folder in (model, mine):
+        folder.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    with pytest.raises(lk.KitError, match="Add Input"):
+        lk.upload()
+    (mine / "faq.jsonl").write_text("{}")
+    assert lk.upload() == mine / "faq.jsonl"
+    (mine / "more.csv").write_text("")
+    with pytest.raises(lk.KitError, match=r"faq.jsonl, .*more.csv"):
+        lk.upload()
+
+
+def test_the_form_asks_for_a_file_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file, asked = tmp_path / "faq.jsonl", list[int]()
+    file.write_text('{"question": "When?", "answer": "At six."}\n')
+    monkeypatch.setattr(widgets, "upload", lambda: asked.append(1) or file)
+    form = lk.settings("tiny", "upload")
+    runs = [form.run(root=tmp_path) for _ in range(2)]
+    assert len(asked) == 1 and {run.profile.data.source for run in runs} == {str(file)}
+
+
+def test_colab_s_browser_gets_the_file_and_others_are_told_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lk.download(tmp_path / "a.zip")
+    assert "a.zip" in capsys.readouterr().out
+    given: list[str] = []
+    fake(monkeypatch, "google")
+    fake(monkeypatch, "google.colab", files=SimpleNamespace(download=given.append))
+    lk.download(tmp_path / "a.zip")
+    assert given == [str(tmp_path / "a.zip")] and capsys.readouterr().out == ""
 
 
 @pytest.fixture(scope="module")

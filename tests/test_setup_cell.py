@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import move_home
@@ -27,11 +28,14 @@ def setup_cell(path: Path) -> str:
     return str(found)
 
 
-def installs(monkeypatch: pytest.MonkeyPatch, folder: Path, *there: str, kaggle: Path | None = None) -> list[list[str]]:
+def installs(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *there: str, kaggle: Path | None = None, status: int = 0
+) -> list[list[str]]:
     """What the cell would run in `folder`, on a machine that has only these packages."""
     ran: list[list[str]] = []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name in there else None)
-    monkeypatch.setattr(subprocess, "run", lambda words, check: ran.append(words))
+    done = SimpleNamespace(returncode=status)
+    monkeypatch.setattr(subprocess, "run", lambda words: ran.append(words) or done)
     monkeypatch.chdir(folder)
     source = setup_cell(NOTEBOOKS[1])
     exec(source.replace("/kaggle/input", str(kaggle or folder / "none")), {})
@@ -51,6 +55,11 @@ def pip(*words: Any) -> list[list[str]]:
 
 def test_nothing_happens_where_lora_kit_is_installed(monkeypatch: pytest.MonkeyPatch, empty: Path) -> None:
     assert installs(monkeypatch, empty, "lora_kit") == []
+
+
+def test_without_internet_it_says_where_kaggle_s_switch_is(monkeypatch: pytest.MonkeyPatch, empty: Path) -> None:
+    with pytest.raises(RuntimeError, match="Settings, Internet"):
+        installs(monkeypatch, empty, "torch", status=1)
 
 
 def test_on_colab_only_what_is_missing_comes_from_the_project_s_address(

@@ -18,9 +18,9 @@ from ..errors import KitError
 from ..presets import profile
 from ..quantization import load_model, parameter_counts
 from ..training.batches import Row
+from ..training.checkpoints import loss_ends
 from ..training.loop import fit
 from ..training.recipe import recipe
-from ..training.train import loss_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

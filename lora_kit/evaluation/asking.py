@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..adapters import load_adapter
+from ..adapters import load_adapter, set_adapter
 from ..base import load_tokenizer, locate
 from ..data.encoding import IGNORE, Encoded
 from ..files import check_files, fingerprint
@@ -63,17 +63,28 @@ class Divergence(NamedTuple):
 ITSELF = Divergence(0.0, 1.0)  # the base
 
 
-def ask_models(run: Run, questions: Sequence[Question], merged: Path, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Each model's answers by its name, each a stage made from `inputs`, and what the base adds (`ask`)."""
-    model, found = None, dict[str, Any]()
+def ask_models(
+    run: Run,
+    questions: Sequence[Question],
+    merged: Path | None,
+    inputs: dict[str, Any],
+    given: PreTrainedModel | None = None,
+) -> dict[str, Any]:
+    """Each model's answers by its name, each a stage made from `inputs`, and what the base adds (`ask`).
+
+    The base `given` is used and stays in memory; without one it is loaded. Without a merged model none is asked.
+    """
+    model, found = given, dict[str, Any]()
+    unmerged = {name: value for name, value in inputs.items() if name != "merged"}
     try:
-        for name in MODELS:
-            place = f"answers-{fingerprint(inputs)[:6]}/{name}"
-            if folder := run.find(place, inputs):
+        for name in MODELS if merged else MODELS[:2]:
+            made_from = inputs if name == "merged" else unmerged
+            place = f"answers-{fingerprint(unmerged)[:6]}/{name}"
+            if folder := run.find(place, made_from):
                 found |= json.loads((check_files(folder) / "answers.json").read_text())
                 continue
-            if name == "merged":
-                if model is not None:
+            if name == "merged" and merged:
+                if model is not None and model is not given:
                     release(model)
                 stored = as_stored(run.profile, merged)
                 if stored and inputs["merged"]["onto"] == "original":
@@ -83,16 +94,18 @@ def ask_models(run: Run, questions: Sequence[Question], merged: Path, inputs: di
                     release(model)
                 model = load_model(stored or run.profile, merged)
             model = model or load_base(run)
+            if name == "base":
+                set_adapter(model, None)
             if name == "adapter":
                 load_adapter(model, trained_adapter(run))
-            with run.writing(place, inputs) as stage:
+            with run.writing(place, made_from) as stage:
                 part = ask(run, model, questions, name, found)
                 if name == "merged":
                     part["as_stored"] = stored is not None
                 (stage.folder / "answers.json").write_text(json.dumps(part))
             found |= part
     finally:
-        if model is not None:
+        if model is not None and model is not given:
             release(model)
     return found
 

@@ -18,7 +18,7 @@ FACT, DECLINE, GENERAL = ("fact",), ("decline",), ("general",)
 ENOUGH = 30  # questions; below this an interval is too wide to decide on
 LEARNED_BEFORE = 0.05  # learned questions by those that are not general; with more, the card measures memory
 NOISE = 0.05  # share of the base's marks that may change with the batches
-CHECKED = 0.90  # what the merged model must reach in the user's own checks
+CHECKED = 0.90  # what the tuned model must reach in the user's own checks
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Metric:
     meaning: str
     measure: str  # the entry of an answer's measures
     kinds: tuple[str, ...]  # questions that it is measured on
-    bound: float | None = None  # what the merged model must keep to be shipped: at least, or at most where lower
+    bound: float | None = None  # what the tuned model must keep to be shipped: at least, or at most where lower
     lower: bool = False  # whether lower is better
     needs: str = ""  # the part of the dataset's card without which nobody can judge
     weight: str = ""  # the row's entry that counts tokens, each with one vote; without it each question has one
@@ -69,21 +69,25 @@ def card_metrics(rows: Sequence[dict[str, Any]], card: dict[str, Any], draws: in
 
 
 def measured(metric: Metric, rows: Sequence[dict[str, Any]], draws: int = DRAWS) -> dict[str, Any]:
-    """One metric over the questions of its kinds: a value per model, n, intervals and differences to the base."""
+    """One metric over the questions of its kinds: a value per model, n, intervals and differences to the base.
+
+    Of the models that were asked, `tuned` names the last, which is judged: "merged", or "adapter" without a merge.
+    """
     import numpy as np
 
+    models = [*rows[0]["measures"]] if rows else [*MODELS]
     rows = [row for row in rows if row["kind"] in metric.kinds]
-    found: dict[str, Any] = {"meaning": metric.meaning, "lower": metric.lower, "n": len(rows)}
+    found: dict[str, Any] = {"meaning": metric.meaning, "lower": metric.lower, "n": len(rows), "tuned": models[-1]}
     found |= dict.fromkeys(MODELS) | {"interval": {}, "difference": {}}
     if not rows:
         return found
-    values = np.array([[row["measures"][model][metric.measure] for model in MODELS] for row in rows], dtype=float)
+    values = np.array([[row["measures"][model][metric.measure] for model in models] for row in rows], dtype=float)
     weights = np.array([row[metric.weight] if metric.weight else 1.0 for row in rows])
     means, spread = weights @ values / weights.sum(), resampled(values, weights, draws=draws)
     if metric.measure == "loss":  # shown as perplexity
         means, spread = np.exp(means), np.exp(spread)
-    found |= {model: round(float(mean), 4) for model, mean in zip(MODELS, means, strict=True)}
-    for i, model in enumerate(MODELS) if len(rows) > 1 else ():  # one question says nothing of others
+    found |= {model: round(float(mean), 4) for model, mean in zip(models, means, strict=True)}
+    for i, model in enumerate(models) if len(rows) > 1 else ():  # one question says nothing of others
         found["interval"][model] = ends(spread[:, i]) if metric.weight else share_ends(values[:, i], spread[:, i])
         if i:
             difference = round(float(means[i] - means[0]), 4)
@@ -94,8 +98,8 @@ def measured(metric: Metric, rows: Sequence[dict[str, Any]], draws: int = DRAWS)
 def verdict(card: dict[str, Any]) -> dict[str, Any]:
     """The decision and its reasons: a broken rule says "don't ship", too little to go by "not enough evidence".
 
-    The merged model is judged, because it is what would be shipped. What is not measured decides nothing and is named;
-    without the first metric nothing was shown to be learned.
+    What would be shipped is judged: the merged model, where there is one. What is not measured decides nothing and is
+    named; without the first metric nothing was shown to be learned.
     """
     figures, leaks, noise = card["figures"], card["leaked"], card["noise"]
     doubts, broken, met = list[str](), list[str](), list[str]()
@@ -105,12 +109,12 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
         marks = f"{noise['marks']} of {noise['questions']} answers of the base"
         doubts.append(f"{marks} are right or wrong by the batch they are in")
     thin, learned = [*doubts], figures["learned_exact"]
-    rise, low, _ = learned["difference"].get("merged", (0.0, 1.0, 1.0))  # of one question nothing is known
-    if low <= 0 and learned["merged"] is not None:
+    rise, low, _ = learned["difference"].get(learned["tuned"], (0.0, 1.0, 1.0))  # of one question nothing is known
+    if low <= 0 and judged(learned) is not None:
         chance = f"learned_exact rose by {rise:.3f} above the base's {learned['base']:.3f}, which may be chance"
         (thin if learned["n"] < ENOUGH else broken).append(chance)
     for name, bound in bounds(figures).items():
-        value, n = figures[name]["merged"], figures[name]["n"]
+        value, n = judged(figures[name]), figures[name]["n"]
         if value is None:
             (thin if name == "learned_exact" else met).append(f"{name}: not measured")
             continue
@@ -121,14 +125,20 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def bounds(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The metrics that decide, with what the merged model must keep: at least, or at most where lower is better."""
+    """The metrics that decide, with what the tuned model must keep: at least, or at most where lower is better."""
     own = {metric.name: metric.bound for metric in METRICS if metric.bound is not None}
     return own | {name: CHECKED for name in figures if name.startswith("behaved:")}
 
 
+def judged(metric: dict[str, Any]) -> float | None:
+    """The value of the model that is judged."""
+    value: float | None = metric[metric["tuned"]]
+    return value
+
+
 def keeps(metric: dict[str, Any], bound: float) -> bool:
-    """Whether the merged model keeps the bound."""
-    return bool(metric["merged"] <= bound if metric["lower"] else metric["merged"] >= bound)
+    """Whether the model that is judged keeps the bound."""
+    return bool(metric[metric["tuned"]] <= bound if metric["lower"] else metric[metric["tuned"]] >= bound)
 
 
 def needed(name: str, bound: float, figures: dict[str, dict[str, Any]]) -> str:

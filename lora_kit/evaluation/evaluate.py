@@ -1,4 +1,4 @@
-"""Notebook 05 in one call: the three models on the same questions, a report card, and a verdict that can say no.
+"""Notebook 05 in one call: base and tuned model on the same questions, a report card, a verdict that can say no.
 
 answers-3f2a91/   base/  adapter/  merged/    what each model says; the same is not asked twice
 evaluation/       report_card.json  answers.jsonl  report.html
@@ -26,38 +26,49 @@ from ..errors import KitError
 from ..files import check_files, file_hash, fingerprint, shown
 from ..generation import check_length, prompts_of
 from ..merging.merge import merge_inputs
-from ..training.train import adapter_stage, read_log, trained_adapter
+from ..quantization import check_loaded
+from ..training.train import adapter_stage, read_log, train_inputs, trained_adapter
 from .asking import Question, ask_models
 from .card import ENOUGH, MODELS, OWN, Metric, card_metrics, measured, verdict
 from .metrics import is_right, judge
 from .report import pick, show, write_html
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..runs import Run
 
 Card = dict[str, Any]
 Check = Callable[[str], bool]
-FORM = 6  # of the card; a card of an older form is made anew
+FORM = 7  # of the card; a card of an older form is made anew
 
 
-def evaluate(run: Run, *, questions: str | Path | None = None, checks: Sequence[Check] = ()) -> Card:
-    """Ask the three models every held-out question, write the report, print the card and return it.
+def evaluate(
+    run: Run,
+    *,
+    questions: str | Path | None = None,
+    checks: Sequence[Check] = (),
+    model: PreTrainedModel | None = None,
+) -> Card:
+    """Ask base, adapter and merged model every held-out question, write the report, show the card and return it.
 
     Args:
-        run: its adapter is trained and merged.
+        run: its adapter is trained. Without a merged model (`lk.merge`) the adapter is judged.
         questions: a file of your own questions with reference answers, asked instead of the held-out ones. Rows are
             read as data is; a column `kind` (fact, decline, general, unseen) and a list of further right answers,
             `accepted`, are optional. The adapter's system text goes before all but general ones. General questions
             of the handbook are added where there are too few to tell what the base has lost.
         checks: functions that take an answer and return True or False; each becomes a metric of its name, over all
             but general questions. The models are not asked again for them.
+        model: the base in memory, with or without adapters, so that it is not loaded again.
 
     Raises:
         KitError: a stage before it is missing; questions that cannot be used; a check that fails.
     """
+    check_loaded(model)
     own, inputs = _by_name(checks), evaluation_inputs(run, questions)
     done = None if own else run.find("evaluation", inputs)
-    folder = check_files(done) if done else _evaluate(run, inputs, questions, own)
+    folder = check_files(done) if done else _evaluate(run, inputs, questions, own, model)
     card: Card = json.loads((folder / "report_card.json").read_text())
     show(card, _answers_of(folder))
     print(f"report: {shown(folder / 'report.html')}\n  card: {shown(folder / 'report_card.json')}")
@@ -80,34 +91,43 @@ def _answers_of(folder: Path) -> list[dict[str, Any]]:
 
 def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str, Any]:
     """What the card is made from, settings and hashes: with others it is made again."""
-    inputs = {"merged": merge_inputs(run), "evaluation": vars(run.profile.evaluation), "form": FORM}
+    merged = merge_inputs(run)
+    inputs = {"adapter": train_inputs(run), "evaluation": vars(run.profile.evaluation), "form": FORM}
+    inputs["merged"] = merged if run.find("merged", merged) else None
     if questions is not None:
         inputs["questions"] = {path.name: file_hash(path) for path in question_files(str(questions), run.profile.data)}
     return inputs
 
 
-def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, checks: dict[str, Check]) -> Path:
+def _evaluate(
+    run: Run,
+    inputs: dict[str, Any],
+    source: str | Path | None,
+    checks: dict[str, Check],
+    model: PreTrainedModel | None,
+) -> Path:
     """Ask the models that were not asked yet, and write their card; what can be refused is refused before."""
     data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
-    merged = run.need("merged", merge_inputs(run), made_by="lk.merge(run)")
+    merged = run.need("merged", inputs["merged"], made_by="lk.merge(run)") if inputs["merged"] else None
     questions = choose_questions(run, data, source)
     for row in questions:  # a check that fails should fail on a reference, before minutes of answers
         for name, check in checks.items() if row["kind"] in OWN else ():
             _passes(name, check, row["messages"][-1]["content"])
     room = json.loads((locate(run.profile.base) / "config.json").read_text())["max_position_embeddings"]
     check_length(max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens, room)
-    found = ask_models(run, questions, merged, inputs)
+    found = ask_models(run, questions, merged, inputs, model)
+    models = [name for name in MODELS if name in found]
     learned = leaked([row["messages"] for row in questions], data)
     rows = [
-        judge(row, {model: found[model][i] for model in MODELS}, data.card) | {"leaked": learned[i]}
+        judge(row, {name: found[name][i] for name in models}, data.card) | {"leaked": learned[i]}
         for i, row in enumerate(questions)
     ]
     own = [row for row in rows if row["kind"] in OWN]
     is_reworded = source is None and data.report.data["held_out"] == "rewordings"
     if checks:  # their results make the card another one
         for row in own:
-            for model in MODELS:
-                row["measures"][model] |= {name: _passes(name, check, row[model]) for name, check in checks.items()}
+            for asked in models:
+                row["measures"][asked] |= {name: _passes(name, check, row[asked]) for name, check in checks.items()}
         inputs = inputs | {"checks": fingerprint([row["measures"] for row in own])}
         if folder := run.find("evaluation", inputs):
             return check_files(folder)
@@ -122,8 +142,9 @@ def _evaluate(run: Run, inputs: dict[str, Any], source: str | Path | None, check
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "figures": card_metrics(rows, data.card) | {metric.name: measured(metric, rows) for metric in theirs},
         "leaked": {"questions": sum(learned), "n": len(rows), "own": len(own), "learned_rows": len(data.train)},
-        "as_stored": found["as_stored"],
-        "onto": inputs["merged"]["onto"],
+        "models": models,
+        "as_stored": found.get("as_stored", False),
+        "onto": inputs["merged"]["onto"] if inputs["merged"] else None,
         "noise": noise(questions, found, data.card),
     }
     card["verdict"] = verdict(card)

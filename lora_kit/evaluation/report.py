@@ -13,8 +13,8 @@ from typing import Any
 from ..plots import before_after, loss_curve, png
 from ..progress import duration, in_notebook
 from ..templates import one_line, render
-from ..training.train import loss_ends
-from .card import ENOUGH, MODELS, bounds, headline, keeps, needed, number
+from ..training.checkpoints import loss_ends
+from .card import ENOUGH, MODELS, bounds, headline, judged, keeps, needed, number
 
 GAP = 0.05  # of the facts, lost by merging; a smaller gap may be chance
 CURES = {  # by the base that was merged onto, and whether the merged model was asked as it is stored
@@ -39,15 +39,15 @@ def card_html(card: dict[str, Any], answers: list[dict[str, Any]]) -> str:
     """The headline as bars from base to tuned, each with its rule, and a right and a wrong answer of each kind."""
     rows, rules = list[dict[str, Any]](), bounds(card["figures"])
     for name, metric in headline(card["figures"]).items():
-        row = {"meaning": metric["meaning"], "n": metric["n"], "tuned": metric["merged"]}
-        if metric["merged"] is not None:
+        value, row = judged(metric), {"meaning": metric["meaning"], "n": metric["n"]}
+        if value is not None:
             is_enough, is_kept = metric["n"] >= ENOUGH, keeps(metric, rules[name])
             row |= {
                 "base": round(100 * metric["base"], 1),
-                "tuned": round(100 * metric["merged"], 1),
+                "tuned": round(100 * value, 1),
                 "base_text": number(name, metric["base"]),
-                "tuned_text": number(name, metric["merged"]),
-                "interval": [round(100 * end, 1) for end in metric["interval"].get("merged", [])],
+                "tuned_text": number(name, value),
+                "interval": [round(100 * end, 1) for end in metric["interval"].get(metric["tuned"], [])],
                 "mark": ("✓" if is_kept else "✗") if is_enough else "too few questions:",
                 "rule": needed(name, rules[name], card["figures"]),
             }
@@ -55,17 +55,18 @@ def card_html(card: dict[str, Any], answers: list[dict[str, Any]]) -> str:
     samples = list[dict[str, Any]]()
     for kind in dict.fromkeys(row["kind"] for row in answers):
         for is_right in (True, False):
-            same = [row for row in answers if row["kind"] == kind and row["marks"]["merged"] == is_right]
+            same = [row for row in answers if row["kind"] == kind and row["marks"][card["models"][-1]] == is_right]
             samples += same[len(same) // 2 :][:1]  # from the middle, so that nobody picks it
     return render("report/cell.html", card=card, rows=rows, samples=samples, table=terminal_table(card))
 
 
 def terminal_table(card: dict[str, Any]) -> str:
     """The metrics as an aligned table, the notes, the verdict and its reasons."""
-    table = [["metric", "what it means", "base", "adapter", "merged [95 %]", "n", "better"]]
+    models = card["models"]
+    table = [["metric", "what it means", *models[:-1], f"{models[-1]} [95 %]", "n", "better"]]
     for name, metric in card["figures"].items():
         found = cells(metric)
-        numbers = [found["base"][0], found["adapter"][0], " ".join(found["merged"]).strip(), str(metric["n"])]
+        numbers = [*(found[model][0] for model in models[:-1]), " ".join(found[models[-1]]).strip(), str(metric["n"])]
         table.append([one_line(name), one_line(metric["meaning"]), *numbers, "lower" if metric["lower"] else "higher"])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     table.insert(1, ["-" * width for width in widths])
@@ -87,7 +88,6 @@ def write_html(card: dict[str, Any], answers: list[dict[str, Any]], log: list[di
         "report/page.html",
         card=card,
         cells=cells,
-        models=MODELS,
         notes=notes(card),
         headline=shown,
         bars=base64.b64encode(png(before_after(shown))).decode(),
@@ -101,13 +101,13 @@ def write_html(card: dict[str, Any], answers: list[dict[str, Any]], log: list[di
 
 
 def cells(metric: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Each model's value and interval, as in ("0.960", "[0.932, 0.984]"), and the change from base to merged."""
+    """Each model's value and interval, as in ("0.960", "[0.932, 0.984]"), and the change from base to tuned."""
     found = {}
     for model in MODELS:
         value, interval = metric[model], metric["interval"].get(model)
         sure = f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval and value is not None else ""
         found[model] = ("not measured" if value is None else f"{value:.3f}", sure)
-    change = metric["difference"].get("merged")
+    change = metric["difference"].get(metric["tuned"])
     found["change"] = (f"{change[0]:+.3f}", f"[{change[1]:+.3f}, {change[2]:+.3f}]") if change else ("–", "")
     return found
 
@@ -117,7 +117,9 @@ def notes(card: dict[str, Any]) -> list[str]:
     leaks, noise, made, as_stored = (card[key] for key in ("leaked", "noise", "machine_made", "as_stored"))
     facts, lines = card["figures"].get("learned_exact", {}), list[str]()
     lost, cure = (facts.get("adapter") or 0.0) - (facts.get("merged") or 0.0), CURES.get((card["onto"], as_stored))
-    if as_stored:
+    if "merged" not in card["models"]:
+        lines.append("merged: there is no merged model; the verdict is about base and adapter")
+    elif as_stored:
         reference = "; what it kept is measured against the base as it is stored" if card["onto"] == "original" else ""
         lines.append(f"merged: asked as it is stored, the others in 4 bits{reference}")
     if lost > GAP and cure:
@@ -155,7 +157,7 @@ def pick(rows: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
 
 def changed(row: dict[str, Any]) -> str:
     """What tuning did to one answer: "fixed", "broke", "reworded", or nothing."""
-    before, after = row["marks"]["base"], row["marks"]["merged"]
+    (_, before), *_, (tuned, after) = row["marks"].items()
     if before != after:
         return "fixed" if after else "broke"
-    return "" if row["base"] == row["merged"] else "reworded"
+    return "" if row["base"] == row[tuned] else "reworded"

@@ -15,8 +15,10 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from ..adapters import trainable
@@ -75,6 +77,12 @@ class TrainerState:
         row |= {"tokens": before["tokens"] + tokens, "seconds": round(seconds, 2)}
         self.log.append(row | {"skipped": before["skipped"] + (not math.isfinite(norm))})
         return self.log[-1]
+
+
+def loss_ends(log: Sequence[LogRow]) -> tuple[float, float]:
+    """Mean loss of the first and of the last tenth of the steps; single steps differ as their rows do."""
+    tenth = max(1, len(log) // 10)
+    return mean(row["loss"] for row in log[:tenth]), mean(row["loss"] for row in log[-tenth:])
 
 
 class Checkpoints:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..adapters import is_fresh, trainable
 from ..base import load_tokenizer
 from ..config import Training
+from ..data.conversations import plural
 from ..errors import KitError
 from ..generation import generate_ids, prompts_of
 from ..quantization import parameter_counts
@@ -117,7 +118,9 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
         card_bytes=card_bytes(model),
         stage_minutes=_stage_minutes(model, data, run, probe(model, batches, layers) * tokens),
     )
-    print(f"{chosen}\n{result}")
+    of_what = f"{run.profile.base.title} ({run.profile.name}, {run.reason})"
+    print(f"to train: {of_what} on {plural(len(rows), 'row')}: {plural(result.steps, 'step')}, ", end="")
+    print(f"about {result.minutes:.1f} minutes\n{chosen}\n{result}")
     return result
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..base import load_tokenizer
 from ..config import Training
@@ -26,6 +26,7 @@ from ..data.pairs import read_pairs
 from ..data.prepare import Prepared, data_inputs
 from ..errors import KitError
 from ..files import fingerprint, read_manifest, shown
+from ..quantization import check_loaded
 from .batches import Batch, Row, all_steps, epoch_steps, rows_of
 from .loss import row_logits
 
@@ -192,7 +193,6 @@ def check_given(model: object, data: object, run: Run) -> None:
     if not isinstance(model, torch.nn.Module) or not isinstance(data, Prepared):
         kinds = f"{type(model).__name__}, {type(data).__name__}"
         raise KitError(f"(model, data, run) are wanted, in this order; the first two are {kinds}")
-    if not any(True for _ in model.parameters()):
-        raise KitError("the model was released: load it again with lk.load_base(run)")
+    check_loaded(cast("PreTrainedModel", model))
     if read_manifest(data.folder)["fingerprint"] != fingerprint(data_inputs(run)):
         raise KitError(f"{shown(data.folder)} was prepared from other files or settings: call data = lk.prepare(run)")

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from .. import adapters
@@ -23,7 +22,7 @@ from ..files import file_hash, fingerprint, read_manifest, shown
 from ..machine import memory_gib
 from ..progress import Progress
 from .batches import Row, for_measuring, split_validation
-from .checkpoints import Checkpoints, LogRow, TrainerState
+from .checkpoints import Checkpoints, LogRow, TrainerState, loss_ends
 from .loop import fit, stop_requests, tracker
 from .loss import check_loss
 from .optim import processes
@@ -68,7 +67,7 @@ def train(
         force: go on from a checkpoint that other versions of the libraries wrote.
 
     Raises:
-        KitError: no memory, a full disk, a loss that is not finite, a loss that does not fall.
+        KitError: no memory, a full disk, a loss that is not finite, nothing learned.
     """
     check_given(model, data, run)
     stage, inputs = adapter_stage(run), train_inputs(run)
@@ -216,12 +215,6 @@ def read_log(folder: Path) -> list[LogRow]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def loss_ends(log: Sequence[LogRow]) -> tuple[float, float]:
-    """Mean loss of the first and of the last tenth of the steps; single steps differ as their rows do."""
-    tenth = max(1, len(log) // 10)
-    return mean(row["loss"] for row in log[:tenth]), mean(row["loss"] for row in log[-tenth:])
-
-
 def check_learned(model: PreTrainedModel, log: Sequence[LogRow]) -> None:
     """Raise a KitError if the adapter is as at the start, warn where the loss did not fall: it may still serve."""
     zero = [name for name, value in adapters.trainable(model).items() if "lora_B" in name and not value.any()]
@@ -235,7 +228,8 @@ def check_learned(model: PreTrainedModel, log: Sequence[LogRow]) -> None:
 def _write(model: PreTrainedModel, state: TrainerState, chosen: Training, run: Run, work: Stage) -> None:
     adapters.save_adapter(model, work.folder / "adapter", run)
     (work.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in state.log))
-    work.figures |= {"steps": state.step, "last_loss": state.log[-1]["loss"], "seconds": state.seconds}
+    figures = {"last_loss": state.log[-1]["loss"], "seconds": state.seconds, "memory_gib": round(memory_gib(), 2)}
+    work.figures |= {"steps": state.step, **figures}
     work.figures |= {name: getattr(chosen, name) for name in ("epochs", "tokens_per_step", "learning_rate")}
 
 

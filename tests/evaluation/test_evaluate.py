@@ -218,6 +218,36 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
     assert len(models) == 4 and card["figures"] == whole["figures"]
 
 
+def test_without_a_merge_the_adapter_is_judged_and_the_model_in_memory_is_used(
+    done: lk.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = lk.evaluate(done)
+    run = lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **SHORT)  # unmerged
+    for place in (*run.path.glob("answers-*"), *run.path.glob("evaluation*")):
+        shutil.rmtree(place)
+    model = lk.attach_lora(lk.load_base(run), run)
+    monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("it is loaded again"))
+    card = lk.evaluate(run, model=model)
+    learned = card["figures"]["learned_exact"]
+    assert card["models"] == ["base", "adapter"] and learned["tuned"] == "adapter" and learned["merged"] is None
+    for name, metric in whole["figures"].items():
+        assert {m: card["figures"][name][m] for m in ("base", "adapter")} == {m: metric[m] for m in ("base", "adapter")}
+    page = (run.path / "evaluation" / "report.html").read_text()
+    assert ">adapter to base<" in page and ">merged<" not in page
+    assert list(model.parameters())  # it stays the caller's
+    lk.chat(run, "When?", model=model)
+    lk.merge(run)
+    assert lk.evaluate(run)["figures"] == whole["figures"]  # only the merged model is asked
+
+
+def test_a_released_model_is_refused(done: lk.Run) -> None:
+    model = lk.load_base(done)
+    lk.release(model)
+    for call in (lk.evaluate, lk.chat):
+        with pytest.raises(lk.KitError, match="released"):
+            call(done, model=model)
+
+
 @pytest.mark.parametrize("free_gib", [64.0, 0.001])
 def test_a_merged_model_that_learned_nothing_keeps_everything_however_it_is_loaded(
     done: lk.Run, free_gib: float, monkeypatch: pytest.MonkeyPatch

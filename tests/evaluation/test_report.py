@@ -25,8 +25,9 @@ MEASURED = {
     "difference": {"adapter": [0.9636, 0.93, 0.99], "merged": [0.9531, 0.9219, 0.9793]},
     "meaning": "private facts answered exactly",
     "lower": False,
+    "tuned": "merged",
 }
-UNMEASURED = dict.fromkeys(MODELS) | {"n": 0, "interval": {}, "difference": {}, "lower": False}
+UNMEASURED = dict.fromkeys(MODELS) | {"n": 0, "interval": {}, "difference": {}, "lower": False, "tuned": "merged"}
 CARD: dict[str, Any] = {
     "title": "tiny-chat (embedded, 4 M parameters)",
     "profile": "tiny-cpu",
@@ -43,6 +44,7 @@ CARD: dict[str, Any] = {
     },
     "leaked": {"questions": 3, "n": 402, "own": 282, "learned_rows": 50000},
     "machine_made": 12,
+    "models": [*MODELS],
     "as_stored": True,
     "onto": "original",
     "noise": {"questions": 32, "changed": 2, "marks": 1},
@@ -95,9 +97,9 @@ def page(tmp_path: Path, card: Any = CARD, answers: Any = ANSWERS, log: Any = LO
 
 
 def poisoned(value: Any) -> Any:
-    """The same shape with every text made evil."""
+    """The same shape with every text made evil, but the names of our models."""
     if isinstance(value, dict):
-        return {key: poisoned(part) for key, part in value.items()}
+        return {key: part if key in ("models", "tuned") else poisoned(part) for key, part in value.items()}
     if isinstance(value, list):
         return [poisoned(part) for part in value]
     return value + EVIL if isinstance(value, str) else value

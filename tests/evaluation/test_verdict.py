@@ -22,7 +22,13 @@ LOWER = {m.name for m in METRICS if m.lower}
 def card(n: int = ENOUGH, rise: float = 0.5, **changed: float | None) -> dict[str, Any]:
     """A card that keeps every rule just so, with some figures changed."""
     bounds = {name: bound for name, _, bound in RULES} | changed
-    told = {"base": 0.1, "adapter": 1.0, "n": n, "difference": {"merged": [rise, rise - 0.1, rise + 0.1]}}
+    told = {
+        "base": 0.1,
+        "adapter": 1.0,
+        "n": n,
+        "tuned": "merged",
+        "difference": {"merged": [rise, rise - 0.1, rise + 0.1]},
+    }
     return {
         "figures": {name: told | {"merged": value, "lower": name in LOWER} for name, value in bounds.items()},
         "leaked": {"questions": 0, "n": n, "own": n},
