@@ -1,7 +1,7 @@
-"""Write the README's figures from the last benches: python tools/update_readme.py
+"""Write the figures of both READMEs from the last benches: python tools/update_readme.py
 
-Each benchmarks/results/<name>.json becomes what stands between the README's marks of that name; the demo's also becomes
-docs/before_after.png and docs/loss_curve.png.
+Each benchmarks/results/<name>.json becomes what stands between the marks of that name, in README.md or
+benchmarks/README.md, and a line of the README's summary. The demo's also becomes docs/before_after.png.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from lora_kit.course.drawings import lora_to_scale, whole_way
 from lora_kit.evaluation.card import HEADLINE, METRICS, headline
-from lora_kit.plots import MODELS, before_after, loss_curve, paper, png, title
+from lora_kit.plots import MODELS, before_after, paper, png, title
 from lora_kit.training.recipe import rate_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+KITS = {"bare": "a bare loop", "trainer": "Trainer", "trl": "TRL"}
 WIDTHS = {"smollm2": 576, "tiny": 192}
 MEANINGS = {metric.name: metric.meaning for metric in METRICS}
 ROOT = Path(__file__).parents[1]
@@ -346,49 +347,106 @@ def spread(figure: dict[str, float], form: str) -> str:
     return f"{figure['median']:{form}} ({figure['least']:{form}} to {figure['most']:{form}})"
 
 
-BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "demo": table,
+def _rows(name: str) -> str:
+    return "the handbook" if name == "handbook" else f"rows of {name} tokens"
+
+
+def _beside(parts: dict[str, Any], targets: str, rows: str) -> str:
+    """How much longer other kits take for a learned token, where they were measured."""
+    took = {
+        name: parts[key]["seconds_per_million"]["learned"]
+        for kit, name in (("lora_kit", ""), *KITS.items())
+        if (key := f"train, {kit}, {targets}, {rows}") in parts
+    }
+    ours = took.pop("")
+    return ", ".join(f"{seconds / ours:.2f}x {name}" for name, seconds in took.items())
+
+
+def measured(records: dict[str, dict[str, Any]]) -> str:
+    """The summary of the README: a line for each comparison."""
+    train, merge, gpu = (records[name] for name in ("train", "merge", "gpu"))
+    rates, rows = records["verdict"]["rates"], records["data"]["figures"]["rows_per_second"]
+    speed = {
+        case: ", ".join(f"{train['ratios'][f'{case}, NF4, against {kit}']:.2f}x {name}" for kit, name in KITS.items())
+        for case in ("no prefix", "prefix")
+    }
+    took = {
+        kit: f"{row['seconds']['median']:.0f} s, {row['peak_mib']['median']:,.0f} MiB"
+        for kit, row in merge["figures"].items()
+    }
+    parts = {name: part["found"] for name, part in gpu["parts"].items() if part.get("found")}
+    large = [
+        f"{targets}, {_rows(rows)} {times}"
+        for targets in ("all linear", "q and v")
+        for rows in ("handbook", "512")
+        if (times := _beside(parts, targets, rows))
+    ]
+    ours, theirs = (row["median"] for row in rows.values())
+    adapter = records["latency"]["ratios"]["adapter against base"]["mean"]
+    lines = [
+        (
+            "training speed, embedded model in NF4",
+            f"{speed['no prefix']}; rows with a shared prefix {speed['prefix']}",
+            "train",
+        ),
+        ("training speed, 7B in NF4 on an H200 held to a T4's memory", "; ".join(large), "gpu"),
+        ("merging at Llama-2-7B's size", f"{took['lora_kit']}; PEFT {took['peft']}", "merge"),
+        (
+            "answers per second",
+            f"{records['generate']['ratios']['pipeline loop']:.1f}x a loop over `pipeline`",
+            "generate",
+        ),
+        ("a separate adapter", f"answers at {adapter:.0%} of the merged model's speed", "latency"),
+        ("preparing data, rows per second", f"{ours:,.0f}; TRL {theirs:,.0f}", "data"),
+        ("the verdict", ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items()), "verdict"),
+    ]
+    table = [f"| {what} | {found} | `make bench-{name}` |" for what, found, name in lines]
+    return "\n".join(["| what | lora_kit, and others | command |", "|---|---|---|", *table])
+
+
+ON_FRONT: dict[str, Callable[[dict[str, Any]], str]] = {"demo": table, "phrasings": phrasings}
+IN_BENCHES: dict[str, Callable[[dict[str, Any]], str]] = {
     "data": data,
-    "phrasings": phrasings,
     "train": train,
     "merge": merge,
     "latency": latency,
     "verdict": verdicts,
     "generate": generate,
+    "gpu": gpu,
+    "recipe": recipe,
 }
 
 
-def write_block(readme: str, name: str, text: str) -> str:
-    """The README with `text` between its marks of that name."""
+def write_block(page: str, name: str, text: str) -> str:
+    """The page with `text` between its marks of that name."""
     block = f"<!-- {name}:start -->\n{text}\n<!-- {name}:end -->"
-    return re.sub(rf"<!-- {name}:start -->.*?<!-- {name}:end -->", lambda _: block, readme, flags=re.S)
+    return re.sub(rf"<!-- {name}:start -->.*?<!-- {name}:end -->", lambda _: block, page, flags=re.S)
+
+
+def write_page(page: Path, texts: dict[str, str]) -> None:
+    """The page with each text between its marks."""
+    written = page.read_text()
+    for name, text in texts.items():
+        written = write_block(written, name, text)
+    page.write_text(written)
 
 
 def main() -> None:
-    readme = (ROOT / "README.md").read_text()
     records = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
-    for name, block in BLOCKS.items():
-        if name in records:
-            readme = write_block(readme, name, block(records[name]))
-    (ROOT / "README.md").write_text(readme)
-    if "notebooks" in records:
-        course = ROOT / "notebooks" / "README.md"
-        course.write_text(write_block(course.read_text(), "notebooks", notebooks(records["notebooks"])))
-    if "gpu" in records:
-        benches = ROOT / "benchmarks" / "README.md"
-        benches.write_text(write_block(benches.read_text(), "gpu", gpu(records["gpu"])))
-    if "recipe" in records:
-        benches = ROOT / "benchmarks" / "README.md"
-        benches.write_text(write_block(benches.read_text(), "recipe", recipe(records["recipe"])))
-        (ROOT / "docs" / "recipe.png").write_bytes(png(recipe_curves(records["recipe"])))
-    (ROOT / "docs").mkdir(exist_ok=True)
-    (ROOT / "docs" / "whole_way.png").write_bytes(png(whole_way()))
-    (ROOT / "docs" / "lora.png").write_bytes(png(lora_to_scale()))
-    if "growth" in records:
-        (ROOT / "docs" / "training_growth.png").write_bytes(png(growth_curves(records["growth"]["figures"])))
+    front = {name: block(records[name]) for name, block in ON_FRONT.items()}
+    write_page(ROOT / "README.md", front | {"measured": measured(records)})
+    write_page(ROOT / "benchmarks" / "README.md", {name: block(records[name]) for name, block in IN_BENCHES.items()})
+    write_page(ROOT / "notebooks" / "README.md", {"notebooks": notebooks(records["notebooks"])})
     first = records["demo"]["seeds"][0]
-    (ROOT / "docs" / "before_after.png").write_bytes(png(before_after(headline(first["figures"]))))
-    (ROOT / "docs" / "loss_curve.png").write_bytes(png(loss_curve(first["log"])))
+    pictures = {
+        "recipe": recipe_curves(records["recipe"]),
+        "whole_way": whole_way(),
+        "lora": lora_to_scale(),
+        "training_growth": growth_curves(records["growth"]["figures"]),
+        "before_after": before_after(headline(first["figures"])),
+    }
+    for name, picture in pictures.items():
+        (ROOT / "docs" / f"{name}.png").write_bytes(png(picture))
 
 
 if __name__ == "__main__":
