@@ -137,10 +137,10 @@ model: .venv/ready  ## build the embedded model anew (about an hour and a half o
 handbook: .venv/ready  ## write the embedded datasets anew
 	$(BIN)/python tools/build_handbook.py
 
-test-browser: .venv/ready  ## notebooks 03 and 05 in JupyterLab and a headless Chromium; pictures in build/browser and docs/card.png
+test-browser: .venv/ready  ## notebooks 03 and 05 in JupyterLab and a headless Chromium; pictures in build/browser and docs
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[browser]"
 	$(BIN)/python -m pytest -m browser tests/test_browser.py
-	PYTHONPATH=benchmarks $(BIN)/python tools/card_picture.py
+	PYTHONPATH=benchmarks $(BIN)/python tools/pictures.py
 
 solutions: .venv/ready  ## the solutions and the all-in-one notebook, run on the embedded model; after `make notebooks` with its runs
 	$(SMALL) $(BIN)/python -m pytest $(NBVAL) notebooks/solutions notebooks/00_all_in_one.ipynb

@@ -1,7 +1,7 @@
 """Notebooks 03 and 05 as a reader uses them: JupyterLab in a real headless Chromium (make test-browser).
 
 The form is filled, a training interrupted and gone on with, a question asked and both answers read. Pictures of it lie
-in build/browser.
+in build/browser; tools/pictures.py takes some of them into docs.
 """
 
 from __future__ import annotations
@@ -90,9 +90,12 @@ class Notebook:
             time.sleep(0.2)
         return said
 
-    def picture(self, name: str) -> None:
+    def picture(self, name: str, of: str = "") -> None:
+        """A picture of the page, or of what stands below the first cell that holds `of`."""
         PICTURES.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=PICTURES / f"{name}.png")
+        below = "text => book().content.widgets[place(text)].outputArea.node"
+        shown = self.page.evaluate_handle(below, of).as_element() if of else self.page
+        shown.screenshot(path=PICTURES / f"{name}.png")
 
 
 def start_kernel(lab: Lab, path: str) -> None:
@@ -172,7 +175,7 @@ def open_and_fill(page: Any, lab: Lab, name: str) -> Notebook:
     page.get_by_text("Not yet: there is no setting 'lora__rank'").wait_for()
     field.fill(CHANGES)
     page.get_by_text(f"Chosen: base auto, data handbook, {CHANGES}.").wait_for()
-    notebook.picture(f"{name}-form")
+    notebook.picture("form", of="form = lk.settings")
     return notebook
 
 
@@ -184,7 +187,7 @@ def test_a_training_is_interrupted_and_gone_on_with(page: Any, lab: Lab) -> None
     notebook.run(train, wait=False)
     notebook.wait_for(train, "interrupt the kernel")
     notebook.wait_for(train, "<svg")
-    notebook.picture("03-training")
+    notebook.picture("training", of=train)
     page.evaluate("window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
     notebook.wait_for(train, "call lk.train again to go on")
     notebook.picture("03-interrupted")
@@ -208,5 +211,5 @@ def test_both_models_answer_side_by_side(page: Any, lab: Lab) -> None:
         time.sleep(0.2)  # each word replaces the element before it
         answers = {who: page.locator(f"b:text-is('{who}') + div").text_content() or "" for who in answers}
     page.get_by_role("button", name="Ask", disabled=False).wait_for()
-    notebook.picture("05-chat")
+    notebook.picture("chat", of="lk.chat(run)")
     assert answers["base"] != answers["tuned"]

@@ -1,4 +1,7 @@
-"""Draw docs/card.png, the report card as notebook 05 shows it: python tools/card_picture.py, with a Chromium."""
+"""Pictures for the README, after the browser test: python tools/pictures.py, with a Chromium.
+
+docs/card.png is the report card as notebook 05 shows it; form, training and chat are the test's own pictures.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,15 @@ def main() -> None:
         )
         drawn = Image.open(io.BytesIO(page.locator("main").screenshot())).convert("RGB")
         opened.close()
+    keep(drawn, "card")
+    for name in ("form", "training", "chat"):
+        keep(Image.open(NOTEBOOKS.parent / "build" / "browser" / f"{name}.png").convert("RGB"), name)
+
+
+def keep(drawn: Image.Image, name: str) -> None:
+    """Write docs/NAME.png in 128 colours."""
     few = drawn.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    few.save(NOTEBOOKS.parent / "docs" / "card.png", optimize=True)
+    few.save(NOTEBOOKS.parent / "docs" / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
