@@ -52,9 +52,11 @@ def read_pairs(path: Path, data: Data, system: str | None = None) -> tuple[list[
     if bad:
         listed = first_few([f"{place}: {problem}" for place, problem in bad.items()])
         count = len(raws) + len(ratings)
-        raise KitError(f"{len(bad)} of {count} pairs cannot be used: {listed}. Correct or delete these rows")
+        raise KitError(f"{len(bad)} of {count} rows cannot be used: {listed}. Correct or delete these rows")
     if not pairs and not ratings:
-        raise KitError(f"{path.name} contains no pairs: give rows with prompt, chosen and rejected")
+        raise KitError(
+            f"{path.name} contains no pairs: give rows with prompt, chosen, rejected, or prompt, completion, label"
+        )
     for text, places in notes.items():
         print(f"pairs: {text} ({first_few(places)})")
     rated = zip(single.rows, (is_good for _, is_good in ratings), strict=True)

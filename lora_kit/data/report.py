@@ -82,7 +82,7 @@ def make_report(facts: Facts) -> dict[str, Any]:
         "histogram": {"from": [n * width for n in range(BINS)], "rows": [bins[n] for n in range(BINS)]},
         "findings": find(facts),
         "measures": measurable(facts),
-        "advice": advice([*facts.read.rows, *reworded]),
+        "advice": advice(facts.read.rows, reworded),
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken} for p in facts.proofs.values()],
         "first": [_first(row) for row in facts.learned[:FIRST]],
         "preview": [row_tokens(row, facts.lengths.tokenizer) for row in facts.encoded[:PREVIEW]],
@@ -116,26 +116,28 @@ def measurable(facts: Facts) -> dict[str, str]:
     return found | {"kept": f"measured on {general}"}
 
 
-def advice(rows: Sequence[Conversation]) -> list[str]:
-    """What a person with these rows should do next."""
-    wordings = phrasings(rows)
-    often = common_answers(wordings, len(rows))
+def advice(rows: Sequence[Conversation], reworded: Sequence[Conversation] = ()) -> list[str]:
+    """What a person with these rows, and machine-made wordings of them, should do next."""
+    wordings = phrasings([*rows, *reworded])
+    often = common_answers(wordings, len(rows) + len(reworded))
     counts = [count for answer, count in wordings.items() if answer not in often]
     if not counts:
         return []
     typical = median_low(counts)
     lines = [f"{plural(len(counts), 'different answer')}, each asked in {plural(typical, 'wording')} (median)"]
-    if typical < FEW_PHRASINGS:
+    if reworded:
+        lines.append("machine-made wordings teach less than a person's: write a second question where a fact matters")
+    elif typical < FEW_PHRASINGS:
         measured = ", ".join(f"{share:.0%} with {plural(count, 'wording')}" for count, share in MEASURED.items())
         lines.append(
             "few wordings an answer: facts are learned by being asked in many ways (measured on tiny-cpu, held-out "
             f"wordings answered exactly: {measured})"
         )
-        if len(counts) > MANY_ANSWERS:
-            lines.append(
-                f"{len(counts):,} answers in few wordings look like a reference work: putting the passage into the "
-                "prompt (retrieval) will serve better than fine-tuning; fine-tune for tone and form"
-            )
+    if typical < FEW_PHRASINGS and len(counts) > MANY_ANSWERS:
+        lines.append(
+            f"{len(counts):,} answers in few wordings look like a reference work: putting the passage into the "
+            "prompt (retrieval) will serve better than fine-tuning; fine-tune for tone and form"
+        )
     return lines
 
 

@@ -97,7 +97,7 @@ def _learning_rate(settings: Training, width: int, is_preference: bool, reasons:
     if named == "auto":
         why = f"{RATE:g} * (2000 / {width:,})^0.78 for a base of width {width:,}"
         reasons.append(
-            f"learning rate {rule:.2g}: {why}{f', {PAIRS_RATE:.0%} of it for pairs' if is_preference else ''}"
+            f"learning rate {rule:.2g}: {why}{f', {PAIRS_RATE:.0%} of it for preferences' if is_preference else ''}"
         )
         return rule
     if not 1 / FAR <= float(named) / rule <= FAR:
@@ -151,7 +151,7 @@ def pair_rows(model: PreTrainedModel, data: Prepared, run: Run) -> list[Row]:
     pairs, rated = read_pairs(pairs_file(run), profile.data, data.card.get("system"))
     asked, own = {Conversation(row["messages"]).question for row in data.test}, [row for row, _ in (*pairs, *rated)]
     if held := [row.row for row in own if row.question in asked]:
-        raise KitError(f"{plural(len(held), 'pair')} ask what is held out: delete {first_few(held)}")
+        raise KitError(f"{plural(len(held))} ask what is held out: delete {first_few(held)}")
     good = sum(is_good for _, is_good in rated)
     print(f"preferences: {plural(len(pairs), 'pair')}; single answers: {good} good, {len(rated) - good} bad")
     if len(own) < FEW_PAIRS:

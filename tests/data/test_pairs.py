@@ -130,12 +130,12 @@ def test_ratings_of_one_question_make_pairs_and_the_others_stay_single(tmp_path:
     ],
 )
 def test_what_is_no_pair_is_named_with_its_row(tmp_path: Path, row: dict[str, Any], problem: str) -> None:
-    with pytest.raises(KitError, match=rf"1 of 2 pairs.*row 2.*{problem}"):
+    with pytest.raises(KitError, match=rf"1 of 2 rows.*row 2.*{problem}"):
         read(tmp_path, SHAPES["texts"], row)
 
 
 def test_a_file_without_pairs_says_what_is_wanted(tmp_path: Path) -> None:
-    with pytest.raises(KitError, match="prompt, chosen and rejected"):
+    with pytest.raises(KitError, match="prompt, chosen, rejected"):
         read_pairs(write(tmp_path / "none.jsonl", []), Data())
 
 

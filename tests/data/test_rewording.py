@@ -16,6 +16,7 @@ import lora_kit as lk
 from lora_kit.config import Data
 from lora_kit.data import base_answers, own_rows, rewording
 from lora_kit.data.answer_rules import asked_by
+from lora_kit.data.cells import in_turn
 from lora_kit.data.chat_template import one_per_answer
 from lora_kit.data.checks import verify
 from lora_kit.data.conversations import Conversation, Read, normalised
@@ -23,6 +24,7 @@ from lora_kit.data.encoding import IGNORE, LengthFilter
 from lora_kit.data.own_rows import unanswerable
 from lora_kit.data.prepare import Prepared
 from lora_kit.data.question_rules import direct, plain, wordings
+from lora_kit.data.report import advice
 from lora_kit.data.same_question import NEGATION, is_near, names, numbers, rejection, subject_of
 from lora_kit.errors import KitError
 
@@ -612,3 +614,11 @@ def test_the_earlier_answers_of_a_chat_are_learned_once(tmp_path: Path, base: st
     assert (sum(first in text for text in learned), sum(last in text for text in learned)) == (1, 4)
     proofs = verify([row for row, _ in pairs], [ids for _, ids in pairs], tokenizer)
     assert not [str(proof) for proof in proofs.values() if proof.broken]
+
+
+def test_a_reworded_file_is_told_to_write_second_questions_not_that_its_wordings_are_few() -> None:
+    rows = [Conversation(in_turn([f"When does gate {n} open?", f"At {n}."])) for n in range(5)]
+    made = [Conversation(in_turn([f"At what time does gate {n} open?", f"At {n}."])) for n in range(5)]
+    assert any("few wordings" in line for line in advice(rows)) and len(advice(rows)) == 2
+    _, line = advice(rows, made)
+    assert "second question" in line and "few wordings" not in line
