@@ -17,13 +17,13 @@ from dataclasses import asdict
 import lora_kit as lk
 
 from .config import named_values
+from .distributed import main_process_first
 from .errors import KitError
 from .exporting import check_format
 from .files import absolute, check_files, disk_errors, shown
 from .machine import default_root, scratch_root
 from .pipeline import stage_folder
 from .presets import PROFILES
-from .training.optim import main_process_first
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

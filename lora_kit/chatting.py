@@ -67,7 +67,7 @@ class Talk:
         own = trained_adapter(run).parent.name
         self.run, self.folders = run, trained_adapters(run)  # name -> folder
         self.switch(adapter or own)
-        self.model, self.tokenizer = model or load_base(run), load_tokenizer(run.profile.base)
+        self.model, self.tokenizer = model or load_base(run, whole=True), load_tokenizer(run.profile.base)
         for name, folder in self.folders.items():
             load_adapter(self.model, folder, adapter=name)
 

@@ -103,6 +103,7 @@ class Training:
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # "constant" for trainings that may be stopped early
     checkpoint_layers: Count | Auto = "auto"  # layers computed twice, to save memory: as few as the card allows
+    shard: bool = False  # spread the 4-bit base over all processes, for one that does not fit a card (distributed.py)
     share_prefixes: bool = True  # compute what rows begin with (a system prompt) once per micro-batch
     evaluations: Count = 10  # times that the loss on held-out rows is measured
     patience: PositiveInt | None = None  # stop after so many evaluations without a better one, keep the best adapter

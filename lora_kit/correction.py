@@ -52,7 +52,7 @@ def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
     if limit is not None and limit < 1:
         raise KitError(f"limit={limit} must be above 0, or None for all questions")
     chats = chats[:: -(-len(chats) // limit)] if limit else chats
-    model = load_adapter(load_base(run), adapter)
+    model = load_adapter(load_base(run, whole=True), adapter)
     try:
         longest, size = run.profile.evaluation.max_new_tokens, run.profile.evaluation.batch_size
         answered = answers(model, tokenizer, chats, max_new_tokens=longest, batch_size=size)

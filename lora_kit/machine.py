@@ -128,16 +128,17 @@ def gpu() -> Gpu | None:
 
 
 def set_visible_gpus(profile: Profile) -> int:
-    """Hide all but the first GPU from a profile with one process, and return how many GPUs there are.
+    """Hide all but the first GPU from what runs in one process, and return how many GPUs there are.
 
     A visible second card is not idle: libraries split a model or a batch over it without being asked.
     """
+    several = profile.processes > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1  # as accelerate says
     if hidden := os.environ.get(HIDDEN):  # by an earlier run
-        if profile.processes > 1:  # its processes start CUDA themselves, so they see what is shown again
+        if several:  # its processes start CUDA themselves, so they see what is shown again
             del os.environ[HIDDEN], os.environ[VISIBLE]
         return int(hidden)
     count = gpu_count()
-    if count < 2 or profile.processes > 1 or VISIBLE in os.environ:
+    if count < 2 or several or VISIBLE in os.environ:
         return count
     import torch
 

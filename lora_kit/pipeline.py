@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from .data.prepare import data_inputs, prepare
+from .distributed import main_process_first
 from .errors import KitError
 from .evaluation.evaluate import evaluate, evaluation_inputs
 from .files import read_manifest
 from .merging.merge import merge, merge_inputs
 from .quantization import load_base, release
 from .runs import Run
-from .training.optim import main_process_first
 from .training.train import adapter_stage, train, train_inputs
 
 

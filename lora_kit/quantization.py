@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import FAMILIES, check_numbers, locate, read_config
+from .base import FAMILIES, Weights, check_numbers, locate, read_config
 from .config import Profile
+from .distributed import is_spread, processes, spread_layer
 from .errors import KitError
 from .machine import compute_dtype
 
@@ -31,15 +32,18 @@ if TYPE_CHECKING:
 LINEAR = re.compile(r"\.layers\.\d+\..*_proj\.weight$")  # the tensors that transformers quantizes
 
 
-def load_base(run: Run, *, folder: Path | None = None) -> PreTrainedModel:
+def load_base(run: Run, *, folder: Path | None = None, whole: bool = False) -> PreTrainedModel:
     """Load the run's base model, or the weights in `folder`, quantized as the profile says, frozen.
+
+    With `training__shard` several processes load it together, each a part; `whole` is for what one of them does alone.
 
     Raises:
         KitError: no family that was tested, no access, damaged weights, or no memory for it.
     """
     start, base = time.monotonic(), locate(run.profile.base)
     check_numbers(read_config(base), compute_dtype(run.profile)[0], run.profile.data.max_length)
-    model = load_model(run.profile, folder or base)
+    shard = run.profile.training.shard and processes()[1] > 1 and not whole
+    model = load_model(run.profile, folder or base, shard=shard)
     model.loading_seconds = time.monotonic() - start  # type: ignore[assignment]  # for the plan
     if folder is None:
         untested = "" if model.config.model_type in FAMILIES else f", of the untested family {model.config.model_type}"
@@ -47,24 +51,24 @@ def load_base(run: Run, *, folder: Path | None = None) -> PreTrainedModel:
     return model
 
 
-def load_model(profile: Profile, folder: Path) -> PreTrainedModel:
+def load_model(profile: Profile, folder: Path, *, shard: bool = False) -> PreTrainedModel:
     """Load any model folder the way `profile` says, frozen; KitError where it is damaged or too large."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, compute_dtype(profile)[0])
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if profile.device == "cuda" else "cpu")
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    quantization = quantization_config(profile, dtype)
     try:
         with quiet_libraries():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                device_map={"": int(os.environ.get("LOCAL_RANK", "0")) if profile.device == "cuda" else "cpu"},
-                quantization_config=quantization_config(profile, dtype),
-                attn_implementation="sdpa",
-                use_safetensors=True,
-            )
-    except (SafetensorError, OSError, ValueError) as error:
+            if shard:
+                model = _load_spread(folder, device, quantization, options)
+            else:
+                options |= {"device_map": {"": device}, "quantization_config": quantization, "use_safetensors": True}
+                model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (SafetensorError, OSError, ValueError, LookupError) as error:
         raise KitError(f"the weights in {folder} cannot be loaded: {error}. Fetch or make them again") from error
     except torch.OutOfMemoryError as error:
         raise KitError(f"no room on the card for {folder}: lk.release(model) what is there, or restart") from error
@@ -73,6 +77,44 @@ def load_model(profile: Profile, folder: Path) -> PreTrainedModel:
         raise KitError(f"a {model.config.model_type!r} model is built unlike the tested ones: take one of these")
     cure_cpu_kernels(model)
     return model.requires_grad_(False).eval()
+
+
+def _load_spread(folder: Path, device: torch.device, quantization: Any, options: dict[str, Any]) -> PreTrainedModel:
+    """Load a 4-bit model spread over the processes: a layer is quantized and cut before the next one is read."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
+    if not getattr(quantization, "load_in_4bit", False):
+        raise KitError("training__shard spreads 4-bit weights: set quantization__kind=nf4")
+    weights = Weights(folder)
+    with init_empty_weights():  # the buffers are real
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **options)
+    replace_with_bnb_linear(model, modules_to_not_convert=["lm_head"], quantization_config=quantization)
+    model.is_loaded_in_4bit = True  # for PEFT
+    model.tie_weights()
+    for number, layer in enumerate(model.model.layers):
+        _read(layer, weights, f"model.layers.{number}.", device, options["dtype"])
+        spread_layer(model, number, [weight for weight in layer.parameters() if hasattr(weight, "quant_state")])
+    _read(model, weights, "", device, options["dtype"])
+    model.tie_weights()
+    for module in model.modules():
+        for name, buffer in [*module.named_buffers(recurse=False)]:
+            setattr(module, name, buffer.to(device))
+    return model
+
+
+def _read(module: torch.nn.Module, weights: Weights, prefix: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Read the parameters of a module that are empty; those of 4-bit layers are quantized."""
+    for name, empty in [*module.named_parameters()]:
+        if empty.is_meta:
+            value = weights[prefix + name].to(device, dtype)
+            if value.shape != empty.shape:
+                raise ValueError(f"{prefix}{name} is {tuple(value.shape)}, not {tuple(empty.shape)}")
+            owner, _, own = name.rpartition(".")
+            how = vars(empty) if hasattr(empty, "quant_state") else {}  # of bitsandbytes: `to` quantizes
+            filled = type(empty)(value, **how | {"requires_grad": False}).to(device)
+            setattr(module.get_submodule(owner), own, filled)
 
 
 @contextmanager
@@ -183,7 +225,8 @@ def parameter_counts(model: PreTrainedModel) -> dict[str, dict[str, int]]:
     """Parameters and bytes per part: "4-bit", "8-bit", "other frozen", "trainable".
 
     bitsandbytes packs two weights into one stored byte, so `numel()` counts half of a 4-bit weight; the bytes include
-    its block scales, and their own scales under double quantization.
+    its block scales, and their own scales under double quantization. Of a model that is spread over processes, the
+    bytes are this one's.
     """
     import torch
 
@@ -192,10 +235,12 @@ def parameter_counts(model: PreTrainedModel) -> dict[str, dict[str, int]]:
         state, stored = getattr(parameter, "quant_state", None), [parameter]
         part = "8-bit" if parameter.dtype == torch.int8 else "trainable" if parameter.requires_grad else "other frozen"
         if state is not None:
-            part = "4-bit"
+            part, stored = "4-bit", [] if is_spread(model) else stored
             stored += [state.absmax, *([state.state2.absmax, state.offset] if state.nested else [])]
         counts[part]["parameters"] += parameter.numel() if state is None else state.shape.numel()
         counts[part]["bytes"] += sum(tensor.nbytes for tensor in stored)
+    if is_spread(model):
+        counts["4-bit"]["bytes"] += model.window.nbytes + sum(layer.part.nbytes for layer in model.model.layers)
     return counts
 
 

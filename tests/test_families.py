@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -299,3 +300,33 @@ def test_all_linear_is_the_default() -> None:
     from lora_kit.presets import PROFILES
 
     assert all(preset.lora.target_modules == ALL_LINEAR for preset in PROFILES.values())
+
+
+@pytest.fixture(scope="module")
+def alone_in_a_group() -> Iterator[None]:
+    """A process group of one, in which a base that is spread over its processes can compute."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["llama-3", "qwen2", "phi3", "gemma3"])  # tied head, biases, fused, other buffers
+def test_a_base_that_is_spread_over_processes_is_the_whole_one(name: str, base: Path, alone_in_a_group: None) -> None:
+    chosen = small_profile(lora__target_modules="all-linear")
+    whole, spread = (attach(load_model(chosen, base, shard=shard), chosen) for shard in (False, True))
+    parts = [layer.part for layer in spread.model.layers]
+    weights = [p for p in spread.parameters() if hasattr(p, "quant_state")]
+    assert {p.untyped_storage().data_ptr() for p in weights} == {spread.window.untyped_storage().data_ptr()}
+    for layer, part in zip(whole.model.layers, parts, strict=True):
+        assert torch.equal(part, torch.cat([p.flatten() for p in layer.parameters() if hasattr(p, "quant_state")]))
+    for found, wanted in zip(spread.parameters(), whole.parameters(), strict=True):
+        assert hasattr(found, "quant_state") or torch.equal(found, wanted)
+    buffers = {key: value for key, value in spread.named_buffers() if key.rpartition(".")[2] not in ("part", "window")}
+    for key, wanted in whole.named_buffers():
+        torch.testing.assert_close(buffers.pop(key), wanted, rtol=0, atol=0)
+    assert not buffers
+    (batch,) = batches(20)
+    expected = gradients(whole, loss_sum(whole, batch))
+    with training_mode(spread, layers=2):
+        found = gradients(spread, loss_sum(spread, batch))
+    assert all(torch.equal(found[key], gradient) for key, gradient in expected.items())

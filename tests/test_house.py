@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATION = {"errors", "config", "presets", "files", "machine", "base", "runs", "checkup"}
+FOUNDATION = {"errors", "config", "presets", "files", "machine", "base", "runs", "checkup", "distributed"}
 LAYERS = (
     FOUNDATION | {"progress", "plots", "templates"},
     {"data", "quantization", "adapters", "generation"},

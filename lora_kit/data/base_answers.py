@@ -38,7 +38,7 @@ class BaseAnswers(AbstractContextManager["BaseAnswers"]):
         if not chats:
             return []
         profile, tokenizer = self.run.profile, load_tokenizer(self.run.profile.base)
-        model = self.model = self.model or load_base(self.run)
+        model = self.model = self.model or load_base(self.run, whole=True)
         stops = stop_tokens(model, tokenizer)
         with Progress(what, len(chats)) as progress:
             answers = generate_ids(

@@ -93,7 +93,7 @@ def ask_models(
                     found["likeliest"] = likeliest(model, rows, run.profile.training)
                     release(model)
                 model = load_model(stored or run.profile, merged)
-            model = model or load_base(run)
+            model = model or load_base(run, whole=True)
             if name == "base":
                 set_adapter(model, None)
             if name == "adapter":

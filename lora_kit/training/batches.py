@@ -62,6 +62,7 @@ class Batch:
     rows: list[Row]
     beta: float = 0.1  # of preferences: how much a step away from the reference costs
     sft_weight: float = 1.0  # of preferences: of the good answer's own loss
+    counts: bool = True  # false: computed only to keep pace with other processes
 
     @property
     def is_pairs(self) -> bool:
@@ -148,6 +149,24 @@ def split_batches(batches: Sequence[Batch], parts: int) -> Iterator[Batch]:
         size = -(-len(batch.rows) // parts)
         for start in range(0, len(batch.rows), size):
             yield replace(batch, rows=batch.rows[start : start + size])
+
+
+def share_of(batches: Iterable[Batch], rank: int, size: int) -> list[Batch]:
+    """One process's micro-batches of a step: each takes every `size`-th of a kind.
+
+    All of them compute equally many of each kind, in the same order, as a base that is spread over them needs: where
+    one has none left, it repeats another's, which does not count.
+    """
+    mine = list[Batch]()
+    waiting: dict[bool, list[Batch]] = {False: [], True: []}  # rehearsal goes through the model twice
+    for batch in batches:
+        group = waiting[batch.is_rehearsal]
+        group.append(batch)
+        if len(group) == size:
+            mine.append(group[rank])
+            group.clear()
+    rests = filter(None, waiting.values())
+    return mine + [rest[rank] if rank < len(rest) else replace(rest[0], counts=False) for rest in rests]
 
 
 def common_prefix(rows: Sequence[Row]) -> list[int]:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from ..adapters import trainable
 from ..config import Training, settings
 from ..data.conversations import first_few
+from ..distributed import is_spread, processes, sum_over_processes
 from ..errors import KitError
-from .batches import Batch, split_batches
+from .batches import Batch, share_of, split_batches
 from .checkpoints import Checkpoints, LogRow, TrainerState
 from .forward import training_mode
 from .loss import loss_sum, mean_loss, terms
-from .optim import make_optimizer, make_scaler, probe_scale, processes, set_learning_rate, sum_over_processes
+from .optim import make_optimizer, make_scaler, probe_scale, set_learning_rate
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ def fit(
                 break
             torch.manual_seed(settings.seed * 1_000_003 + step * size + rank)  # dropout: the same after a resume
             rate = set_learning_rate(optimizer, step, len(steps), settings)
-            loss = backward(model, batches[rank::size], sum(map(terms, batches)), scaler, state)
+            loss = backward(model, share_of(batches, rank, size), sum(map(terms, batches)), scaler, state)
             loss, stop = sum_over_processes(weights, loss, should_stop())
             scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm).item()
@@ -151,19 +152,22 @@ def backward(
 ) -> float:
     """Forward and backward over this process's micro-batches; the loss is the mean over the `count` terms of the step.
 
-    Where memory runs out, this step and all later ones go in smaller pieces, with the same result.
+    Where memory runs out, this step and all later ones go in smaller pieces, with the same result. Not on a base that
+    is spread over processes: they would wait for each other.
     """
     import torch
 
     while True:
-        total = 0.0
+        total, pieces = 0.0, batches if is_spread(model) else split_batches(batches, state.parts)
         try:
-            for batch in split_batches(batches, state.parts):
-                loss = loss_sum(model, batch) / count
+            for batch in pieces:
+                loss = loss_sum(model, batch) * batch.counts / count
                 scaler.scale(loss).backward()
                 total += loss.item()
             return total
         except torch.OutOfMemoryError as error:
+            if is_spread(model):
+                raise KitError("no memory for a micro-batch: lower training__tokens_per_micro_batch") from error
             if state.parts >= max(len(batch.rows) for batch in batches):
                 way_out = "lower data__max_length, or compute more layers twice with training__checkpoint_layers=99"
                 raise KitError(f"there is no memory for a single row: {way_out}") from error

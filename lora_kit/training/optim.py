@@ -1,22 +1,13 @@
-"""The optimizer, the learning rate's schedule, the float16 loss scale, and the sum over processes.
-
-Several processes train one adapter: each takes its share of every step's micro-batches, and one all-reduce per step
-sums the gradients. All of them make the same steps and know how many tokens are learned per step, so that no model is
-wrapped.
-accelerate starts them:
-
-    accelerate launch --num_processes 2 -m lora_kit train ...
-"""
+"""The optimizer, the learning rate's schedule, and the float16 loss scale."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from ..adapters import trainable
+from ..distributed import any_process
 from ..errors import KitError
 from .forward import compute_dtype_of
 from .loss import loss_sum, terms
@@ -90,49 +81,11 @@ def probe_scale(model: PreTrainedModel, batch: Batch, scaler: torch.amp.GradScal
         with torch.random.fork_rng():
             loss = loss_sum(model, batch)
         (loss / terms(batch) * scale).backward()
-        is_finite = all(bool(torch.isfinite(w.grad).all()) for w in weights if w.grad is not None)
+        overflows = any(not torch.isfinite(w.grad).all() for w in weights if w.grad is not None)
         model.zero_grad()
-        if is_finite:
+        if not any_process(overflows, model.device):  # all of them try the same scales
             break
         scale /= 2
     else:
         raise KitError("gradients of this base overflow float16: set quantization__compute_dtype=float32 (slower)")
-    if processes()[1] > 1:  # the smallest of all processes
-        found = torch.tensor(scale, device=model.device)
-        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MIN)
-        scale = float(found)
     scaler.load_state_dict(scaler.state_dict() | {"scale": scale})
-
-
-def processes() -> tuple[int, int]:
-    """Rank and number of the processes that accelerate or torchrun started; (0, 1) where nothing did."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # PartialState would look for TPUs
-        return 0, 1
-    import torch
-    from accelerate import PartialState
-
-    state = PartialState(cpu=not torch.cuda.is_available())
-    return state.process_index, state.num_processes
-
-
-def main_process_first() -> AbstractContextManager[None]:
-    """The first process runs the block alone; the others wait, then run it and find what is done."""
-    from accelerate import PartialState
-
-    return PartialState().main_process_first() if processes()[1] > 1 else nullcontext()
-
-
-def sum_over_processes(weights: Sequence[torch.nn.Parameter], loss: float, stop: bool) -> tuple[float, bool]:
-    """Sum gradients, in place, and loss over all processes; `stop` becomes true where any process wants it."""
-    import torch
-    from torch.distributed import all_reduce
-
-    if processes()[1] == 1:
-        return loss, stop
-    grads = [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in weights]
-    flat = torch.cat([*(grad.flatten() for grad in grads), grads[0].new_tensor([loss, float(stop)])])
-    all_reduce(flat)
-    pieces = flat[:-2].split([weight.numel() for weight in weights])
-    for weight, piece in zip(weights, pieces, strict=True):
-        weight.grad = piece.view_as(weight).clone()
-    return float(flat[-2]), bool(flat[-1] > 0)

@@ -12,6 +12,7 @@ from ..adapters import is_fresh, trainable
 from ..base import load_tokenizer
 from ..config import Training
 from ..data.conversations import plural
+from ..distributed import is_spread
 from ..errors import KitError
 from ..generation import generate_ids, prompts_of
 from ..quantization import parameter_counts
@@ -177,8 +178,9 @@ def measured_bytes(model: PreTrainedModel, batch: Batch, layers: int) -> tuple[i
             loss.backward()
         return kept, torch.cuda.max_memory_allocated() - before if on_card else kept
     except torch.OutOfMemoryError:
-        if len(batch.rows) == 1:
-            raise KitError("there is no memory for a single row: lower data__max_length") from None
+        if len(batch.rows) == 1 or is_spread(model):  # all processes must measure the same
+            way_out = "lower data__max_length, or training__tokens_per_micro_batch"
+            raise KitError(f"there is no memory for {plural(len(batch.rows), 'row')} at a time: {way_out}") from None
     finally:
         saved.clear()
         model.zero_grad()
@@ -219,7 +221,7 @@ def probe(model: PreTrainedModel, batches: Sequence[Batch], layers: int) -> floa
             if model.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append((time.perf_counter() - begun) / batch.tokens)
-            if len(times) > 2 and time.perf_counter() - start > PROBE_SECONDS:
+            if len(times) > 2 and (is_spread(model) or time.perf_counter() - start > PROBE_SECONDS):  # all the same
                 break
     model.zero_grad()
     return median(times[1:])

@@ -17,6 +17,7 @@ from ..config import settings
 from ..data.conversations import plural
 from ..data.encoding import encode_batch
 from ..data.prepare import Prepared, data_inputs
+from ..distributed import main_process_first, processes
 from ..errors import KitError
 from ..files import file_hash, fingerprint, read_manifest, shown
 from ..machine import memory_gib
@@ -25,7 +26,6 @@ from .batches import Row, for_measuring, split_validation
 from .checkpoints import Checkpoints, LogRow, TrainerState, loss_ends
 from .loop import fit, stop_requests, tracker
 from .loss import check_loss
-from .optim import processes
 from .plan import layers_to_recompute
 from .recipe import Recipe, check_given, pairs_file, recipe, training_rows
 
@@ -76,9 +76,9 @@ def train(
         log = read_log(folder)
         print(f"training: done before, {len(log)} steps, last loss {log[-1]['loss']:.3f}. In {shown(folder)}")
         return log
-    (rank, size), wanted = processes(), run.profile.processes
-    if wanted > size:
-        command = f"accelerate launch --num_processes {wanted} -m lora_kit train --profile {run.profile.name}"
+    (rank, size), shard = processes(), " --set training__shard=true" * run.profile.training.shard
+    if (wanted := max(run.profile.processes, 1 + bool(shard))) > size:
+        command = f"accelerate launch --num_processes {wanted} -m lora_kit train --profile {run.profile.name}{shard}"
         raise KitError(f"{run.profile.name} shares the work between {wanted} processes: start it with {command}")
     _attach(model, run)
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs, force=force)
@@ -98,11 +98,8 @@ def train(
     if work:
         checkpoints.delete()
         print(f"training: {_summary(state, found.training)}. In {shown(work.target)}")
-    if size > 1:
-        from torch.distributed import barrier
-
-        barrier()
-    return state.log
+    with main_process_first():  # which writes, before the others look for it
+        return state.log
 
 
 def _attach(model: PreTrainedModel, run: Run) -> None:
@@ -181,6 +178,7 @@ def train_inputs(run: Run) -> dict[str, Any]:
     """What the training stage is made from."""
     sections = ("lora__", "quantization__", "training__")
     chosen = {key: value for key, value in settings(run.profile).items() if key.startswith(sections)}
+    del chosen["training__shard"]  # where the base lies; the adapter is the same
     start = run.profile.training.start_from
     if start is not None:
         files = [Path(start).expanduser() / name for name in ("adapter_config.json", "adapter_model.safetensors")]

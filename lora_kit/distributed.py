@@ -1,0 +1,124 @@
+"""Several processes that train one adapter, and a base that is spread over them.
+
+Each takes its share of every step's micro-batches, and one all-reduce per step sums the gradients. All of them make the
+same steps and know how many tokens are learned per step, so that no model is wrapped. accelerate starts them:
+
+    accelerate launch --num_processes 2 -m lora_kit train ...
+
+With `training__shard` no process has the whole base. Each keeps one part of every layer's 4-bit weights, and the layer
+that computes, forward or backward, is gathered into one window first (as ZeRO-3 does, Rajbhandari et al. 2020):
+
+    process 0    part 0 of layer 0, of layer 1, ...        window: all parts of the layer that computes
+    process 1    part 1 of layer 0, of layer 1, ...                every layer's weights are views of it
+
+Only frozen weights are spread: they have no gradients to scatter, and adapters are small. Embeddings, head, norms and
+the scales of the 4-bit blocks (3 % of a layer) are whole everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .errors import KitError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def processes() -> tuple[int, int]:
+    """Rank and number of the processes that accelerate or torchrun started; (0, 1) where nothing did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # PartialState would look for TPUs
+        return 0, 1
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return state.process_index, state.num_processes
+
+
+def main_process_first() -> AbstractContextManager[None]:
+    """The first process runs the block alone; the others wait, then run it and find what is done."""
+    from accelerate import PartialState
+
+    return PartialState().main_process_first() if processes()[1] > 1 else nullcontext()
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is true in any process."""
+    import torch
+    from torch.distributed import ReduceOp, all_reduce
+
+    if processes()[1] == 1:
+        return flag
+    found = torch.tensor(float(flag), device=device)
+    all_reduce(found, op=ReduceOp.MAX)
+    return bool(found)
+
+
+def sum_over_processes(weights: Sequence[torch.nn.Parameter], loss: float, stop: bool) -> tuple[float, bool]:
+    """Sum gradients, in place, and loss over all processes; `stop` becomes true where any process wants it."""
+    import torch
+    from torch.distributed import all_reduce
+
+    if processes()[1] == 1:
+        return loss, stop
+    grads = [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in weights]
+    flat = torch.cat([*(grad.flatten() for grad in grads), grads[0].new_tensor([loss, float(stop)])])
+    all_reduce(flat)
+    pieces = flat[:-2].split([weight.numel() for weight in weights])
+    for weight, piece in zip(weights, pieces, strict=True):
+        weight.grad = piece.view_as(weight).clone()
+    return float(flat[-2]), bool(flat[-1] > 0)
+
+
+def spread_layer(model: Any, number: int, weights: Sequence[torch.nn.Parameter]) -> None:
+    """Keep this process's part of the 4-bit `weights` of a layer; whenever it computes, the window has them whole.
+
+    The first layer makes the window, as large as any layer.
+    """
+    import torch
+
+    rank, size = processes()
+    layer: Any = model.model.layers[number]
+    flat = torch.cat([weight.data.flatten() for weight in weights])
+    flat = torch.nn.functional.pad(flat, (0, -len(flat) % size))
+    if number == 0:
+        model.register_buffer("window", torch.empty_like(flat), persistent=False)
+        model.in_window = None
+    if len(flat) != len(model.window):
+        raise KitError(f"layer {number} has another size than layer 0: set training__shard=false for this model")
+    layer.register_buffer("part", flat.chunk(size)[rank].clone(), persistent=False)
+    places = model.window.split([*(weight.numel() for weight in weights), len(flat) - sum(map(len, weights))])
+    for weight, place in zip(weights, places, strict=False):
+        weight.data = place.view_as(weight)  # what the backward pass keeps is a view of the window too
+    layer.register_forward_pre_hook(lambda *_: gather(model, number))
+    layer.register_forward_hook(lambda layer, inputs, output: before_backward(output, partial(gather, model, number)))
+
+
+def gather(model: Any, number: int, *_: object) -> None:
+    """Fill the window with a layer's weights; nothing happens where it has them."""
+    from torch import distributed
+
+    if model.in_window != number:
+        into_one = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor  # torch < 2.13
+        into_one(model.window, model.model.layers[number].part)
+        model.in_window = number
+
+
+def before_backward(output: torch.Tensor, action: Callable[[torch.Tensor], None]) -> None:
+    """Call `action` when the gradient of a layer's output is known: now the layer's own backward pass begins."""
+    if output.requires_grad:
+        output.register_hook(action)
+
+
+def is_spread(model: PreTrainedModel) -> bool:
+    """Whether the model's layers are spread over the processes.
+
+    If so, all of them must go through the layers in the same order and equally often: each waits for the others' parts.
+    """
+    return hasattr(model, "window")
