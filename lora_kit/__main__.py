@@ -113,7 +113,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """say what training will take, before it starts"""
-    run = open_run(options)
+    run = open_run(options, "data")
     lk.plan(lk.attach_lora(lk.load_base(run), run), lk.prepare(run), run)
 
 

@@ -141,6 +141,9 @@ def test_a_second_gpu_is_hidden_once_and_shown_again_to_two_processes(
     prepare_process(TWO)
     assert VISIBLE not in os.environ
     assert HIDDEN not in os.environ
+    monkeypatch.setenv("WORLD_SIZE", "2")  # from accelerate
+    prepare_process(LLAMA)
+    assert VISIBLE not in os.environ
 
 
 def test_what_the_person_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
