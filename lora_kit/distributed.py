@@ -21,8 +21,10 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .base import Weights
 from .errors import KitError
 
 if TYPE_CHECKING:
@@ -74,6 +76,44 @@ def sum_over_processes(weights: Sequence[torch.nn.Parameter], loss: float, stop:
     for weight, piece in zip(weights, pieces, strict=True):
         weight.grad = piece.view_as(weight).clone()
     return float(flat[-2]), bool(flat[-1] > 0)
+
+
+def load_spread(folder: Path, device: torch.device, quantization: Any, options: dict[str, Any]) -> PreTrainedModel:
+    """Load a 4-bit model spread over the processes: a layer is quantized and cut before the next one is read."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
+    if not getattr(quantization, "load_in_4bit", False):
+        raise KitError("training__shard spreads 4-bit weights: set quantization__kind=nf4")
+    weights = Weights(folder)
+    with init_empty_weights():  # the buffers are real
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **options)
+    replace_with_bnb_linear(model, modules_to_not_convert=["lm_head"], quantization_config=quantization)
+    model.is_loaded_in_4bit = True  # for PEFT
+    model.tie_weights()
+    for number, layer in enumerate(model.model.layers):
+        _read(layer, weights, f"model.layers.{number}.", device, options["dtype"])
+        spread_layer(model, number, [weight for weight in layer.parameters() if hasattr(weight, "quant_state")])
+    _read(model, weights, "", device, options["dtype"])
+    model.tie_weights()
+    for module in model.modules():
+        for name, buffer in [*module.named_buffers(recurse=False)]:
+            setattr(module, name, buffer.to(device))
+    return model
+
+
+def _read(module: torch.nn.Module, weights: Weights, prefix: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Read the parameters of a module that are empty; those of 4-bit layers are quantized."""
+    for name, empty in [*module.named_parameters()]:
+        if empty.is_meta:
+            value = weights[prefix + name].to(device, dtype)
+            if value.shape != empty.shape:
+                raise ValueError(f"{prefix}{name} is {tuple(value.shape)}, not {tuple(empty.shape)}")
+            owner, _, own = name.rpartition(".")
+            how = vars(empty) if hasattr(empty, "quant_state") else {}  # of bitsandbytes: `to` quantizes
+            filled = type(empty)(value, **how | {"requires_grad": False}).to(device)
+            setattr(module.get_submodule(owner), own, filled)
 
 
 def spread_layer(model: Any, number: int, weights: Sequence[torch.nn.Parameter]) -> None:

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import FAMILIES, Weights, check_numbers, locate, read_config
+from .base import FAMILIES, check_numbers, locate, read_config
 from .config import Profile
-from .distributed import is_spread, processes, spread_layer
+from .distributed import is_spread, load_spread, processes
 from .errors import KitError
 from .machine import compute_dtype
 
@@ -64,7 +64,7 @@ def load_model(profile: Profile, folder: Path, *, shard: bool = False) -> PreTra
     try:
         with quiet_libraries():
             if shard:
-                model = _load_spread(folder, device, quantization, options)
+                model = load_spread(folder, device, quantization, options)
             else:
                 options |= {"device_map": {"": device}, "quantization_config": quantization, "use_safetensors": True}
                 model = AutoModelForCausalLM.from_pretrained(folder, **options)
@@ -77,44 +77,6 @@ def load_model(profile: Profile, folder: Path, *, shard: bool = False) -> PreTra
         raise KitError(f"a {model.config.model_type!r} model is built unlike the tested ones: take one of these")
     cure_cpu_kernels(model)
     return model.requires_grad_(False).eval()
-
-
-def _load_spread(folder: Path, device: torch.device, quantization: Any, options: dict[str, Any]) -> PreTrainedModel:
-    """Load a 4-bit model spread over the processes: a layer is quantized and cut before the next one is read."""
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
-
-    if not getattr(quantization, "load_in_4bit", False):
-        raise KitError("training__shard spreads 4-bit weights: set quantization__kind=nf4")
-    weights = Weights(folder)
-    with init_empty_weights():  # the buffers are real
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **options)
-    replace_with_bnb_linear(model, modules_to_not_convert=["lm_head"], quantization_config=quantization)
-    model.is_loaded_in_4bit = True  # for PEFT
-    model.tie_weights()
-    for number, layer in enumerate(model.model.layers):
-        _read(layer, weights, f"model.layers.{number}.", device, options["dtype"])
-        spread_layer(model, number, [weight for weight in layer.parameters() if hasattr(weight, "quant_state")])
-    _read(model, weights, "", device, options["dtype"])
-    model.tie_weights()
-    for module in model.modules():
-        for name, buffer in [*module.named_buffers(recurse=False)]:
-            setattr(module, name, buffer.to(device))
-    return model
-
-
-def _read(module: torch.nn.Module, weights: Weights, prefix: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Read the parameters of a module that are empty; those of 4-bit layers are quantized."""
-    for name, empty in [*module.named_parameters()]:
-        if empty.is_meta:
-            value = weights[prefix + name].to(device, dtype)
-            if value.shape != empty.shape:
-                raise ValueError(f"{prefix}{name} is {tuple(value.shape)}, not {tuple(empty.shape)}")
-            owner, _, own = name.rpartition(".")
-            how = vars(empty) if hasattr(empty, "quant_state") else {}  # of bitsandbytes: `to` quantizes
-            filled = type(empty)(value, **how | {"requires_grad": False}).to(device)
-            setattr(module.get_submodule(owner), own, filled)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def test_a_base_rehearses_what_it_said_itself_and_other_general_rows_are_asked_a
 
 
 def test_nothing_is_loaded_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_answers, "load_base", lambda run: pytest.fail("loaded"))
+    monkeypatch.setattr(base_answers, "load_base", lambda run, whole: pytest.fail("loaded"))
     assert in_base_words(Run("tiny-cpu"), []) == []
 
 

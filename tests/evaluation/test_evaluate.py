@@ -116,7 +116,7 @@ def shorter_than(letters: int) -> Any:
 
 def test_a_changed_check_is_another_card_and_asks_no_model(done: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     lk.evaluate(done)
-    monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("asked again"))
+    monkeypatch.setattr(asking, "load_base", lambda run, whole: pytest.fail("asked again"))
     shares = [lk.evaluate(done, checks=[shorter_than(n)])["figures"]["behaved:short"]["merged"] for n in (0, 10_000, 0)]
     assert shares == [0.0, 1.0, 0.0]
     assert "behaved:short" not in lk.evaluate(done)["figures"]
@@ -213,7 +213,7 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
     assert not any(list(model.parameters()) for model in models)  # none is left in memory
     kept = [path.parent.name for path in run.path.glob("answers-*/*/manifest.json")]
     assert {*kept} == {"base", "adapter"} and not any(run.path.glob("evaluation*"))
-    monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("the base is asked again"))
+    monkeypatch.setattr(asking, "load_base", lambda run, whole: pytest.fail("the base is asked again"))
     card = lk.evaluate(run)
     assert len(models) == 4 and card["figures"] == whole["figures"]
 
@@ -226,7 +226,7 @@ def test_without_a_merge_the_adapter_is_judged_and_the_model_in_memory_is_used(
     for place in (*run.path.glob("answers-*"), *run.path.glob("evaluation*")):
         shutil.rmtree(place)
     model = lk.attach_lora(lk.load_base(run), run)
-    monkeypatch.setattr(asking, "load_base", lambda run: pytest.fail("it is loaded again"))
+    monkeypatch.setattr(asking, "load_base", lambda run, whole: pytest.fail("it is loaded again"))
     card = lk.evaluate(run, model=model)
     learned = card["figures"]["learned_exact"]
     assert card["models"] == ["base", "adapter"] and learned["tuned"] == "adapter" and learned["merged"] is None
