@@ -15,9 +15,11 @@ import lora_kit as lk
 from lora_kit.adapters import attach_lora, read_adapter, trainable
 from lora_kit.distributed import main_process_first, processes, sum_over_processes
 from lora_kit.quantization import load_model, parameter_counts
+from lora_kit.training import loop
 from lora_kit.training.batches import Batch, share_of
+from lora_kit.training.checkpoints import TrainerState
 from lora_kit.training.optim import make_optimizer, make_scaler
-from lora_kit.training.train import read_log
+from lora_kit.training.train import read_log, train_inputs
 
 from ..models import FakeRun, random_rows, save_small_llama, small_profile
 from .spread import KILLED_AT, SETTINGS, run_in, step_of, train
@@ -107,6 +109,31 @@ def test_a_profile_for_two_cards_says_how_to_start_it(tmp_path: Path, monkeypatc
     run.profile = replace(run.profile, processes=2)
     with pytest.raises(lk.KitError, match=r"accelerate launch --num_processes 2 -m lora_kit train --profile tiny-cpu"):
         lk.train(lk.load_base(run), lk.prepare(run), run)
+
+
+def test_a_base_is_spread_over_two_processes_at_least_and_in_4_bits(tmp_path: Path) -> None:
+    write_rows(tmp_path / "faq.jsonl")
+    run = run_in(tmp_path, "alone", training__shard=True)
+    with pytest.raises(lk.KitError, match=r"--num_processes 2 .* --set training__shard=true"):
+        lk.train(lk.load_base(run), lk.prepare(run), run)
+    with pytest.raises(lk.KitError, match="quantization__kind=nf4"):
+        load_model(small_profile(quantization__kind="none"), save_small_llama(tmp_path), shard=True)
+
+
+def test_where_the_base_lies_makes_no_other_training(tmp_path: Path) -> None:
+    write_rows(tmp_path / "faq.jsonl")
+    whole, spread = (run_in(tmp_path, "same", training__shard=shard) for shard in (False, True))
+    assert train_inputs(whole) == train_inputs(spread)
+
+
+def test_no_process_waits_where_memory_runs_out_in_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(model: object, batch: Batch) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = load_model(small_profile(), save_small_llama(tmp_path), shard=True)
+    monkeypatch.setattr(loop, "loss_sum", scarce)
+    with pytest.raises(lk.KitError, match="tokens_per_micro_batch"):
+        loop.backward(model, [Batch([], random_rows(4))], 1, make_scaler(model), TrainerState())
 
 
 def test_a_process_without_rows_in_the_first_step_steps_in_float16(tmp_path: Path) -> None:
