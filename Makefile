@@ -11,7 +11,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cachepro
 .PHONY: help demo test lint types unit notebooks solutions format scrub home kaggle workshop-kit model handbook \
   test-all test-stacks test-browser test-kills test-t4 test-gpu test-real real-model clean \
   bench-demo bench-recipe bench-data bench-train bench-plan bench-phrasings bench-preference bench-faq bench-merge \
-  bench-merged bench-latency bench-generate bench-verdict bench-gpu run-notebooks
+  bench-load bench-merged bench-latency bench-generate bench-verdict bench-gpu run-notebooks
 
 help:  ## this list
 	@echo "make TARGET   (with another Python: make PYTHON=/path/to/python3.12 TARGET)"
@@ -90,6 +90,9 @@ bench-merge: .venv/ready  ## merging at Llama-2-7B size against PEFT and a copy;
 bench-latency: .venv/ready  ## tokens a second of base, adapter and merged; writes benchmarks/results/latency.json
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python tools/update_readme.py
+
+bench-load: .venv/ready  ## training beside busy programs, by OpenMP's wait policy; writes results/load.json
+	$(BIN)/python benchmarks/load.py
 
 bench-generate: .venv/ready  ## answers a second against pipeline and model.generate; writes results/generate.json
 	$(BIN)/python benchmarks/generate.py
