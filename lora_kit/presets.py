@@ -20,14 +20,6 @@ LLAMA2 = Base(
     kaggle="metaresearch/llama-2/pyTorch/7b-chat-hf/1",
     fallback="tinyllama-t4",
 )
-LLAMA2_13B = Base(
-    source="meta-llama/Llama-2-13b-chat-hf",
-    title="Llama-2-13b-chat",
-    revision="a2cb7a712bb6e5e736ca7f8cd98167f81a0b5bd8",
-    licence="llama2",
-    gated=True,
-    kaggle="metaresearch/llama-2/pyTorch/13b-chat-hf/1",
-)
 LLAMA2_MIRROR = Base(  # the same weights and licence without the gate, when the user says so
     source="NousResearch/Llama-2-7b-chat-hf",
     title="Llama-2-7b-chat (NousResearch mirror)",
@@ -93,13 +85,10 @@ _SMOLLM2_T4 = replace(_SMOLLM2, name="smollm2-t4", device="cuda", training=Train
 _TINYLLAMA = Profile("tinyllama-t4", device="cuda", base=TINYLLAMA)  # ungated: the safety net of "run all"
 _LLAMA2 = Profile("llama2-7b-t4", device="cuda", base=LLAMA2)  # on one T4 (14.7 GiB): the mission
 _LLAMA2_TWICE = replace(_LLAMA2, name="llama2-7b-2xt4", processes=2)  # Kaggle's two T4s, with accelerate launch
-_LLAMA2_13B = Profile(  # spread over Kaggle's two T4s; not run on one from here
-    "llama2-13b-2xt4", device="cuda", base=LLAMA2_13B, training=Training(shard=True), processes=2
-)
 _LLAMA32 = Profile("llama3.2-3b-t4", device="cuda", base=LLAMA32)
 _QWEN3 = Profile("qwen3-4b-t4", device="cuda", base=QWEN3)
 _MISTRAL = Profile("mistral-7b-t4", device="cuda", base=MISTRAL)
-_ALL = (_TINY, _SMOLLM2, _SMOLLM2_T4, _TINYLLAMA, _LLAMA2, _LLAMA2_TWICE, _LLAMA2_13B, _LLAMA32, _QWEN3, _MISTRAL)
+_ALL = (_TINY, _SMOLLM2, _SMOLLM2_T4, _TINYLLAMA, _LLAMA2, _LLAMA2_TWICE, _LLAMA32, _QWEN3, _MISTRAL)
 PROFILES: Mapping[str, Profile] = MappingProxyType({preset.name: preset for preset in _ALL})
 
 

@@ -21,7 +21,7 @@ SMALL = Shape(layers=3, dim=256, mlp=512, queries=256, keys=128, vocab=256)
 
 def test_the_table_is_the_formula() -> None:
     assert f"<!-- cards:start -->\n{table()}\n<!-- cards:end -->" in README
-    assert {PROFILES[name].base.title for name in ("llama2-7b-t4", "llama2-13b-2xt4")} <= MODELS.keys()
+    assert {PROFILES[name].base.title for name in ("llama2-7b-t4", "mistral-7b-t4")} <= MODELS.keys()
 
 
 def test_the_formula_is_what_the_kit_counts(tmp_path: Path) -> None:
