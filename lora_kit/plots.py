@@ -131,18 +131,23 @@ def nf4_levels(weights: torch.Tensor, levels: torch.Tensor, block: int = 64) -> 
     return figure
 
 
-def rank_curve(losses: Mapping[int, float]) -> Figure:
-    """The loss after a short training by rank: r -> nats per learned token."""
-    text = ", ".join(f"r {r}: {loss:.2f}" for r, loss in losses.items())
-    with paper(3.0, f"Loss after a short training by rank: {text}.") as figure:
-        axes = figure.subplots()
-        axes.plot(range(len(losses)), list(losses.values()), "o-", color=MODELS["adapter"], lw=2, ms=6)
-        for place, loss in enumerate(losses.values()):
-            axes.annotate(f"{loss:.2f}", (place, loss), (0, 9), ha="center", **beside(INK))
-        axes.set_xticks(range(len(losses)), [str(r) for r in losses])
-        axes.set(xlabel="rank r", ylabel="loss (nats per learned token)", ylim=(0, 1.25 * max(losses.values())))
-        axes.grid(axis="y")
-        title(axes, "Rank is a knob")
+def bars(groups: Mapping[str, Mapping[str, float]], text: str, axis: str) -> Figure:
+    """Bars side by side, each with its value: group -> series -> value; `text` is the title, `axis` has the unit."""
+    series, wanted = list(next(iter(groups.values()))), len(groups) * len(next(iter(groups.values())))
+    words = [f"{group} " + ", ".join(f"{name} {value:.3g}" for name, value in g.items()) for group, g in groups.items()]
+    with paper(1.3 + 0.14 * len(groups) + 0.2 * wanted, f"{text}, {axis}: {'; '.join(words)}.") as figure:
+        axes, height = figure.subplots(), 0.8 / len(series)
+        for place, (name, colour) in enumerate(zip(series, PARTS.values(), strict=False)):
+            values = [group[name] for group in groups.values()]
+            rows = [row + height * (place - (len(series) - 1) / 2) for row in range(len(groups))]
+            drawn = axes.barh(rows, values, height=0.85 * height, color=colour, label=name)
+            axes.bar_label(drawn, [f"{value:.3g}" for value in values], padding=5, fontsize=8.5, color=INK)
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.set(xlim=(0, 1.12 * axes.dataLim.x1), ylim=(len(groups) - 0.5, -0.5), xlabel=axis)
+        title(axes, text)
+        if len(series) > 1:
+            legend(axes, axes.containers)
     return figure
 
 

@@ -171,8 +171,20 @@ def test_levels_stand_on_the_histogram() -> None:
     assert alt(plots.nf4_levels(torch.zeros(64), levels))  # a block of zeros has no largest weight
 
 
-def test_ranks_and_singular_values_tell_their_numbers() -> None:
-    assert "r 1: 2.00, r 8: 1.50" in alt(plots.rank_curve({1: 2.0, 8: 1.5}))
+def test_bars_stand_side_by_side_with_their_values() -> None:
+    figure = plots.bars(
+        {"r 1": {"learned": 2.0, "held out": 2.5}, "r 8": {"learned": 1.5, "held out": 2}}, "Rank", "nats"
+    )
+    axes = figure.axes[0]
+    assert [[bar.get_width() for bar in series] for series in axes.containers] == [[2.0, 1.5], [2.5, 2.0]]
+    middles = [bar.get_y() + bar.get_height() / 2 for series in axes.containers for bar in series]
+    assert [round(middle) for middle in middles] == [0, 1, 0, 1]  # each beside its group's name
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["learned", "held out"]
+    assert alt(figure) == "Rank, nats: r 1 learned 2, held out 2.5; r 8 learned 1.5, held out 2."
+    assert plots.bars({"a": {"ms": 1.0}}, "One", "ms").axes[0].get_legend() is None
+
+
+def test_singular_values_tell_their_numbers() -> None:
     figure = plots.singular_values({"layer 0": torch.tensor([3.0, 2.0, 1.0, 0.5])}, r=4)
     assert list(figure.axes[0].get_lines()[0].get_ydata()) == [3.0, 2.0, 1.0, 0.5, 0.0]
     assert "r = 4: layer 0 3 to 0.5" in alt(figure)

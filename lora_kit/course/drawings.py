@@ -1,8 +1,8 @@
-"""The drawings of the lessons: LoRA to scale, the whole way, a row's mask, what a merge changed in a matrix."""
+"""The drawings of the lessons: LoRA to scale, the whole way, a row's mask, a changed matrix, the files of a merge."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..plots import FAINT, INK, WIDTH, paper, title
@@ -21,7 +21,7 @@ WAY = (  # stage, what it makes, what proves it
     ("04 merge", "W0 + BA,\na plain model", "certificate for\nevery tensor"),
     ("05 report card", "learned, declined,\nbehaved, kept", "intervals\nand a verdict"),
 )
-MOST = 96  # rows and columns of a matrix that are drawn
+MOST = 48  # rows and columns of a matrix that are drawn
 
 
 def lora_to_scale(rows: int = 4096, columns: int = 4096, r: int = 16) -> Figure:
@@ -84,17 +84,39 @@ def mask_strip(tokens: Sequence[dict[str, Any]], line: int = 20) -> Figure:
     return figure
 
 
-def matrix_change(before: torch.Tensor, after: torch.Tensor, name: str) -> Figure:
-    """A matrix before a merge beside what the merge added to it, both (rows, columns), each on its own scale."""
-    old, change = before.float(), after.float() - before.float()
-    share = float(change.norm() / old.norm())
-    with paper(3.6, f"{name}: weights without a pattern; beside them the update, in stripes, {share:.1%}.") as figure:
-        for axes, values, text in zip(figure.subplots(1, 2), (old, change), ("W0", "+ BA"), strict=True):
+def matrix_change(before: torch.Tensor, after: torch.Tensor, name: str, change: str = "+ BA") -> Figure:
+    """A matrix (rows, columns) beside what was added to it, each on its own scale; `change` says what that is."""
+    old, added = before.float(), after.float() - before.float()
+    share = float(added.norm() / old.norm())
+    with paper(3.6, f"{name}: its weights, and beside them {change}, {share:.1%} of them.") as figure:
+        for axes, values, text in zip(figure.subplots(1, 2), (old, added), ("W0", change), strict=True):
+            drawn = values[:MOST, :MOST].numpy()
             most = float(values.abs().max()) or 1.0
-            picture = axes.imshow(values[:MOST, :MOST].numpy(), cmap="RdBu_r", vmin=-most, vmax=most)
+            picture = axes.imshow(drawn, cmap="RdBu_r", vmin=-most, vmax=most)
             figure.colorbar(picture, ax=axes, shrink=0.8)
-            axes.set(xticks=[], yticks=[], xlabel=f"the first {MOST} rows and columns")
+            axes.set(xticks=[], yticks=[], xlabel=f"{drawn.shape[0]} rows, {drawn.shape[1]} columns")
             title(axes, text)
+    return figure
+
+
+def shards(files: Mapping[str, Sequence[tuple[int, bool]]]) -> Figure:
+    """The files of a merged model: each tensor (bytes, is it changed) a stripe to scale, the changed ones coloured."""
+    most = max(sum(size for size, _ in tensors) for tensors in files.values())
+    every = [tensor for tensors in files.values() for tensor in tensors]
+    changed = [size for size, is_changed in every if is_changed]
+    part = sum(changed) / sum(size for size, _ in every)
+    share = f"{len(changed)} of {len(every)} tensors changed, {part:.0%} of the bytes"
+    height = 0.8 + 0.75 * len(files)
+    with paper(height, f"{len(files)} files of tensors as stripes: {share}.") as figure:
+        axes = _sheet(figure, height)
+        for number, (name, tensors) in enumerate(files.items()):
+            left, top = 0.2, height - 0.6 - 0.75 * number
+            _label(axes, left, top + 0.13, name, size=8, align="left")
+            for size, is_changed in tensors:
+                width = (WIDTH - 0.4) * size / most
+                _box(axes, (left, top), (width, 0.42), B if is_changed else FROZEN, edge="white")
+                left += width
+        _label(axes, 0.2, height - 0.2, share, align="left", weight="bold")
     return figure
 
 

@@ -50,3 +50,11 @@ def test_a_merge_is_drawn_as_what_it_added() -> None:
     torch.testing.assert_close(torch.tensor(old), before)
     torch.testing.assert_close(torch.tensor(change), update)
     assert f"{update.norm() / before.norm():.1%}" in alt(figure)
+
+
+def test_shards_are_stripes_to_scale() -> None:
+    figure = drawings.shards({"one": [(300, False), (100, True)], "two": [(200, True)]})
+    stripes = boxes(figure)
+    assert [round(box.get_width() / stripes[1].get_width(), 6) for box in stripes] == [3, 1, 2]
+    assert stripes[0].get_facecolor() != stripes[1].get_facecolor() == stripes[2].get_facecolor()
+    assert "2 of 3 tensors changed, 50% of the bytes" in alt(figure)
