@@ -91,7 +91,7 @@ def matrix_change(before: torch.Tensor, after: torch.Tensor, name: str, change: 
     with paper(3.6, f"{name}: its weights, and beside them {change}, {share:.1%} of them.") as figure:
         for axes, values, text in zip(figure.subplots(1, 2), (old, added), ("W0", change), strict=True):
             drawn = values[:MOST, :MOST].numpy()
-            most = float(values.abs().max()) or 1.0
+            most = 3 * float(values.square().mean().sqrt()) or 1.0  # a few outliers would hide the rest
             picture = axes.imshow(drawn, cmap="RdBu_r", vmin=-most, vmax=most)
             figure.colorbar(picture, ax=axes, shrink=0.8)
             axes.set(xticks=[], yticks=[], xlabel=f"{drawn.shape[0]} rows, {drawn.shape[1]} columns")
