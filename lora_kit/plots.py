@@ -118,8 +118,7 @@ def nf4_levels(weights: torch.Tensor, levels: torch.Tensor, block: int = 64) -> 
     flat = weights.detach().float().flatten().cpu()
     blocks = flat[: len(flat) // block * block].view(-1, block)
     scaled = (blocks / blocks.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)).flatten().numpy()
-    alt = "Histogram of scaled weights, a bell, with NF4's 16 levels: dense where weights are many."
-    with paper(3.2, alt) as figure:
+    with paper(3.2, "Histogram of scaled weights, a bell, with NF4's 16 levels: dense in the middle.") as figure:
         axes = figure.subplots()
         axes.hist(scaled, bins=120, color=MODELS["adapter"], alpha=0.55, label="weights")
         lines = [axes.axvline(level, color=MODELS["merged"], lw=1.2, label="levels") for level in levels.tolist()]
