@@ -81,10 +81,11 @@ def load_model(profile: Profile, folder: Path, *, shard: bool = False) -> PreTra
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No bars of transformers in the block, and no report of bitsandbytes that an optional CPU kernel is missing."""
+    """No bars of transformers in the block; bitsandbytes does not report its CPU kernels and casts, call by call."""
     from transformers.utils import logging as bars
 
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it reports nothing else
+    for name in ("backends.cpu.ops", "autograd._functions"):
+        logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
     try:

@@ -108,12 +108,15 @@ def test_the_round_trip_is_what_the_loaded_model_holds(folder: Path, kind: str) 
         assert torch.equal(change(name, weights[name]), weights[name])
 
 
-def test_a_base_in_8_bits_is_close_and_its_adapter_gets_gradients(folder: Path) -> None:
+def test_a_base_in_8_bits_is_close_and_its_adapter_gets_gradients(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = load_small_llama(folder, "int8")
     ours, theirs = model(IDS).logits, load_small_llama(folder, "none")(IDS).logits
     assert (ours - theirs).norm() < 0.05 * theirs.norm()
     attach(model, small_profile())(IDS, labels=IDS).loss.backward()
     assert all(parameter.grad.any() for name, parameter in trainable(model).items() if "lora_B" in name)
+    assert not [said for said in caplog.records if said.name.startswith("bitsandbytes")]  # a line for every call
 
 
 def test_weights_that_cannot_be_loaded_are_one_clear_error(

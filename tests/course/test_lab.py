@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import lora_kit as lk
-from lora_kit.course.lab import short_training
+from lora_kit.course.lab import lab_rows, short_training
+from lora_kit.data.encoding import IGNORE
 
 
 def test_the_lab_trains_an_adapter_and_counts_it() -> None:
@@ -22,6 +23,14 @@ def test_the_lab_trains_every_weight_when_asked() -> None:
     lab = short_training(2, full=True)
     assert lab.frozen_bytes == 0 and lab.trained == sum(p.numel() for p in lab.model.parameters())
     assert lab.losses[1] < lab.losses[0]
+
+
+def test_the_lab_asks_for_what_it_learned_in_words_that_it_did_not() -> None:
+    learned, held_out = lab_rows()
+    answers = [{tuple(n for n in row.labels if n != IGNORE) for row in rows} for rows in (learned, held_out)]
+    assert answers[1] <= answers[0]
+    assert not {tuple(row.input_ids) for row in learned} & {tuple(row.input_ids) for row in held_out}
+    assert short_training(8).held_out < short_training(1).held_out
 
 
 @pytest.mark.parametrize(
