@@ -20,6 +20,7 @@ from ..errors import KitError
 from ..presets import profile
 from ..quantization import load_model, parameter_counts
 from ..training.batches import Batch, Row
+from ..training.checkpoints import loss_ends
 from ..training.loop import fit
 from ..training.loss import mean_loss
 from ..training.recipe import recipe
