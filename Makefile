@@ -9,7 +9,7 @@ SMOLLM2 := --profile smollm2-cpu --set base__source=build/smollm2 --set base__li
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider
 
 .PHONY: help demo test lint types unit notebooks solutions format scrub home kaggle workshop-kit model handbook \
-  test-all test-stacks test-browser test-kills test-t4 test-gpu test-real real-model clean \
+  test-all test-stacks test-browser test-kills test-t4 test-gpu test-real test-llama-cpp real-model clean \
   bench-demo bench-recipe bench-data bench-train bench-plan bench-phrasings bench-preference bench-faq bench-merge \
   bench-load bench-merged bench-latency bench-generate bench-verdict bench-gpu run-notebooks
 
@@ -133,6 +133,9 @@ build/smollm2: | .venv/ready
 
 test-real: .venv/ready build/smollm2  ## load, encode, train some steps, merge and answer with SmolLM2
 	$(BIN)/python -m pytest -m real -q
+
+test-llama-cpp: .venv/ready build/smollm2  ## GGUF files, asked by llama.cpp itself: every family small, the embedded model, SmolLM2
+	$(BIN)/python -m pytest -m "" tests/test_llama_cpp.py tests/test_gguf.py tests/test_real.py
 
 model: .venv/ready  ## build the embedded model anew (about an hour and a half on 2 cores)
 	$(BIN)/python tools/build_tiny_model.py

@@ -67,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     parsers["doctor"].add_argument("--json", action="store_true", help="for a program: name, ok, evidence, fix")
     parsers["runs"].add_argument("--delete", metavar="NAME", help="delete this run and all that is in it")
     parsers["export"].add_argument("--to", default="adapter-zip", help="adapter-zip, gguf, gguf-q8_0 or ollama")
+    parsers["export"].add_argument(
+        "--check", action="store_true", help="llama.cpp answers held-out questions from the GGUF first"
+    )
     parsers["merge"].add_argument("--onto", choices=("original", "dequantized"), help="which base")
     parsers["evaluate"].add_argument("--questions", metavar="FILE", help="your own, with answers, as data is read")
     parsers["chat"].add_argument("--adapter", help="which of the run's adapters answers, as handbook or triage")
@@ -144,8 +147,9 @@ def chat(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """make what is missing, then write the adapter as a zip, or the merged model as GGUF or for Ollama"""
-    check_format(options.to)
-    lk.export(open_run(options, "training" if options.to == "adapter-zip" else "merged"), options.to)
+    check_format(options.to, options.check)
+    run = open_run(options, "training" if options.to == "adapter-zip" else "merged")
+    lk.export(run, options.to, check=options.check)
 
 
 def runs(options: argparse.Namespace) -> None:

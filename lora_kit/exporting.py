@@ -10,7 +10,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from .base import load_tokenizer, locate
+from .base import ASSETS, load_tokenizer, locate
 from .data.chat_template import added_system, speaks_llama2, stop_id
 from .data.prepare import data_inputs, load_prepared
 from .errors import KitError
@@ -18,6 +18,7 @@ from .evaluation.evaluate import evaluation_inputs
 from .evaluation.report import markdown_card
 from .files import check_files, disk_errors, read_manifest, shown, whole_file
 from .gguf import write_gguf
+from .llama_cpp import check_gguf, check_installed, reference
 from .merging.cards import card_texts
 from .merging.merge import check_room, merge_inputs, size
 from .templates import one_line
@@ -45,7 +46,7 @@ ZEPHYR = """{{- range .Messages }}<|{{ .Role }}|>
 """
 
 
-def export(run: Run, kind: str = "adapter-zip") -> Path:
+def export(run: Run, kind: str = "adapter-zip", *, check: bool = False) -> Path:
     """Write the result in a form that other programs load, and return its path.
 
     Args:
@@ -53,11 +54,15 @@ def export(run: Run, kind: str = "adapter-zip") -> Path:
         kind: "adapter-zip", the adapter with tokenizer and card for PEFT and vLLM, a few MiB; "gguf", the merged model
             as one F16 file for llama.cpp; "gguf-q8_0", the same in 8 bits, half the size; or "ollama", a folder with
             GGUF and Modelfile for `ollama create`.
+        check: llama.cpp (`pip install xllamacpp`) answers held-out questions from the GGUF before it takes its name:
+            a file whose prompts have other ids than in training, or whose greedy answers are not those of the merged
+            model as it is stored, but for ties, is refused. What merging itself changed is in the certificate.
 
     Raises:
-        KitError: an unknown format, a stage that is missing, a base that it does not cover, no room on the disk.
+        KitError: an unknown format, a stage that is missing, a base that it does not cover, no room on the disk; a
+            check that fails, or that is not possible here.
     """
-    check_format(kind)
+    check_format(kind, check)
     adapter, place = trained_adapter(run), run.path / "exports"
     name = f"{run.path.name}-{adapter.parent.name}"
     if kind == "adapter-zip":
@@ -66,27 +71,34 @@ def export(run: Run, kind: str = "adapter-zip") -> Path:
             for file, content in adapter_files(run).items():
                 archive.writestr(file, content)
         rank = next((size for size in VLLM_RANKS if size >= run.profile.lora.r), run.profile.lora.r)
-        served = f"vllm serve {quote(run.profile.base.source)} --enable-lora --max-lora-rank {rank}"
+        base = run.profile.base.source
+        if (ASSETS / base).is_dir():  # embedded: no other program knows it by its name
+            base = shown(ASSETS / base)
+        served = f"vllm serve {quote(base)} --enable-lora --max-lora-rank {rank}"
         hint = f"{served} --lora-modules {plain_name(adapter.parent.name)}=FOLDER"
     elif kind == "ollama":
         target, model = place / f"{name}-ollama", plain_name(name)
-        _write_ollama(run, _merged(run), target, name)
+        _write_ollama(run, _merged(run), target, name, check)
         hint = f"ollama create {model} -f {quote(shown(target / 'Modelfile'))}\n  ollama run {model}"
     else:
         bits = "Q8_0" if kind == "gguf-q8_0" else "F16"
         target = place / f"{name}-{bits}.gguf"
-        _write_gguf(run, _merged(run), target, bits, name)
+        _write_gguf(run, _merged(run), target, bits, name, check)
         hint = f"llama-cli -m {quote(shown(target))} -cnv"
     mib = sum(file.stat().st_size for file in [target, *target.glob("*")]) / 2**20
     print(f"{kind}: {mib:,.1f} MiB in {shown(target)}\n  {hint}")
     return target
 
 
-def check_format(kind: str) -> None:
-    """Raise KitError where there is no such export."""
+def check_format(kind: str, check: bool = False) -> None:
+    """Raise KitError where there is no such export, or none that could be checked."""
     if kind not in FORMATS:
         smaller = "llama.cpp makes other sizes of a gguf: llama-quantize MODEL.gguf SMALL.gguf Q4_K_M"
         raise KitError(f"there is no export {kind!r}; lora_kit exports {', '.join(FORMATS)}. {smaller}")
+    if check and kind == "adapter-zip":
+        raise KitError("check=True asks a GGUF file with llama.cpp: export gguf, gguf-q8_0 or ollama")
+    if check:
+        check_installed()
 
 
 def plain_name(name: str) -> str:
@@ -172,19 +184,23 @@ def _report_of(run: Run) -> str | None:
     return markdown_card(json.loads((check_files(folder) / "report_card.json").read_text())) if folder else None
 
 
-def _write_gguf(run: Run, merged: Path, target: Path, bits: str, name: str) -> None:
+def _write_gguf(run: Run, merged: Path, target: Path, bits: str, name: str, check: bool) -> None:
+    if check:
+        reference(run, merged)  # what cannot be checked here is refused before it is written
     with whole_file(target) as partial:  # a file that broke off is no model
         check_room(target.parent, size(merged) if bits == "F16" else size(merged) * 17 // 32)
         write_gguf(merged, load_tokenizer(run.profile.base), partial, kind=bits, name=name)
+        if check:
+            check_gguf(run, partial, merged, bits)
 
 
-def _write_ollama(run: Run, merged: Path, target: Path, name: str) -> None:
+def _write_ollama(run: Run, merged: Path, target: Path, name: str, check: bool) -> None:
     data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     context = json.loads((merged / "config.json").read_text())["max_position_embeddings"]
     text = modelfile("model.gguf", load_tokenizer(run.profile.base), data.card.get("system"), context)
     with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
-        _write_gguf(run, merged, target / "model.gguf", "F16", name)
+        _write_gguf(run, merged, target / "model.gguf", "F16", name, check)
         path = target / "Modelfile"
         if path.is_file() and path.read_text() != text:  # somebody has edited it
             path.replace(target / "Modelfile.before")

@@ -31,6 +31,7 @@ MISTAKES = {
     "no GPU": (["train", "--profile", "tinyllama-t4"], "needs a CUDA GPU and there is none"),
     "two GPUs": (["plan", "--profile", "llama2-7b-2xt4"], "needs a CUDA GPU and there is none"),
     "unknown export": (["export", *TINY, "--to", "onnx"], "there is no export 'onnx'; lora_kit exports adapter-zip"),
+    "check of a zip": (["export", *TINY, "--check"], "export gguf, gguf-q8_0 or ollama"),
     "another GGUF": (["export", *TINY, "--to", "gguf-q4_k_m"], "llama-quantize MODEL.gguf SMALL.gguf Q4_K_M"),
     "unknown profile for the doctor": (["doctor", "--profile", "huge"], "there is no profile 'huge'"),
 }

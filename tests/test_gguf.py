@@ -17,9 +17,9 @@ import lora_kit as lk
 from lora_kit.base import ASSETS, load_tokenizer
 from lora_kit.errors import KitError
 from lora_kit.gguf import write_gguf
+from lora_kit.llama_cpp import Post, ask, llama_cpp
 
 from .data.test_templates import PIECES, TEMPLATES, tokenizer_of
-from .llama_cpp import ask
 from .models import llama, save_small_llama
 from .test_families import KINDS, save_family
 
@@ -37,6 +37,11 @@ def load(path: Path) -> PreTrainedModel:
 def logits(model: PreTrainedModel) -> torch.Tensor:
     with torch.inference_mode():
         return model.eval()(IDS).logits.double()
+
+
+def ids_of(texts: list[str], post: Post) -> list[list[int]]:
+    """The texts as llama.cpp encodes them, with nothing added."""
+    return [post("/tokenize", content=text, add_special=False, parse_special=True)["tokens"] for text in texts]
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
@@ -126,10 +131,11 @@ def test_llama_cpp_gives_the_same_ids_and_answers_for_every_family(tmp_path: Pat
     model = save_family(tmp_path / "model", family, vocab_size=len(tokenizer) + 3, no_rope_layer_interval=4)
     write_gguf(model, tokenizer, tmp_path / "m.gguf", name="x")
     prompts = [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
-    found = ask(tmp_path / "m.gguf", prompts, TEXTS, max_new_tokens=8)
-    assert found["ids"] == prompts
+    with llama_cpp(tmp_path / "m.gguf", 512) as post:
+        assert ids_of(TEXTS, post) == prompts
+        answers = ask(post, [{"prompt": prompt} for prompt in prompts], 8)
     ours = load(model)
-    for prompt, answer in zip(prompts, found["answers"], strict=True):
+    for prompt, answer in zip(prompts, answers, strict=True):
         with torch.inference_mode():
             likely = ours(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]  # (answer, vocab)
         lost = likely.amax(-1) - likely[range(len(answer)), answer]
@@ -152,7 +158,8 @@ def test_llama_cpp_cuts_text_as_the_tokenizer_does(tmp_path: Path, cuts: str) ->
     texts = TEXTS[:2] if cuts == "SentencePiece" else TEXTS  # there llama.cpp puts a space behind a special token
     texts = [*texts, "a  b\n\n  c\t9.75 €\r\n", "'Tis 12345 o'clock; she'll"]
     ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-    assert ask(tmp_path / "m.gguf", [], texts, max_new_tokens=0)["ids"] == ids
+    with llama_cpp(tmp_path / "m.gguf", 512) as post:
+        assert ids_of(texts, post) == ids
 
 
 def test_without_the_gguf_package_the_message_says_how_to_get_it(

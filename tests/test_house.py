@@ -19,7 +19,8 @@ LAYERS = (
     FOUNDATION | {"progress", "plots", "templates"},
     {"data", "quantization", "adapters", "generation"},
     {"training", "merging", "evaluation"},
-    {"pipeline", "correction", "hosted", "widgets", "chatting", "gguf", "exporting", "course", "__main__", "__init__"},
+    {"pipeline", "correction", "hosted", "widgets", "chatting", "gguf", "llama_cpp", "exporting", "course"}
+    | {"__main__", "__init__"},
 )
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib", "accelerate", "pandas", "numpy"}
 ONLY_IN = {"bitsandbytes": ("quantization", "training.optim"), "peft": ("adapters", "merging")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lora_kit as lk
-from lora_kit.data.encoding import encode_batch, encode_prompt
-
-from .llama_cpp import ask
+from lora_kit.data.encoding import encode_batch
 
 FOLDER = Path(__file__).parents[1] / "build" / "smollm2"
 pytestmark = pytest.mark.real
@@ -35,7 +34,9 @@ def test_the_ids_are_those_of_the_model_s_own_template() -> None:
         assert tokenizer.decode(learned) == "Wet.<|im_end|>" * said
 
 
-def test_it_learns_merges_and_answers_with_its_own_general_rows(tmp_path: Path) -> None:
+def test_it_learns_merges_and_answers_with_its_own_general_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     facts = [{"question": f"What colour is door {n}?", "answer": f"Door {n} is green."} for n in range(12)]
     told = {"training__epochs": 3, "training__tokens_per_step": 512, "evaluation__limit": 3}
     run = lk.Run("smollm2-cpu", root=tmp_path, data=facts, base__source=str(FOLDER), data__general=4, **told)
@@ -60,6 +61,7 @@ def test_it_learns_merges_and_answers_with_its_own_general_rows(tmp_path: Path) 
     kept = card["figures"]["kept"]
     assert kept["base"] == 1.0 and 0.2 < kept["merged"] <= 1.0 and card["figures"]["kept_kl"]["base"] == 0.0
     assert json.loads((merged / "certificate.json").read_text())["problems"] == []
-    asked = encode_prompt([{"role": "user", "content": "What colour is door 3?"}], tokenizer)
-    found = ask(lk.export(run, "gguf"), [asked], [tokenizer.decode(asked)], max_new_tokens=12)
-    assert found["ids"] == [asked] and "green" in tokenizer.decode(found["answers"][0])  # llama.cpp's own
+    for kind in ("gguf", "gguf-q8_0"):  # its byte-level tokenizer and its template, in llama.cpp
+        lk.export(run, kind, check=True)
+    ours, of_all = re.findall(r"(\d+) of (\d+) greedy answers", capsys.readouterr().out)[0]
+    assert int(ours) == int(of_all) > 6  # in F16
