@@ -89,17 +89,14 @@ def check_gguf(run: Run, file: Path, merged: Path, kind: str) -> None:
     if worst > ROUNDING[kind]:
         wrong, first = sum(value > ROUNDING[kind] for value in lost), lost.index(worst)
         said = text_of(answers[first], load_tokenizer(run.profile.base))
+        how = "ends elsewhere" if worst == math.inf else f"finds another token {worst:.2f} nats likelier"
         raise KitError(
             f"the {kind} file is refused: {wrong} of {len(lost)} answers of llama.cpp are not the merged model's. "
-            f"To {questions[first]['messages'][-2]['content']!r} it says {said!r}; the model finds another token "
-            f"{worst:.2f} nats likelier"
+            f"To {questions[first]['messages'][-2]['content']!r} it says {said!r}; the model {how}"
         )
-    same = f"{lost.count(0.0)} of {len(lost)} greedy answers are the merged model's"
-    rest = f", {others} differ by rounding (its own token is at most {worst:.3f} nats likelier)" if others else ""
-    print(
-        f"checked with llama.cpp (xllamacpp {version('xllamacpp')}): {len(lost)} of {len(lost)} prompts have the ids of"
-    )
-    print(f"  training, {same}{rest}")
+    n, rest = len(lost), f", {others} differ by rounding (its own token is at most {worst:.3f} nats likelier)"
+    print(f"checked with llama.cpp (xllamacpp {version('xllamacpp')}): {n} of {n} prompts have the ids of training,")
+    print(f"  {n - others} of {n} greedy answers are the merged model's{rest if others else ''}")
 
 
 def check_ids(post: Post, questions: Sequence[Question]) -> None:

@@ -38,7 +38,7 @@ def test_a_checked_file_answers_as_the_merged_model(
 ) -> None:
     assert lk.export(run, kind, check=True).exists()
     out = capsys.readouterr().out
-    (found,) = re.findall(r"(\d+) of (\d+) prompts have the ids of\n  training, (\d+) of (\d+) greedy answers", out)
+    (found,) = re.findall(r"(\d+) of (\d+) prompts have the ids of training,\n  (\d+) of (\d+) greedy answers", out)
     same, asked, ours, answered = map(int, found)
     assert same == asked == answered == 9 and ours >= least  # three of each kind, two with a system text
 
@@ -75,7 +75,13 @@ def test_a_file_that_is_not_the_merged_model_is_refused(
 
 
 def test_only_the_merged_model_s_own_answer_loses_nothing(run: lk.Run) -> None:
-    merged, question = lk.merge(run), {"prompt": encode_prompt([{"role": "user", "content": "Hello!"}], TOKENIZER)}
+    merged, chat = (
+        lk.merge(run),
+        [{"role": "system", "content": "You answer questions from the Tarnwick staff handbook."}],
+    )
+    question = {
+        "prompt": encode_prompt([*chat, {"role": "user", "content": "Are Klazo spiders dangerous?"}], TOKENIZER)
+    }
     model = load_model(llama_cpp.reference(run, merged), merged)
     (own,) = generate_ids(model, [question["prompt"]], max_new_tokens=32, eos_token_id=TOKENIZER.eos_token_id)
     assert own[-1] == TOKENIZER.eos_token_id
