@@ -39,6 +39,7 @@ def test_it_learns_merges_and_answers_with_its_own_general_rows(
 ) -> None:
     facts = [{"question": f"What colour is door {n}?", "answer": f"Door {n} is green."} for n in range(12)]
     told = {"training__epochs": 3, "training__tokens_per_step": 512, "evaluation__limit": 3}
+    told |= {"merge__onto": "original"}  # which plain PEFT, below, adds to
     run = lk.Run("smollm2-cpu", root=tmp_path, data=facts, base__source=str(FOLDER), data__general=4, **told)
     data = lk.prepare(run)
     model = lk.load_base(run)
@@ -64,4 +65,4 @@ def test_it_learns_merges_and_answers_with_its_own_general_rows(
     for kind in ("gguf", "gguf-q8_0"):  # its byte-level tokenizer and its template, in llama.cpp
         lk.export(run, kind, check=True)
     ours, of_all = re.findall(r"(\d+) of (\d+) greedy answers", capsys.readouterr().out)[0]
-    assert int(ours) == int(of_all) > 6  # in F16
+    assert int(ours) == int(of_all) == 4  # in F16
