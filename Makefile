@@ -151,7 +151,7 @@ test-browser: .venv/ready  ## notebooks 03 and 05 in JupyterLab and a headless C
 solutions: .venv/ready  ## the solutions and the all-in-one notebook, run on the embedded model; after `make notebooks` with its runs
 	$(SMALL) $(BIN)/python -m pytest $(NBVAL) notebooks/solutions notebooks/00_all_in_one.ipynb
 
-test-stacks: .venv/ready  ## the notebooks and core tests on what Kaggle and Colab have, and on the newest of all
+test-stacks: .venv/ready  ## the notebooks and core tests on what Kaggle and Colab have, and on the newest of all; STACKS=kaggle@3.11
 	$(BIN)/python tools/run_stacks.py $(STACKS)
 
 test-all: test test-stacks solutions test-browser test-kills test-t4 test-real  ## everything that needs no GPU

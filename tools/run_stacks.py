@@ -1,12 +1,14 @@
-"""Run the notebooks and the core tests on other library stacks: python tools/run_stacks.py [kaggle colab newest]
+"""Run the notebooks and the core tests on other library stacks: python tools/run_stacks.py [kaggle colab@3.11 newest]
 
-Each file of tests/stacks becomes an environment in build/stacks. The kit itself is installed without dependencies, as
-the setup cell does it. Every notebook and the core tests are one result each; the exit status is the number of failures.
+Each file of tests/stacks becomes an environment in build/stacks, on its platform's Python where that is found, or on the
+one after the @. The kit itself is installed without dependencies, as the setup cell does it. Every notebook and the core
+tests are one result each; a table of them closes the run, and the exit status is the number of failures.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -14,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 STACKS, BUILD = ROOT / "tests" / "stacks", ROOT / "build" / "stacks"
+PYTHONS = {"kaggle": "3.12", "colab": "3.13"}  # the others take the Python that runs this
+SHOWN = ("torch", "transformers", "peft")
 MISSING = ("py3langid", "rapidfuzz", "psutil")  # what the setup cell adds, and what every image has
 TOOLS = ("pytest", "hypothesis", "ipykernel", "nbclient")
 CORE = ("test_adapters", "test_base", "test_quantization", "test_generation", "test_pipeline", "data/test_encoding")
@@ -27,17 +31,35 @@ QUIET = {
 }
 
 
-def build(name: str) -> Path:
+def found_python(version: str) -> str:
+    """The path of python3.12 for "3.12", pyenv's ones included; where there is none, of the Python that runs this."""
+    try:
+        ask = [f"python{version}", "-c", "import sys; print(sys.executable)"]
+        environment = os.environ | {"PYENV_VERSION": version}
+        return subprocess.run(ask, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        print(f"there is no python{version}; this is {platform.python_version()}")
+        return sys.executable
+
+
+def build(name: str, interpreter: str) -> Path:
     """The environment's Python, made on first use and again when its file has changed."""
-    place, wanted = BUILD / name, (STACKS / f"{name}.txt").read_text()
+    place, wanted = BUILD / name, f"{interpreter}\n{(STACKS / f'{name}.txt').read_text()}"
     python, mark = place / "bin" / "python", place / "ready"
     if not mark.exists() or mark.read_text() != wanted:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
+        subprocess.run([interpreter, "-m", "venv", "--clear", str(place)], check=True)
         pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
         subprocess.run([*pip, "-r", str(STACKS / f"{name}.txt"), *MISSING, *TOOLS], check=True)
         subprocess.run([*pip, "--no-deps", "-e", str(ROOT)], check=True)
         mark.write_text(wanted)
     return python
+
+
+def versions(python: Path) -> list[str]:
+    """The environment's Python, and its libraries as SHOWN."""
+    ask = "import platform, sys; from importlib.metadata import version; print(platform.python_version())"
+    ask += "; print(*map(version, sys.argv[1:]), sep='\\n')"
+    return subprocess.run([python, "-c", ask, *SHOWN], capture_output=True, text=True, check=True).stdout.split()
 
 
 def results(name: str, python: Path) -> dict[str, bool]:
@@ -63,14 +85,21 @@ def passes(python: Path, what: list[str], runs: Path) -> bool:
 
 def main(names: list[str]) -> int:
     known = sorted(path.stem for path in STACKS.glob("*.txt"))
-    if wrong := set(names) - set(known):
+    wanted = [name.partition("@")[::2] for name in names or known]
+    if wrong := {name for name, _ in wanted} - set(known):
         raise SystemExit(f"there is no stack {', '.join(sorted(wrong))}; there are {', '.join(known)}")
-    failures = 0
-    for name in names or known:
-        start, told = time.time(), results(name, build(name))
-        failures += sum(not ok for ok in told.values())
+    failures, rows = 0, [("stack", "Python", *SHOWN, "notebooks", "core tests"), ("---",) * (len(SHOWN) + 4)]
+    for name, version in wanted:
+        start, chosen = time.time(), version or PYTHONS.get(name)
+        python = build(name, found_python(chosen) if chosen else sys.executable)
+        used, told = versions(python), results(name, python)
         failed = ", ".join(part for part, ok in told.items() if not ok)
-        print(f"{name}: {sum(told.values())} of {len(told)}, {time.time() - start:.0f} s {failed}", flush=True)
+        seconds = time.time() - start
+        print(f"{name} on {used[0]}: {sum(told.values())} of {len(told)}, {seconds:.0f} s {failed}", flush=True)
+        failures += sum(not ok for ok in told.values())
+        core = "passed" if told.pop("core tests") else "failed"
+        rows.append((name, *used, f"{sum(told.values())} of {len(told)}", core))
+    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
     return failures
 
 
