@@ -34,11 +34,11 @@ QUIET = {
 def found_python(version: str) -> str:
     """The path of python3.12 for "3.12", pyenv's ones included; where there is none, of the Python that runs this."""
     try:
-        ask = [f"python{version}", "-c", "import sys; print(sys.executable)"]
+        ask = [f"python{version}", "-c", "import ensurepip, sys; print(sys.executable)"]
         environment = os.environ | {"PYENV_VERSION": version}
         return subprocess.run(ask, env=environment, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        print(f"there is no python{version}; this is {platform.python_version()}")
+        print(f"there is no python{version} with venv; this is {platform.python_version()}")
         return sys.executable
 
 
