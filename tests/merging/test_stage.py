@@ -70,8 +70,8 @@ def test_the_profile_says_which_base_and_every_stage_after_follows(trained: lk.R
     told = {"root": trained.path.parent, "name": trained.path.name, **SHORT}
     run = lk.Run("tiny-cpu", merge__onto="dequantized", **told)
     assert merge_inputs(run) == merge_inputs(trained, "dequantized") != merge_inputs(trained)
-    assert evaluation_inputs(run)["merged"]["onto"] == "dequantized"
     assert lk.merge(run) == lk.merge(trained, onto="dequantized")
+    assert evaluation_inputs(run)["merged"]["onto"] == "dequantized"
     assert profile("smollm2-t4").merge.onto == "dequantized"
 
 
