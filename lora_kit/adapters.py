@@ -117,7 +117,9 @@ def detach_lora(model: PreTrainedModel, *, adapter: str = "default") -> None:
 
     if adapter not in adapter_names(model):
         return
-    delete_adapter(model, adapter, "lora_")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*was active which is now deleted")  # the caller switches
+        delete_adapter(model, adapter, "lora_")
     del model.peft_config[adapter]
     model._hf_peft_config_loaded = bool(model.peft_config)
 

@@ -71,11 +71,10 @@ def export(run: Run, kind: str = "adapter-zip", *, check: bool = False) -> Path:
             for file, content in adapter_files(run).items():
                 archive.writestr(file, content)
         rank = next((size for size in VLLM_RANKS if size >= run.profile.lora.r), run.profile.lora.r)
-        base = run.profile.base.source
+        base, served = run.profile.base.source, f"--lora-modules {plain_name(adapter.parent.name)}=FOLDER"
+        hint = f"vllm serve {quote(base)} --enable-lora --max-lora-rank {rank} {served}"
         if (ASSETS / base).is_dir():  # embedded: no other program knows it by its name
-            base = shown(ASSETS / base)
-        served = f"vllm serve {quote(base)} --enable-lora --max-lora-rank {rank}"
-        hint = f"{served} --lora-modules {plain_name(adapter.parent.name)}=FOLDER"
+            hint = "PeftModel.from_pretrained(model, FOLDER)"
     elif kind == "ollama":
         target, model = place / f"{name}-ollama", plain_name(name)
         _write_ollama(run, _merged(run), target, name, check)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from .data.prepare import data_inputs, prepare
+from .data.prepare import data_inputs, load_prepared, prepare
 from .distributed import main_process_first
 from .errors import KitError
 from .evaluation.evaluate import evaluate, evaluation_inputs
@@ -56,7 +56,8 @@ def summary(run: Run) -> None:
 
 
 def _train(run: Run) -> None:
-    data, model = prepare(run), load_base(run)
+    data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
+    model = load_base(run)
     train(model, data, run)
     release(model)
 

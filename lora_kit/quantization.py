@@ -35,7 +35,8 @@ LINEAR = re.compile(r"\.layers\.\d+\..*_proj\.weight$")  # the tensors that tran
 def load_base(run: Run, *, folder: Path | None = None, whole: bool = False) -> PreTrainedModel:
     """Load the run's base model, or the weights in `folder`, quantized as the profile says, frozen.
 
-    With `training__shard` several processes load it together, each a part; `whole` is for what one of them does alone.
+    With `training__shard` several processes load it together, each a part; `whole` is for what one of them does alone,
+    and prints nothing.
 
     Raises:
         KitError: no family that was tested, no access, damaged weights, or no memory for it.
@@ -45,7 +46,7 @@ def load_base(run: Run, *, folder: Path | None = None, whole: bool = False) -> P
     shard = run.profile.training.shard and processes()[1] > 1 and not whole
     model = load_model(run.profile, folder or base, shard=shard)
     model.loading_seconds = time.monotonic() - start  # type: ignore[assignment]  # for the plan
-    if folder is None:
+    if folder is None and not whole:
         untested = "" if model.config.model_type in FAMILIES else f", of the untested family {model.config.model_type}"
         print(f"base: {run.profile.base.title}{untested}, {describe(model)}")
     return model

@@ -107,7 +107,7 @@ def _evaluate(
     model: PreTrainedModel | None,
 ) -> Path:
     """Ask the models that were not asked yet, and write their card; what can be refused is refused before."""
-    data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
+    begun, data = time.time(), load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     merged = run.need("merged", inputs["merged"], made_by="lk.merge(run)") if inputs["merged"] else None
     questions = choose_questions(run, data, source)
     for row in questions:  # a check that fails should fail on a reference, before minutes of answers
@@ -152,7 +152,7 @@ def _evaluate(
         (stage.folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
         (stage.folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         write_html(card, rows, read_log(trained_adapter(run).parent), stage.folder / "report.html")
-        stage.figures |= card["figures"]
+        stage.figures |= {**card["figures"], "seconds": time.time() - begun}  # with the answers, which are stages too
     return stage.target
 
 
