@@ -7,7 +7,6 @@ B starts at zero, so a fresh adapter changes nothing. Source: LoRA, Hu et al. 20
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adapter_files import PREFIX, Saved, read_adapter
 from .config import ALL_LINEAR
 from .errors import KitError
 from .quantization import describe
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from .config import Lora, Profile
     from .runs import Run
-
-PREFIX = "base_model.model."  # what PEFT puts before every tensor name in a saved adapter
 
 
 def attach_lora(model: PreTrainedModel, run: Run, *, adapter: str = "default") -> PreTrainedModel:
@@ -63,19 +61,24 @@ def attach(model: PreTrainedModel, profile: Profile, *, adapter: str = "default"
 
 def target_names(model: PreTrainedModel, wanted: Iterable[str]) -> list[str]:
     """The linear layers of the decoder that get an adapter; KitError, with the names that exist, for another one."""
-    import torch
-
-    found = [
-        name.removesuffix(".base_layer").rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and ".layers." in name and "lora_" not in name
-    ]
-    layers, names = list(dict.fromkeys(found)), list(wanted)
+    layers = list(dict.fromkeys(name.rpartition(".")[2] for name in linear_layers(model)))
+    names = list(wanted)
     if tuple(names) == ALL_LINEAR:
         return layers
     if unknown := [name for name in names if name not in layers]:
         raise KitError(f"the model has no linear layers named {unknown}; it has {', '.join(layers)}")
     return names
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
+    """The linear layers of the decoder by their names in the model, also where they have adapters."""
+    import torch
+
+    return {
+        name.removesuffix(".base_layer"): module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and ".layers." in name and "lora_" not in name
+    }
 
 
 def _inject(model: PreTrainedModel, config: Any, adapter: str) -> None:
@@ -200,38 +203,35 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "defaul
     """Add a saved adapter to the model in place, ready for use; it replaces one of the same name.
 
     Raises:
-        KitError: no adapter in the folder, a damaged file, or tensors that do not fit this model.
+        KitError: no adapter in the folder, a damaged file, one that is not plain LoRA, or does not fit this model.
     """
-    from peft import LoraConfig
-
-    read_adapter(folder)  # before anything is changed
-    config = LoraConfig.from_pretrained(str(folder))
+    saved = read_adapter(folder)
+    if unknown := saved.scales.keys() - linear_layers(model):  # before anything is changed
+        raise KitError(f"the adapter in {folder} was made for another model: this one has no {min(unknown)}")
     detach_lora(model, adapter=adapter)  # another rank or scale may be attached under this name
-    if not isinstance(config.target_modules, str):  # PEFT also takes a pattern, which finds its modules itself
-        target_names(model, config.target_modules)
-    _inject(model, config, adapter)
-    take_adapter(model, folder, adapter=adapter)
+    _inject(model, saved.config, adapter)
+    _fill(model, saved, folder, adapter)
     return model.requires_grad_(False)
 
 
 def take_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "default") -> None:
     """Fill the attached adapter with a saved one's tensors; KitError where they are damaged or of another shape."""
+    _fill(model, read_adapter(folder), folder, adapter)
+
+
+def check_same_scale(folder: Path, lora: Lora) -> None:
+    """Raise KitError where another scale than the saved adapter's would make it start as another function."""
+    saved = read_adapter(folder).config
+    names = [name for name in ("r", "lora_alpha", "use_rslora") if getattr(saved, name) != getattr(lora, name)]
+    if names:
+        other = "; ".join(f"lora__{name}={getattr(saved, name)}, here {getattr(lora, name)}" for name in names)
+        raise KitError(f"the adapter in {folder} was trained with {other}: set the same")
+
+
+def _fill(model: PreTrainedModel, saved: Saved, folder: Path, adapter: str) -> None:
     from peft import set_peft_model_state_dict
 
-    given = {name.removeprefix(PREFIX): value for name, value in read_adapter(folder).items()}
     expected = {(name, value.shape) for name, value in adapter_state(model, adapter).items()}
-    if wrong := expected ^ {(name, value.shape) for name, value in given.items()}:
+    if wrong := expected ^ {(name, value.shape) for name, value in saved.tensors.items()}:
         raise KitError(f"the adapter in {folder} was made for another model or rank: {min(wrong)[0]} does not fit")
-    set_peft_model_state_dict(model, given, adapter_name=adapter)
-
-
-def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a saved adapter by name; KitError where it is missing or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        json.loads((folder / "adapter_config.json").read_text())
-        return load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise KitError(f"there is no whole adapter in {folder} ({error}): train it again") from error
+    set_peft_model_state_dict(model, saved.tensors, adapter_name=adapter)

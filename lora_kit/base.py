@@ -85,7 +85,12 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
     """The base model's own tokenizer, with `<unk>` as padding where it has none."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(locate(base))
+    folder = locate(base)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # each kind of tokenizer has names of its own for what is missing or damaged
+        broken = f"the tokenizer in {shown(folder)} cannot be loaded ({_reason(error)}): fetch it again"
+        raise KitError(broken) from error
     if isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = without_clock(tokenizer.chat_template)
     if tokenizer.pad_token_id is None:
@@ -153,7 +158,7 @@ def access_problem(base: Base) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def check_family(folder: Path, base: Base) -> Path:

@@ -88,7 +88,8 @@ def load_spread(folder: Path, device: torch.device, quantization: Any, options: 
         raise KitError("training__shard spreads 4-bit weights: set quantization__kind=nf4")
     weights = Weights(folder)
     with init_empty_weights():  # the buffers are real
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **options)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
     replace_with_bnb_linear(model, modules_to_not_convert=["lm_head"], quantization_config=quantization)
     model.is_loaded_in_4bit = True  # for PEFT
     model.tie_weights()

@@ -68,7 +68,7 @@ def load_model(profile: Profile, folder: Path, *, shard: bool = False) -> PreTra
                 model = load_spread(folder, device, quantization, options)
             else:
                 options |= {"device_map": {"": device}, "quantization_config": quantization, "use_safetensors": True}
-                model = AutoModelForCausalLM.from_pretrained(folder, **options)
+                model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
     except (SafetensorError, OSError, ValueError, LookupError) as error:
         raise KitError(f"the weights in {folder} cannot be loaded: {error}. Fetch or make them again") from error
     except torch.OutOfMemoryError as error:

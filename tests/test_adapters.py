@@ -10,22 +10,25 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
+from lora_kit.adapter_files import read_adapter
 from lora_kit.adapters import (
     adapter_names,
     adapter_state,
     attach,
     attach_lora,
+    check_same_scale,
     detach_lora,
     is_fresh,
     load_adapter,
     lora_layers,
     save_adapter,
     set_adapter,
+    take_adapter,
     trainable,
 )
 from lora_kit.errors import KitError
-from lora_kit.training.train import check_same_scale
 
 from .models import FakeRun, adapted, load_small_llama, save_adapted, save_small_llama, small_profile
 
@@ -127,13 +130,76 @@ def test_a_foreign_or_damaged_adapter_is_refused(folder: Path, tmp_path: Path) -
     other = save_adapted(folder, tmp_path / "r8", lora__r=8)
     config = other / "adapter_config.json"
     config.write_text(config.read_text().replace('"r": 8', '"r": 4'))
-    with pytest.raises(KitError, match=r"r8.*another model or rank: .*lora_A"):
+    with pytest.raises(KitError, match=r"r8.*do not multiply at rank 4"):
         load_adapter(load_small_llama(folder), other)
+    with pytest.raises(KitError, match=r"another model or rank: .*lora_A"):
+        take_adapter(adapted(folder), save_adapted(folder, tmp_path / "r16", lora__r=16))
     weights = save_adapted(folder, tmp_path / "cut") / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     for place in ("cut", "nowhere"):
         with pytest.raises(KitError, match=f"{place}.*train it again"):
             load_adapter(load_small_llama(folder), tmp_path / place)
+
+
+ODD = {
+    "a module to import": {"megatron_config": {}, "megatron_core": "evil"},
+    "its name alone": {"megatron_core": "evil"},
+    "other layers": {"modules_to_save": ["lm_head"]},
+    "dora": {"use_dora": True},
+    "a setting of tomorrow": {"lora_magic": 3},
+    "no rank": {"r": 0},
+    "a negative rank": {"r": -1},
+    "a huge rank": {"r": 10**9},
+    "a rank in words": {"r": "x"},
+    "no alpha": {"lora_alpha": None},
+    "an alpha without end": {"lora_alpha": float("inf")},
+    "a pattern": {"alpha_pattern": {"(.*)*(.*)*(.*)*x": 3}},
+    "a pattern of texts": {"rank_pattern": {"q_proj": "4"}},
+    "a list": {"r": [4]},
+    "dropout of all": {"lora_dropout": 1},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_no_setting_of_a_forged_adapter_reaches_peft(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    saved = save_adapted(folder, tmp_path / "saved")
+    (tmp_path / "evil.py").write_text("raise SystemExit('this ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = saved / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | ODD[name]))
+    named = {"a module to import": "megatron_config={}|megatron_core='evil'", "a huge rank": "at rank 1000000000"}
+    with pytest.raises(KitError, match=rf"saved has .*({named.get(name, next(iter(ODD[name])))})"):
+        load_adapter(load_small_llama(folder), saved)
+
+
+def test_targets_and_exclusions_are_the_tensors_own_whatever_the_file_says(folder: Path, tmp_path: Path) -> None:
+    saved = save_adapted(folder, tmp_path)
+    expected = logits(load_adapter(load_small_llama(folder), saved))
+    config = json.loads((saved / "adapter_config.json").read_text())
+    forged = {"exclude_modules": "(.*)*(.*)*(.*)*x", "target_modules": "(.*)*(.*)*(.*)*x", "layers_to_transform": [1]}
+    (saved / "adapter_config.json").write_text(json.dumps(config | forged))
+    assert torch.equal(logits(load_adapter(load_small_llama(folder), saved)), expected)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "[[1]]", "{", "[" * 10**5, '{"r": ' + "9" * 5000 + "}"])
+def test_an_adapter_s_settings_that_are_no_settings(folder: Path, tmp_path: Path, text: str) -> None:
+    (save_adapted(folder, tmp_path) / "adapter_config.json").write_text(text)
+    with pytest.raises(KitError):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["empty", "rank 0", "integers", "another layer"])
+def test_an_adapter_s_tensors_that_are_no_adapter(folder: Path, tmp_path: Path, kind: str) -> None:
+    file = save_adapted(folder, tmp_path) / "adapter_model.safetensors"
+    tensors = {} if kind == "empty" else load_file(file)
+    if kind == "another layer":
+        tensors = {name.replace("layers.1", "layers.7"): value for name, value in tensors.items()}
+    changed = {"rank 0": lambda value: value[:0], "integers": lambda value: value.int()}.get(kind, lambda value: value)
+    save_file({name: changed(value).contiguous() for name, value in tensors.items()}, file)
+    with pytest.raises(KitError):
+        load_adapter(load_small_llama(folder), tmp_path)
 
 
 def test_another_scale_than_the_saved_one_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +93,31 @@ def test_the_embedded_model_is_found_and_identified() -> None:
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= known["files"].keys()
     tokenizer = load_tokenizer(Base())
     assert (tokenizer.pad_token, tokenizer.unk_token_id, tokenizer.bos_token_id) == ("<unk>", 0, 1)
+
+
+@pytest.mark.parametrize("said", ["Foo", None])
+def test_code_beside_a_tokenizer_is_neither_run_nor_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None
+) -> None:
+    folder, ran = Path(shutil.copytree(ASSETS / "tiny-chat", tmp_path / "base")), tmp_path / "ran"
+    code = "from transformers import PreTrainedTokenizerFast\nclass T(PreTrainedTokenizerFast): pass\n"
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\n{code}")
+    forged = {"auto_map": {"AutoTokenizer": [None, "evil.T"]}, "tokenizer_class": said}
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | forged
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with contextlib.suppress(KitError):  # or another class of transformers' own reads it
+        load_tokenizer(Base(source=str(folder)))
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 3', "\0"])
+def test_a_broken_tokenizer_is_one_sentence(tmp_path: Path, name: str, text: str) -> None:
+    folder = Path(shutil.copytree(ASSETS / "tiny-chat", tmp_path / "base"))
+    (folder / name).write_text(text)
+    with pytest.raises(KitError, match=r"tokenizer in .*base cannot be loaded"):
+        load_tokenizer(Base(source=str(folder)))
 
 
 def test_a_folder_is_taken_as_it_is_and_other_weights_are_another_identity(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -17,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 FOUNDATION = {"errors", "config", "presets", "files", "machine", "base", "runs", "checkup", "distributed"}
 LAYERS = (
     FOUNDATION | {"progress", "plots", "templates"},
-    {"data", "quantization", "adapters", "generation"},
+    {"data", "quantization", "adapter_files", "adapters", "generation"},
     {"training", "merging", "evaluation"},
     {"pipeline", "correction", "hosted", "widgets", "chatting", "gguf", "llama_cpp", "exporting", "course"}
     | {"__main__", "__init__"},
 )
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "matplotlib", "accelerate", "pandas", "numpy"}
-ONLY_IN = {"bitsandbytes": ("quantization", "training.optim"), "peft": ("adapters", "merging")}
+ONLY_IN = {"bitsandbytes": ("quantization", "training.optim"), "peft": ("adapter_files", "adapters", "merging")}
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 LLAMA2 = (
     "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights Reserved."
@@ -162,15 +163,29 @@ def _runs_foreign_code(node: ast.AST) -> bool:
     if isinstance(node, ast.ImportFrom):
         return (node.module or "").split(".")[0] in UNSAFE
     if isinstance(node, ast.keyword):
-        return node.arg == "trust_remote_code"
+        return node.arg == "trust_remote_code" and ast.unparse(node.value) != "False"
     return isinstance(node, ast.Constant) and node.value == "trust_remote_code"
 
 
 @pytest.mark.parametrize(
-    "line", ["torch.load(p)", "torch.load(p, weights_only=False)", "import pickle", "f(trust_remote_code=True)"]
+    "line",
+    [
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "import pickle",
+        "f(trust_remote_code=True)",
+    ],
 )
 def test_foreign_code_would_be_found(line):
     assert any(map(_runs_foreign_code, ast.walk(ast.parse(line))))
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_transformers_never_asks_whether_to_run_foreign_code(module):
+    """Where nothing is said, it asks at the keyboard."""
+    calls = ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8")))
+    loads = [c for c in calls if isinstance(c, ast.Call) and re.match(r"Auto\w+\.from_", ast.unparse(c.func))]
+    assert not [c.lineno for c in loads if "trust_remote_code" not in [keyword.arg for keyword in c.keywords]]
 
 
 @pytest.mark.parametrize("module", SOURCES)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapter_files import read_adapter
 from ..data.prepare import data_inputs, load_prepared
 from ..files import read_manifest
 from ..templates import render
@@ -37,9 +37,9 @@ def card_texts(
 
     profile, page = run.profile, _page(run.profile.base)
     folder, training = run.find("data", data_inputs(run)), run.find(adapter_stage(run), train_inputs(run))
-    data, targets = load_prepared(folder) if folder else None, profile.lora.target_modules
+    data, targets = load_prepared(folder) if folder else None, [*profile.lora.target_modules]
     if training:  # a profile may say "all-linear"
-        targets = json.loads((training / "adapter" / "adapter_config.json").read_text())["target_modules"]
+        targets = sorted({name.rpartition(".")[2] for name in read_adapter(training / "adapter").scales})
     card = render(
         "model_card.md",
         kind=kind,

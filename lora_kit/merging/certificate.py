@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import PREFIX, pass_over_old_torchao, read_adapter
+from ..adapter_files import read_adapter
+from ..adapters import pass_over_old_torchao
 from ..base import INDEX, Weights, companions
 from ..errors import KitError
 from ..files import file_hash, file_identity, shown
@@ -78,19 +79,19 @@ def certify(
 def peft_layers(base: Path, adapter: Path) -> dict[str, Any]:
     """PEFT's own LoRA layers with the adapter's weights, by the name of the base's tensor; the base has no weights."""
     import torch
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    saved = read_adapter(adapter)
     pass_over_old_torchao()
     with quiet_libraries():
-        inject_adapter_in_model(LoraConfig.from_pretrained(str(adapter)), model, low_cpu_mem_usage=True)
-    tensors = {  # PEFT's own loading would move them to where the base is, which has no weights
-        name.removeprefix(PREFIX).replace(".weight", ".default.weight"): value
-        for name, value in read_adapter(adapter).items()
-    }
+        inject_adapter_in_model(saved.config, model, low_cpu_mem_usage=True)
+    # PEFT's own loading would move them to where the base is, which has no weights
+    tensors = {name.replace(".weight", ".default.weight"): value for name, value in saved.tensors.items()}
     if unknown := model.load_state_dict(tensors, strict=False, assign=True).unexpected_keys:
         raise KitError(f"PEFT puts no layer where the adapter in {shown(adapter)} has {unknown[0]}")
     return {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..adapters import PREFIX, read_adapter
+from ..adapter_files import read_adapter
 from ..base import INDEX, Weights, companions, locate
 from ..errors import KitError
 from ..files import check_files, file_hash, read_manifest, shown
@@ -31,11 +31,6 @@ SHARD = 10**9  # bytes of one file of the new model; memory grows with it
 KAGGLE_WORKING = Path("/kaggle/working")
 KAGGLE_KEEPS = 20 * 10**9  # bytes of that folder; beyond them a session's output is lost
 PLAIN = ("torch.float32", "torch.float16", "torch.bfloat16")  # the dtypes of weights that can be added to
-NOT_MERGED = (  # settings of a PEFT LoRA whose update is not scale * B A, or that change more than linear layers
-    "bias use_dora use_qalora lora_bias modules_to_save trainable_token_indices target_parameters layer_replication "
-    "alora_invocation_tokens fan_in_fan_out"
-).split()
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # initial values that subtract from W: W + BA is another model
 
 
 def merge(run: Run, *, onto: str | None = None) -> Path:
@@ -140,38 +135,13 @@ class Delta(NamedTuple):
 
 
 def adapter_deltas(adapter: Path) -> dict[str, Delta]:
-    """The update of every adapted tensor of the base, with the scale as PEFT computes it (rsLoRA, patterns).
-
-    Raises:
-        KitError: a damaged adapter, or one that is not plain LoRA on linear layers.
-    """
-    from peft.utils.other import get_pattern_key
-
-    tensors, config = read_adapter(adapter), json.loads((adapter / "adapter_config.json").read_text())
-    modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
-    halves = {f"{module}.lora_{half}.weight" for module in modules for half in "AB"}
-    _check_plain(adapter, config, halves ^ set(tensors))
-    alphas, deltas = config.get("alpha_pattern") or {}, {}
-    for module in modules:
-        b, a = tensors[f"{module}.lora_B.weight"].float(), tensors[f"{module}.lora_A.weight"].float()
-        if b.ndim != 2 or a.ndim != 2 or b.shape[1] != len(a):
-            raise KitError(f"the adapter's {module} has A {(*a.shape,)} and B {(*b.shape,)}, which do not multiply")
-        name = module.removeprefix(PREFIX)  # a pattern that matches it wins
-        alpha = float(alphas.get(get_pattern_key(list(alphas), name), config["lora_alpha"]))
-        deltas[f"{name}.weight"] = Delta(b, a, alpha / (len(a) ** 0.5 if config.get("use_rslora") else len(a)))
-    return deltas
-
-
-def _check_plain(adapter: Path, config: dict[str, Any], other: set[str]) -> None:
-    """Raise KitError where an adapter's update is not scale * B A, by a setting of PEFT or by `other` tensors."""
-    problems = [f"{name}={config[name]!r}" for name in NOT_MERGED if (config.get(name) or "none") != "none"]
-    if config.get("peft_type") != "LORA":
-        problems.append(f"peft_type={config.get('peft_type')!r}")
-    if str(config.get("init_lora_weights")).lower().startswith(CHANGES_BASE):
-        problems.append(f"init_lora_weights={config['init_lora_weights']!r}, which changes the base's weights")
-    problems += [f"the tensor {name}" for name in sorted(other)]
-    if problems:
-        raise KitError(f"{shown(adapter)} has {problems[0]}; plain LoRA and rsLoRA on linear layers are merged")
+    """The update of every adapted tensor of the base; KitError for an adapter that is damaged or not plain LoRA."""
+    saved = read_adapter(adapter)
+    halves = {name: value.float() for name, value in saved.tensors.items()}
+    return {
+        f"{name}.weight": Delta(halves[f"{name}.lora_B.weight"], halves[f"{name}.lora_A.weight"], scale)
+        for name, scale in saved.scales.items()
+    }
 
 
 def check_fits(deltas: dict[str, Delta], weights: Weights, adapter: Path) -> None:

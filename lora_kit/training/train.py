@@ -32,7 +32,7 @@ from .recipe import Recipe, check_given, pairs_file, recipe, training_rows
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..config import Lora, Training
+    from ..config import Training
     from ..runs import Run, Stage
 
 SHOWN = ("loss", "evaluation_loss", "learning_rate")  # of a log row, while training
@@ -109,17 +109,8 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
         adapters.detach_lora(model)
         adapters.attach_lora(model, run)
     if start is not None:
-        check_same_scale(Path(start).expanduser(), lora)
+        adapters.check_same_scale(Path(start).expanduser(), lora)
         adapters.take_adapter(model, Path(start).expanduser())
-
-
-def check_same_scale(folder: Path, lora: Lora) -> None:
-    """Raise KitError where another scale than the saved adapter's would make it start as another function."""
-    saved = json.loads((folder / "adapter_config.json").read_text())
-    names = [name for name in ("r", "lora_alpha", "use_rslora") if saved.get(name, False) != getattr(lora, name)]
-    if names:
-        other = "; ".join(f"lora__{name}={saved.get(name)}, here {getattr(lora, name)}" for name in names)
-        raise KitError(f"the adapter in {folder} was trained with {other}: set the same")
 
 
 def _fit(

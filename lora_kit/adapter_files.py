@@ -1,0 +1,118 @@
+"""An adapter's folder as PEFT writes it, and as anybody may forge it: plain LoRA's settings, checked, and its tensors.
+
+PEFT's own reader takes whatever `adapter_config.json` says, modules to import and patterns to match among it. Here the
+tensors say which modules have a layer, and no setting but those in KNOWN comes out of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from math import inf, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import KitError
+from .files import shown
+from .templates import one_line
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+
+PREFIX = "base_model.model."  # what PEFT puts before every tensor name in a saved adapter
+PLAIN_NAME = re.compile(r"\^?\w[\w.]{0,200}")
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_alpha(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < inf
+
+
+def _by_name(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, dict)
+        and all(PLAIN_NAME.fullmatch(name) and is_right(number) for name, number in value.items())
+    )
+
+
+KNOWN: dict[str, Callable[[Any], bool]] = {
+    "r": _is_rank,
+    "lora_alpha": _is_alpha,
+    "rank_pattern": _by_name(_is_rank),
+    "alpha_pattern": _by_name(_is_alpha),
+    "use_rslora": lambda value: type(value) is bool,
+    "lora_dropout": lambda value: type(value) in (int, float) and 0 <= value < 1,
+    # pissa, olora, corda, loftq subtract from W what they begin with: W + BA is another model
+    "init_lora_weights": lambda value: value in (True, False, "gaussian", "eva", "orthogonal"),
+    "peft_type": lambda value: value == "LORA",
+}
+NEEDED = ("r", "lora_alpha")
+PASSED_OVER = (  # they say nothing of the update, or where it is, as the tensors do
+    "auto_mapping base_model_name_or_path exclude_modules inference_mode layers_pattern layers_to_transform "
+    "peft_version revision target_modules task_type"
+).split()
+
+
+class Saved(NamedTuple):
+    """A saved adapter of plain LoRA."""
+
+    config: LoraConfig  # with the full names of its modules as targets
+    scales: dict[str, float]  # module -> lora_alpha / r, or / sqrt(r)
+    tensors: dict[str, torch.Tensor]  # module.lora_A.weight (r, in) and module.lora_B.weight (out, r)
+
+
+def read_adapter(folder: Path) -> Saved:
+    """Read an adapter's folder; KitError where it is missing or damaged, or is not plain LoRA on linear layers."""
+    from peft import LoraConfig
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        given = dict(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
+        loaded = load_file(folder / "adapter_model.safetensors")
+    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
+        raise KitError(f"there is no whole adapter in {shown(folder)} ({error}): train it again") from error
+    settings, problems = _settings(given, LoraConfig().to_dict())
+    tensors = {name.removeprefix(PREFIX): value for name, value in loaded.items()}
+    modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
+    halves = {f"{module}.lora_{half}.weight" for module in modules for half in "AB"}
+    problems += [f"the tensor {name}" for name in sorted(halves ^ set(tensors))] or ([] if tensors else ["no tensor"])
+    scales = dict[str, float]()
+    for module in modules if not problems else ():
+        rank, alpha = (
+            _of_module(module, settings[pattern], settings[plain])
+            for pattern, plain in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha"))
+        )
+        a, b = (tensors[f"{module}.lora_{half}.weight"] for half in "AB")
+        if not (a.ndim == b.ndim == 2 and len(a) == b.shape[1] == rank and a.numel() and b.numel()):
+            problems.append(f"{module} with A {(*a.shape,)} and B {(*b.shape,)}, which do not multiply at rank {rank}")
+        elif not (a.is_floating_point() and b.is_floating_point()):
+            problems.append(f"{module} in {a.dtype}")
+        scales[module] = alpha / (sqrt(rank) if settings["use_rslora"] else rank)
+    if problems:
+        raise KitError(f"{shown(folder)} has {problems[0]}; plain LoRA and rsLoRA on linear layers are read")
+    return Saved(LoraConfig(**settings, target_modules=modules, task_type="CAUSAL_LM"), scales, tensors)
+
+
+def _settings(given: dict[str, Any], defaults: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The known settings, and what is wrong: one with a wrong value, another one that PEFT does not have by default."""
+    found, problems = {name: defaults[name] for name in KNOWN}, []
+    for name, value in (dict.fromkeys(NEEDED) | given).items():
+        is_unset = value in (None, False, "none", [], {}) or value == defaults.get(name)
+        if name in KNOWN and (KNOWN[name](value) or (is_unset and name not in NEEDED)):
+            found[name] = value or defaults[name]
+        elif name not in PASSED_OVER and (name in KNOWN or not is_unset):
+            problems.append(f"{one_line(name)}={value!r:.80}")
+    return found, problems
+
+
+def _of_module(module: str, pattern: dict[str, Any], plain: Any) -> Any:
+    """The first entry of the pattern that names the module or the end of its name, as PEFT finds it."""
+    parts = module.split(".")
+    names = {".".join(parts[start:]) for start in range(len(parts))} | {f"^{module}"}
+    return next((pattern[name] for name in pattern if name in names), plain)
