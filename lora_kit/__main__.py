@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks our signs shows others
         sys.stdout.reconfigure(errors="replace")
     if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one prints
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         status = COMMANDS[options.command](options) or 0
         sys.stdout.flush()

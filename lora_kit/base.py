@@ -179,7 +179,7 @@ def check_family(folder: Path, base: Base) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """The model's config.json; KitError where it is none."""
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config["model_type"].lower()
         return config
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:

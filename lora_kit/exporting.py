@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 import zipfile
@@ -10,13 +9,13 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from .base import ASSETS, load_tokenizer, locate
+from .base import ASSETS, load_tokenizer, locate, read_config
 from .data.chat_template import added_system, speaks_llama2, stop_id
 from .data.prepare import data_inputs, load_prepared
 from .errors import KitError
 from .evaluation.evaluate import evaluation_inputs
 from .evaluation.report import markdown_card
-from .files import check_files, disk_errors, read_manifest, shown, whole_file
+from .files import check_files, disk_errors, read_json, read_manifest, shown, whole_file
 from .gguf import write_gguf
 from .llama_cpp import check_gguf, check_installed, reference
 from .merging.cards import card_texts
@@ -171,7 +170,7 @@ def _merged(run: Run) -> Path:
 
 
 def _merged_texts(run: Run, merged: Path) -> dict[str, str]:
-    return card_texts(run, "merged", json.loads((merged / "certificate.json").read_text()), _report_of(run))
+    return card_texts(run, "merged", read_json(merged / "certificate.json"), _report_of(run))
 
 
 def _report_of(run: Run) -> str | None:
@@ -180,7 +179,7 @@ def _report_of(run: Run) -> str | None:
         folder = run.find("evaluation", evaluation_inputs(run))
     except KitError:  # the merge or the data are not there: no card of theirs either
         return None
-    return markdown_card(json.loads((check_files(folder) / "report_card.json").read_text())) if folder else None
+    return markdown_card(read_json(check_files(folder) / "report_card.json")) if folder else None
 
 
 def _write_gguf(run: Run, merged: Path, target: Path, bits: str, name: str, check: bool) -> None:
@@ -195,17 +194,17 @@ def _write_gguf(run: Run, merged: Path, target: Path, bits: str, name: str, chec
 
 def _write_ollama(run: Run, merged: Path, target: Path, name: str, check: bool) -> None:
     data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
-    context = json.loads((merged / "config.json").read_text())["max_position_embeddings"]
+    context = read_config(merged)["max_position_embeddings"]
     text = modelfile("model.gguf", load_tokenizer(run.profile.base), data.card.get("system"), context)
     with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         _write_gguf(run, merged, target / "model.gguf", "F16", name, check)
         path = target / "Modelfile"
-        if path.is_file() and path.read_text() != text:  # somebody has edited it
+        if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != text:  # somebody has edited it
             path.replace(target / "Modelfile.before")
             print(f"{shown(path)} was another one: kept as Modelfile.before")
         for file, content in {**_merged_texts(run, merged), "Modelfile": text}.items():
-            (target / file).write_text(content)
+            (target / file).write_text(content, encoding="utf-8")
 
 
 def modelfile(weights: str, tokenizer: PreTrainedTokenizerBase, system: str | None, context: int) -> str:

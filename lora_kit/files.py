@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,13 @@ from typing import Any
 from .errors import KitError
 
 BIG = 100 * 2**20  # bytes: larger files are known by their size and samples, as hashing them whole takes minutes
+SMALL, RATIO = 2**28, 100  # bytes unpacked; more than 256 MiB must have been packed to a hundredth or more
 SAMPLES, SAMPLE = 64, 2**16  # places and bytes
 LIBRARIES = ("lora-kit", "torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate")
-FIELDS = {"fingerprint", "inputs", "figures", "seconds", "finished", "versions", "files"}
+FIELDS = {  # of a manifest, with their types
+    **{"fingerprint": str, "inputs": dict, "figures": dict, "seconds": int | float},
+    **{"finished": str, "versions": dict, "files": dict},
+}
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK = (*FULL, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENAMETOOLONG)
 
@@ -58,6 +62,37 @@ def version(library: str) -> str:
         return "missing"
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file of a run or a base holds; KitError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError) as error:
+        raise _damaged(path) from error
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The rows of a file with one JSON value a line; KitError where it is missing or damaged."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError) as error:
+        raise _damaged(path) from error
+
+
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write a value as JSON, indented for people or in one line."""
+    path.write_text(json.dumps(value, indent=indent, default=str) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write rows as JSON, one a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _damaged(path: Path, folder: Path | None = None) -> KitError:
+    folder = folder or path.parent
+    return KitError(f"{shown(path)} is missing or damaged: delete the folder {shown(folder)} and make it again")
+
+
 def write_manifest(folder: Path, inputs: dict[str, Any], figures: dict[str, Any], seconds: float) -> None:
     """Write `manifest.json` over all files of `folder`, last of all."""
     files = {
@@ -74,27 +109,27 @@ def write_manifest(folder: Path, inputs: dict[str, Any], figures: dict[str, Any]
         "versions": {name: version(name) for name in LIBRARIES},
         "files": files,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, default=str) + "\n")
+    write_json(folder / "manifest.json", manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished stage; a KitError that says which folder to delete where it is missing or damaged."""
     path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        manifest = None
-    if not isinstance(manifest, dict) or not manifest.keys() >= FIELDS:
-        raise KitError(f"{shown(path)} is damaged: delete the folder {shown(folder)} and make it again")
+    manifest = read_json(path)
+    fields = manifest if isinstance(manifest, dict) else {}
+    is_whole = all(isinstance(fields.get(name), kind) for name, kind in FIELDS.items())
+    if not is_whole or manifest["fingerprint"] != fingerprint(manifest["inputs"]):
+        raise _damaged(path)
     return manifest
 
 
 def check_files(folder: Path) -> Path:
     """Return `folder` when every file of the stage is still what its manifest says; else raise KitError."""
-    for name, expected in read_manifest(folder)["files"].items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != expected["bytes"] or file_hash(path) != expected["sha256"]:
-            raise KitError(f"{shown(path)} is missing or damaged: delete the folder {shown(folder)} and make it again")
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    for name, known in read_manifest(folder)["files"].items():
+        path = there.get(name)  # a name that leads elsewhere is none of them
+        if path is None or known != {"bytes": path.stat().st_size, "sha256": file_hash(path)}:
+            raise _damaged(path or folder / name, folder)
     return folder
 
 
@@ -147,6 +182,12 @@ def whole_file(target: Path) -> Iterator[Path]:
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def check_unpacked(packed: Path, size: int) -> None:
+    """Raise KitError where a packed file would become absurdly large: no text of people packs that well."""
+    if size > max(SMALL, RATIO * packed.stat().st_size):
+        raise KitError(f"{shown(packed)} would take {size / 2**30:,.1f} GiB unpacked, which no honest file does")
 
 
 def check_writable(folder: Path) -> None:

@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from .templates import render
@@ -76,6 +77,10 @@ class Progress:
         return f"  {duration((now - began) / (self.done - before) * (self.total - self.done))} left"
 
     def _show(self, head: str, left: str = "", last: bool = False) -> None:
+        with suppress(OSError):  # a log on a full disk, a terminal that was closed: no reason to stop
+            self._print(head, left, last)
+
+    def _print(self, head: str, left: str, last: bool) -> None:
         line = "  ".join([head, *(f"{name} {value:.4g}" for name, value in self.figures.items())]) + left
         if self.mode == "log":
             print(line, flush=True)

@@ -14,8 +14,9 @@ import os
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from .errors import KitError
 from .files import (
     absolute,
     check_files,
+    check_unpacked,
     check_writable,
     disk_errors,
     fingerprint,
@@ -129,12 +131,16 @@ class Run:
         name = f"{self.path.name}.zip"
         path = absolute(target or self.path.with_name(name))
         path = path / name if path.is_dir() else path
-        with whole_file(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        with (
+            whole_file(path) as partial,
+            zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive,  # also of 1970
+        ):
             for file in sorted(self.path.rglob("*")):
                 inside = file.relative_to(self.path)
                 is_hidden = any(part.startswith(".") for part in inside.parts)  # half written
                 if file.is_file() and file != path and not is_hidden and not inside.parts[0].startswith(LEFT_OUT):
-                    archive.write(file, inside)
+                    with suppress(FileNotFoundError):  # a training has deleted an old checkpoint
+                        archive.write(file, inside)
         return path
 
     def _target(self, stage: str, inputs: dict[str, Any]) -> Path:
@@ -212,8 +218,28 @@ def _folder_name(chosen: Profile) -> str:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack a packed run; nothing that is there already is overwritten, nothing lands outside `folder`."""
-    if not zipfile.is_zipfile(archive):
-        raise KitError(f"source={str(archive)!r} is not a packed run: give the zip that run.pack() wrote")
-    with disk_errors(folder), zipfile.ZipFile(archive) as packed:
-        packed.extractall(folder, [name for name in packed.namelist() if not (folder / name).exists()])
+    """Unpack a packed run; nothing that is there already is overwritten, nothing lands outside `folder`.
+
+    Every file takes its place as a whole, a manifest behind the files it names: what broke off is made good by another.
+    """
+    partial = folder / ".unpacked.partial"
+    with disk_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed has left
+        try:
+            if not zipfile.is_zipfile(archive):
+                raise ValueError("it is no zip")
+            with zipfile.ZipFile(archive) as packed:
+                check_unpacked(archive, sum(file.file_size for file in packed.infolist()))
+                packed.extractall(partial)
+            for file in sorted(partial.rglob("*"), key=lambda file: (file.name == "manifest.json", file)):
+                target = folder / file.relative_to(partial)
+                if file.is_file() and not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    file.rename(target)
+        except KitError:
+            raise
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:  # also with a password
+            reason = f"source={str(archive)!r} is not a packed run ({error})"
+            raise KitError(f"{reason}: give the zip that run.pack() wrote") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -189,6 +189,15 @@ def test_transformers_never_asks_whether_to_run_foreign_code(module):
 
 
 @pytest.mark.parametrize("module", SOURCES)
+def test_texts_are_utf_8_whatever_the_machine_says(module):
+    tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    texts = [c for c in calls if ast.unparse(c.func).endswith((".read_text", ".write_text"))]
+    texts += [c for c in calls if ast.unparse(c.func) == "open"]
+    assert not [call.lineno for call in texts if "encoding" not in [keyword.arg for keyword in call.keywords]]
+
+
+@pytest.mark.parametrize("module", SOURCES)
 def test_files_and_functions_stay_small(module):
     text = SOURCES[module].read_text(encoding="utf-8")
     functions = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))

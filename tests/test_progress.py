@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -54,6 +55,17 @@ def test_what_goes_on_after_a_stop_counts_the_time_left_from_there(
     first, second, third, _ = capsys.readouterr().out.splitlines()
     assert "left" not in first
     assert second.endswith("442 of 480  38 min left") and third.endswith("443 of 480  37 min left")
+
+
+def test_a_log_on_a_full_disk_stops_no_work(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("builtins.print", full)
+    with Progress("training", 2) as work:
+        work.update(1)
+        work.update(2)
+    assert work.done == 2
 
 
 def test_a_terminal_rewrites_one_line_and_clears_what_was_longer(

@@ -220,11 +220,94 @@ def test_packing_into_a_folder_or_a_place_that_is_not_there_yet(run: Run, tmp_pa
     assert run.pack(tmp_path / "new" / "mine.zip").is_file()
 
 
-def test_packing_on_a_full_disk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_on_a_full_disk_leaves_the_pack_of_before(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write(run)
+    before = run.pack().read_bytes()
     monkeypatch.setattr(zipfile.ZipFile, "write", full)
     with pytest.raises(KitError, match="No space left"):
         run.pack()
+    assert (run.path.parent / "tiny-cpu.zip").read_bytes() == before
+    assert visible(run.path.parent) == ["tiny-cpu", "tiny-cpu.zip"] and not list(run.path.parent.glob(".*"))
+
+
+def test_files_that_vanish_or_are_dated_1970_are_packed_as_far_as_they_go(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(write(run) / "rows.txt", (0, 0))
+    lost = write(run, "training/handbook") / "rows.txt"
+    own = zipfile.ZipFile.write
+
+    def vanish(archive: zipfile.ZipFile, file: Path, inside: Path) -> None:
+        lost.unlink(missing_ok=True)
+        own(archive, file, inside)
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", vanish)
+    with zipfile.ZipFile(run.pack()) as archive:
+        names = archive.namelist()
+    assert "data/rows.txt" in names and "training/handbook/rows.txt" not in names
+
+
+@pytest.mark.parametrize("broken", ["extractall", "rename"])
+def test_what_broke_off_while_unpacking_is_made_good_by_the_next(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    write(run)
+    packed, there = run.pack(), tmp_path / "there"
+    own, files = Path.rename, []
+
+    def rename(file: Path, target: Path) -> None:
+        files.append(target.name)
+        if len(files) > 1:
+            raise KeyboardInterrupt
+        own(file, target)
+
+    def extract(archive: zipfile.ZipFile, place: Path) -> None:
+        (place / "data").mkdir(parents=True)
+        (place / "data/rows.txt").write_text("hel")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(zipfile.ZipFile, "extractall", extract) if broken == "extractall" else None
+        patch.setattr(Path, "rename", rename)
+        Run("tiny-cpu", root=there, source=packed)
+    assert files[:1] in ([], ["rows.txt"])  # the manifest comes last
+    assert check_files(Run("tiny-cpu", root=there, source=packed).path / "data")
+
+
+def test_a_zip_that_would_become_gigabytes_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(4):
+            archive.writestr(f"data/{number}", bytes(2**27))
+    with pytest.raises(KitError, match=r"bomb\.zip would take 0\.5 GiB"):
+        Run("tiny-cpu", root=tmp_path / "root", source=tmp_path / "bomb.zip")
+    assert visible(tmp_path / "root" / "tiny-cpu") == []
+
+
+def with_password(content: bytes) -> bytes:
+    return content.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_password,
+        lambda content: content.replace(b"hello", b"jello"),  # its checksum is another one
+        lambda content: content.replace(b"\x14\x00\x00\x00\x00\x00", b"\x14\x00\x00\x00\x63\x00"),  # method 99
+        lambda content: content[:40] + content[60:],
+        lambda content: content[: len(content) // 2],
+    ],
+    ids=["password", "checksum", "method", "torn", "cut"],
+)
+def test_a_damaged_or_locked_zip_is_one_sentence(tmp_path: Path, change: Any) -> None:
+    path = tmp_path / "run.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data/rows.txt", "hello")
+    content = path.read_bytes()
+    assert change(content) != content
+    path.write_bytes(change(content))
+    with pytest.raises(KitError, match="packed run"):
+        Run("tiny-cpu", root=tmp_path / "root", source=path)
+    assert visible(tmp_path / "root" / "tiny-cpu") == []
 
 
 def test_unpacking_overwrites_nothing(run: Run, tmp_path: Path) -> None:

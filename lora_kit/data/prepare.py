@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import identity, load_tokenizer, locate
+from ..base import identity, load_tokenizer, locate, read_config
 from ..config import Data
 from ..errors import KitError
-from ..files import check_files, file_hash, read_manifest, shown
+from ..files import check_files, file_hash, read_json, read_lines, read_manifest, shown, write_json, write_lines
 from ..progress import Progress
 from .base_answers import BaseAnswers, in_own_words, rehearsals
 from .chat_template import one_per_answer
@@ -25,7 +25,7 @@ from .findings import Facts
 from .own_rows import kit_rows, resolve_auto
 from .report import Report, make_report
 from .rewording import reword
-from .sources import dataset_files
+from .sources import dataset_files, name_of
 from .splits import Split, check_told_apart, each_once, split, usable_rows, with_answers
 
 if TYPE_CHECKING:
@@ -89,16 +89,16 @@ def load_prepared(folder: Path) -> Prepared:
 
     check_files(folder)
     names = ("test", "rewordings")
-    test, reworded = ([json.loads(line) for line in (folder / f"{n}.jsonl").read_text().splitlines()] for n in names)
-    card, report = (json.loads((folder / f"{name}.json").read_text()) for name in ("dataset", "report"))
+    test, reworded = (read_lines(folder / f"{name}.jsonl") for name in names)
+    card, report = (read_json(folder / f"{name}.json") for name in ("dataset", "report"))
     train = Dataset.from_file(str(folder / "train.arrow"))
     return Prepared(folder, train, test, reworded, card, read_manifest(folder)["figures"], Report(report))
 
 
 def _write(run: Run, folder: Path) -> dict[str, Any]:
     data, base = run.profile.data, run.profile.base
-    files, model = dataset_files(data), json.loads((locate(base) / "config.json").read_text())
-    card = {"name": Path(data.source).stem} | read_card(files.card)
+    files, model = dataset_files(data), read_config(locate(base))
+    card = {"name": name_of(data.source)} | read_card(files.card)
     lengths = LengthFilter(data, load_tokenizer(base))
     with Progress("reading", 0) as progress:
         read = usable_rows(files.train, data, "the data", progress)
@@ -184,10 +184,10 @@ def _store(folder: Path, facts: Facts) -> dict[str, Any]:
         file.write_table(table, max_chunksize=BATCH)
     report = make_report(facts)
     rows = [{"kind": row.kind, "messages": row.messages, "accepted": row.accepted} for row in facts.test]
-    (folder / "rewordings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in facts.reworded.lines()))
-    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "dataset.json").write_text(json.dumps(facts.card, indent=2) + "\n")
-    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_lines(folder / "rewordings.jsonl", facts.reworded.lines())
+    write_lines(folder / "test.jsonl", rows)
+    write_json(folder / "dataset.json", facts.card)
+    write_json(folder / "report.json", report)
     return {name: report[name] for name in FIGURES}
 
 

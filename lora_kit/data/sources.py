@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,6 +35,11 @@ class Files:
     def all(self) -> list[Path]:
         """Every file, for hashing."""
         return [*self.train, *self.test, *([self.card] if self.card else [])]
+
+
+def name_of(source: str) -> str:
+    """What a dataset is called, also as a folder of the run: "faq" for faq.jsonl, for .faq.jsonl, and for "." in it."""
+    return Path(os.path.abspath(source)).stem.lstrip(".") or "data"
 
 
 def dataset_files(data: Data) -> Files:

@@ -17,7 +17,7 @@ lower a KL divergence (data processing inequality), so what is measured is a low
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..adapters import load_adapter, set_adapter
 from ..base import load_tokenizer, locate
 from ..data.encoding import IGNORE, Encoded
-from ..files import check_files, fingerprint
+from ..errors import KitError
+from ..files import check_files, fingerprint, read_json, write_json
 from ..generation import answers, generate_ids, stop_tokens, text_of
 from ..machine import compute_dtype, memory
 from ..merging.merge import size
@@ -80,8 +81,8 @@ def ask_models(
         for name in MODELS if merged else MODELS[:2]:
             made_from = inputs if name == "merged" else unmerged
             place = f"answers-{fingerprint(unmerged)[:6]}/{name}"
-            if folder := run.find(place, made_from):
-                found |= json.loads((check_files(folder) / "answers.json").read_text())
+            if kept := kept_answers(run, place, made_from):
+                found |= kept
                 continue
             if name == "merged" and merged:
                 if model is not None and model is not given:
@@ -102,12 +103,23 @@ def ask_models(
                 part = ask(run, model, questions, name, found)
                 if name == "merged":
                     part["as_stored"] = stored is not None
-                (stage.folder / "answers.json").write_text(json.dumps(part))
+                write_json(stage.folder / "answers.json", part, indent=None)
             found |= part
     finally:
         if model is not None and model is not given:
             release(model)
     return found
+
+
+def kept_answers(run: Run, place: str, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The answers of an earlier call; damaged ones, as a power cut leaves them, are deleted: they are asked again."""
+    try:
+        folder = run.find(place, inputs)
+        return read_json(check_files(folder) / "answers.json") if folder else None
+    except KitError as error:
+        print(f"{error}: asking again")
+        shutil.rmtree(run.path / place)
+        return None
 
 
 def as_stored(profile: Profile, folder: Path) -> Profile | None:

@@ -6,13 +6,12 @@ evaluation/       report_card.json  answers.jsonl  report.html
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import load_tokenizer, locate
+from ..base import load_tokenizer, locate, read_config
 from ..config import Data
 from ..data.cells import in_turn
 from ..data.conversations import Conversation
@@ -23,7 +22,7 @@ from ..data.sources import dataset_files
 from ..data.splits import question_files, read_questions
 from ..data.turns import Message
 from ..errors import KitError
-from ..files import check_files, file_hash, fingerprint, shown
+from ..files import check_files, file_hash, fingerprint, read_json, read_lines, shown, write_json, write_lines
 from ..generation import check_length, prompts_of
 from ..merging.merge import merge_inputs
 from ..quantization import check_loaded
@@ -69,7 +68,7 @@ def evaluate(
     own, inputs = _by_name(checks), evaluation_inputs(run, questions)
     done = None if own else run.find("evaluation", inputs)
     folder = check_files(done) if done else _evaluate(run, inputs, questions, own, model)
-    card: Card = json.loads((folder / "report_card.json").read_text())
+    card: Card = read_json(folder / "report_card.json")
     show(card, _answers_of(folder))
     print(f"report: {shown(folder / 'report.html')}\n  card: {shown(folder / 'report_card.json')}")
     return card
@@ -86,7 +85,7 @@ def read_answers(run: Run) -> list[dict[str, Any]]:
 
 
 def _answers_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    return read_lines(folder / "answers.jsonl")
 
 
 def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def _evaluate(
     for row in questions:  # a check that fails should fail on a reference, before minutes of answers
         for name, check in checks.items() if row["kind"] in OWN else ():
             _passes(name, check, row["messages"][-1]["content"])
-    room = json.loads((locate(run.profile.base) / "config.json").read_text())["max_position_embeddings"]
+    room = read_config(locate(run.profile.base))["max_position_embeddings"]
     check_length(max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens, room)
     found = ask_models(run, questions, merged, inputs, model)
     models = [name for name in MODELS if name in found]
@@ -149,8 +148,8 @@ def _evaluate(
     }
     card["verdict"] = verdict(card)
     with run.writing("evaluation", inputs) as stage:
-        (stage.folder / "report_card.json").write_text(json.dumps(card, indent=2) + "\n")
-        (stage.folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_json(stage.folder / "report_card.json", card)
+        write_lines(stage.folder / "answers.jsonl", rows)
         write_html(card, rows, read_log(trained_adapter(run).parent), stage.folder / "report.html")
         stage.figures |= {**card["figures"], "seconds": time.time() - begun}  # with the answers, which are stages too
     return stage.target
@@ -173,7 +172,7 @@ def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if sum(row["kind"] == "general" for row in rows) >= ENOUGH:
         return rows
     (file,) = dataset_files(Data()).test
-    handbook = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    handbook = read_lines(file)
     known = {row["messages"][-2]["content"] for row in rows}
     more = [row for row in handbook if row["kind"] == "general" and row["messages"][-2]["content"] not in known]
     return [*rows, *more]

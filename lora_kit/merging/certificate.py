@@ -7,7 +7,6 @@ all others         the base's bytes, and finite
 from __future__ import annotations
 
 import filecmp
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from ..adapter_files import read_adapter
 from ..adapters import pass_over_old_torchao
 from ..base import INDEX, Weights, companions
 from ..errors import KitError
-from ..files import file_hash, file_identity, shown
+from ..files import file_hash, file_identity, read_json, shown
 from ..progress import Progress
 from ..quantization import quiet_libraries
 
@@ -143,7 +142,7 @@ def _check_files(base: Path, merged: Path) -> list[str]:
     stored = {name: path.name for name, path in Weights(merged).files.items()}
     listed = dict.fromkeys(stored, "model.safetensors")  # a model in one file has no index
     if (merged / INDEX).is_file():
-        listed = json.loads((merged / INDEX).read_text())["weight_map"]
+        listed = read_json(merged / INDEX)["weight_map"]
     return problems if listed == stored else [*problems, f"{INDEX} does not say which file has each tensor"]
 
 

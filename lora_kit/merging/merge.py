@@ -7,7 +7,6 @@ All other tensors keep their bytes. The files of the new model have about 1 GB e
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..adapter_files import read_adapter
 from ..base import INDEX, Weights, companions, locate
 from ..errors import KitError
-from ..files import check_files, file_hash, read_manifest, shown
+from ..files import check_files, file_hash, read_json, read_manifest, shown, write_json
 from ..progress import Progress
 from ..quantization import card_released, round_trip
 from ..training.train import train_inputs, trained_adapter
@@ -61,10 +60,10 @@ def merge(run: Run, *, onto: str | None = None) -> Path:
             certificate = certify(base, adapter, stage.folder, change=change, expected=_known_files(adapter))
             if certificate["problems"]:
                 raise KitError(f"{table(certificate)}\nthe merge is refused and was deleted: call lk.merge(run) again")
-            (stage.folder / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n")
+            write_json(stage.folder / "certificate.json", certificate)
             for file, text in card_texts(run, "merged", certificate).items():
-                (stage.folder / file).write_text(text)
-    print(table(json.loads((folder / "certificate.json").read_text())))
+                (stage.folder / file).write_text(text, encoding="utf-8")
+    print(table(read_json(folder / "certificate.json")))
     print(f"merged: {size(folder) / 2**20:,.1f} MiB in {shown(folder)}")
     if run.scratch != run.path:
         print("  a scratch disk, empty when the session ends; what you export is kept")
@@ -101,8 +100,7 @@ def merge_folder(base: Path, adapter: Path, target: Path, change: Change | None 
             (target / file).chmod(0o644)  # safetensors lets nobody but the owner read it
             progress.update(progress.done + len(names))
     if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        write_json(target / INDEX, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
     for path in companions(base):
         shutil.copy2(path, target / path.name)
     return {"tensors_changed": len(deltas), "shards": len(split.filename_to_tensors)}

@@ -5,9 +5,8 @@ training/handbook/   adapter/ (as PEFT saves it)   log.jsonl (one row per step)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,10 @@ from ..config import settings
 from ..data.conversations import plural
 from ..data.encoding import encode_batch
 from ..data.prepare import Prepared, data_inputs
+from ..data.sources import name_of
 from ..distributed import main_process_first, processes
 from ..errors import KitError
-from ..files import file_hash, fingerprint, read_manifest, shown
+from ..files import file_hash, fingerprint, read_lines, read_manifest, shown, write_lines
 from ..machine import memory_gib
 from ..progress import Progress
 from .batches import Row, for_measuring, split_validation
@@ -150,7 +150,8 @@ def _fit(
             figures: dict[str, float] = {name: row[name] for name in SHOWN if name in row}
             speed = row["tokens"] / max(row["seconds"], 0.01)
             progress.update(row["step"], **figures, tokens_per_s=speed, memory_gib=memory_gib())
-            send(row)
+            with suppress(OSError):  # the disk of a tracker's files is full: no reason to stop
+                send(row)
 
         state = fit(
             model,
@@ -183,7 +184,7 @@ def train_inputs(run: Run) -> dict[str, Any]:
 
 def adapter_stage(run: Run) -> str:
     """The stage folder of the run's adapter, named after its dataset."""
-    return f"training/{Path(run.profile.data.source).stem}{'-pairs' if run.profile.training.pairs else ''}"
+    return f"training/{name_of(run.profile.data.source)}{'-pairs' if run.profile.training.pairs else ''}"
 
 
 def trained_adapter(run: Run) -> Path:
@@ -201,7 +202,7 @@ def trained_adapters(run: Run) -> dict[str, Path]:
 
 def read_log(folder: Path) -> list[LogRow]:
     """The log of a finished training, one row per step."""
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return read_lines(folder / "log.jsonl")
 
 
 def check_learned(model: PreTrainedModel, log: Sequence[LogRow]) -> None:
@@ -216,7 +217,7 @@ def check_learned(model: PreTrainedModel, log: Sequence[LogRow]) -> None:
 
 def _write(model: PreTrainedModel, state: TrainerState, chosen: Training, run: Run, work: Stage) -> None:
     adapters.save_adapter(model, work.folder / "adapter", run)
-    (work.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in state.log))
+    write_lines(work.folder / "log.jsonl", state.log)
     figures = {"last_loss": state.log[-1]["loss"], "seconds": state.seconds, "memory_gib": round(memory_gib(), 2)}
     work.figures |= {"steps": state.step, **figures}
     work.figures |= {name: getattr(chosen, name) for name in ("epochs", "tokens_per_step", "learning_rate")}
