@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import Base
 from .errors import KitError
-from .files import file_identity, shown
+from .files import file_identity, read_json, shown
 from .machine import take_secret
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ REFUSED = {  # that no setting opens
     "qwen3_5": "some of its layers are recurrent: rows that share a prefix would see each other",
     "qwen3_next": "some of its layers are recurrent: rows that share a prefix would see each other",
 }
+SIZES = "hidden_size intermediate_size max_position_embeddings num_attention_heads num_hidden_layers vocab_size".split()
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # settings that a mixture of experts has
 
 
@@ -171,8 +172,18 @@ def check_family(folder: Path, base: Base) -> Path:
         reason = "it was not tested; base__untested=true tries it"
     if reason:
         raise KitError(f"{folder} contains a {kind!r} model: {reason}. Tested families: {tested}")
+    if wrong := [name for name in SIZES if type(config.get(name)) is not int or config[name] < 1]:
+        raise KitError(f"{folder / 'config.json'} has {wrong[0]}={config.get(wrong[0])!r:.80}: fetch the base again")
     if not any(folder.glob("*.safetensors")):
         raise KitError(f"{folder} has no *.safetensors file; other weight formats are not loaded, for safety")
+    if (folder / "adapter_config.json").exists():
+        raise KitError(f"{folder} also holds an adapter, which would be loaded with the base: move one of the two")
+    if (folder / INDEX).is_file():  # which may lead elsewhere
+        index = read_json(folder / INDEX)
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        beside = {path.name for path in folder.glob("*.safetensors")}
+        if not isinstance(shards, dict) or not {*map(str, shards.values())} <= beside:
+            raise KitError(f"{shown(folder / INDEX)} names files that are not beside it: fetch the base again")
     return folder
 
 
@@ -181,6 +192,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config["model_type"].lower()
+        for rope in ("rope_parameters", "rope_scaling"):
+            (config.get(rope) or {}).keys()
         return config
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise KitError(f"{folder} has no readable config.json: give the folder of a chat model") from error

@@ -22,6 +22,7 @@ from .config import Profile
 from .distributed import is_spread, load_spread, processes
 from .errors import KitError
 from .machine import compute_dtype
+from .templates import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,6 @@ def load_base(run: Run, *, folder: Path | None = None, whole: bool = False) -> P
 def load_model(profile: Profile, folder: Path, *, shard: bool = False) -> PreTrainedModel:
     """Load any model folder the way `profile` says, frozen; KitError where it is damaged or too large."""
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, compute_dtype(profile)[0])
@@ -64,20 +64,39 @@ def load_model(profile: Profile, folder: Path, *, shard: bool = False) -> PreTra
     quantization = quantization_config(profile, dtype)
     try:
         with quiet_libraries():
-            if shard:
-                model = load_spread(folder, device, quantization, options)
+            if shard:  # it reads every tensor by its name and shape
+                model, lacking = load_spread(folder, device, quantization, options), set[str]()
             else:
                 options |= {"device_map": {"": device}, "quantization_config": quantization, "use_safetensors": True}
-                model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
-    except (SafetensorError, OSError, ValueError, LookupError) as error:
-        raise KitError(f"the weights in {folder} cannot be loaded: {error}. Fetch or make them again") from error
+                options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that they are named
+                loaded: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
+                model, found = loaded
+                lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"]), *_misshapen(model)}
     except torch.OutOfMemoryError as error:
         raise KitError(f"no room on the card for {folder}: lk.release(model) what is there, or restart") from error
+    except (MemoryError, KitError):
+        raise
+    except Exception as error:  # what a configuration or a file can say wrongly has no end
+        reason = one_line(f"{type(error).__name__}: {error}")[:300]
+        raise KitError(f"the model in {folder} cannot be loaded ({reason}). Fetch or make it again") from error
+    if lacking:  # transformers fills it with random numbers, and quantizes weights of any shape
+        raise KitError(f"{folder} lacks {len(lacking)} of its weights, as {min(lacking)}: fetch or make it again")
     layers = getattr(getattr(model, "model", None), "layers", None)
     if not layers or not hasattr(layers[-1], "mlp"):
         raise KitError(f"a {model.config.model_type!r} model is built unlike the tested ones: take one of these")
     cure_cpu_kernels(model)
     return model.requires_grad_(False).eval()
+
+
+def _misshapen(model: PreTrainedModel) -> Iterator[str]:
+    """Linear layers whose weight has another shape than their configuration says."""
+    import torch
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            state = getattr(module.weight, "quant_state", None)
+            if tuple((state or module.weight).shape) != (module.out_features, module.in_features):
+                yield f"{name}.weight"
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from lora_kit import base as base_module
 from lora_kit import files
-from lora_kit.base import ASSETS, Weights, access_problem, identity, load_tokenizer, locate, read_config
+from lora_kit.base import ASSETS, SIZES, Weights, access_problem, identity, load_tokenizer, locate, read_config
 from lora_kit.config import Base
 from lora_kit.errors import KitError
 from lora_kit.presets import LLAMA2, profile
@@ -33,7 +33,7 @@ PAGE = f"https://huggingface.co/{LLAMA2.source}"
 
 def llama(folder: Path, kind: str = "llama", weights: str = "model.safetensors") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    (folder / "config.json").write_text(json.dumps({"model_type": kind} | dict.fromkeys(SIZES, 1)))
     (folder / weights).write_bytes(b"0")
     return folder
 
@@ -177,6 +177,15 @@ def test_a_damaged_config_is_refused(tmp_path: Path, text: str | bytes | None) -
         locate(Base(source=str(tmp_path)))  # a folder is never taken for a name on the Hub
 
 
+@pytest.mark.parametrize("value", [None, 0, -1, "x", [1], 2.5, True])
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_that_is_none_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+    config = llama(tmp_path) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {name: value}))
+    with pytest.raises(KitError, match=f"config.json has {name}="):
+        locate(Base(source=str(tmp_path)))
+
+
 @pytest.mark.parametrize("why", REFUSALS)
 def test_without_access_nothing_is_downloaded_and_the_way_out_is_named(hub: Callable[..., Hub], why: str) -> None:
     error, way_out = REFUSALS[why]
@@ -185,6 +194,20 @@ def test_without_access_nothing_is_downloaded_and_the_way_out_is_named(hub: Call
         locate(LLAMA2)
     assert LLAMA2.source in str(caught.value) and access_problem(LLAMA2) == str(caught.value)
     assert fake.downloads == []
+
+
+def test_an_index_that_leads_elsewhere_and_an_adapter_beside_are_refused(tmp_path: Path) -> None:
+    for name in ("../other/model.safetensors", "missing.safetensors", 3):
+        folder = llama(tmp_path / "base")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
+        with pytest.raises(KitError, match="files that are not beside it"):
+            locate(Base(source=str(folder)))
+    (folder / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(KitError, match="files that are not beside it"):
+        locate(Base(source=str(folder)))
+    (llama(tmp_path / "tuned") / "adapter_config.json").write_text("{}")
+    with pytest.raises(KitError, match="also holds an adapter"):
+        locate(Base(source=str(tmp_path / "tuned")))
 
 
 def test_with_access_the_pinned_revision_is_downloaded_without_other_weight_formats(hub: Callable[..., Hub]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes as bnb
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging as bars
 
 from lora_kit.adapters import attach, trainable
@@ -53,6 +55,48 @@ def test_weights_are_nf4_rounded_and_close(folder: Path) -> None:
     assert held.quant_state.quant_type == "nf4" and held.quant_state.nested
     assert (stored - weight).abs().max() < 0.2 * weight.abs().max()
     assert len(stored[0, :64].unique()) <= 16
+
+
+def without(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in tensors.items() if name not in key}
+
+
+def cut(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value[:8].clone() if name in key else value for key, value in tensors.items()}
+
+
+@pytest.mark.parametrize("kind", ["nf4", "none"])
+@pytest.mark.parametrize(
+    ("change", "name"), [(without, "lm_head"), (without, "layers.1.mlp.up_proj"), (cut, "layers.0.self_attn.q_proj")]
+)
+def test_weights_that_are_missing_are_not_made_up(
+    folder: Path, tmp_path: Path, change: Any, name: str, kind: str
+) -> None:
+    base = Path(shutil.copytree(folder, tmp_path / "base"))
+    file = base / "model.safetensors"
+    save_file(change(name, load_file(file)), file, metadata={"format": "pt"})
+    with pytest.raises(KitError, match=name):
+        load_small_llama(base, kind)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"rope_parameters": 3},
+        {"rope_scaling": {"rope_type": "x"}},
+        {"quantization_config": {"quant_method": "gptq"}},
+        {"quantization_config": 3},
+        {"hidden_act": "evil"},
+        {"num_key_value_heads": 3},
+        {"dtype": "evil"},
+    ],
+    ids=str,
+)
+def test_an_odd_configuration_is_one_sentence(folder: Path, tmp_path: Path, forged: dict[str, Any]) -> None:
+    config = Path(shutil.copytree(folder, tmp_path / "base")) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | forged))
+    with contextlib.suppress(KitError):  # transformers passes over some of them
+        load_small_llama(config.parent)
 
 
 def test_evaluation_between_training_steps_changes_no_gradient(folder: Path) -> None:

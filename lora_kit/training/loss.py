@@ -181,7 +181,8 @@ def check_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> tuple[float,
     ours, plain = ours / tokens, plain / tokens
     dtype = str(compute_dtype_of(model)).removeprefix("torch.")
     if not math.isfinite(ours + plain):
-        raise KitError(f"the loss of this base is {plain} in {dtype}: set quantization__compute_dtype=float32 (slower)")
+        way_out = "set quantization__compute_dtype=float32 (slower), or fetch its weights again, which may be broken"
+        raise KitError(f"the loss of this base is {plain} in {dtype} before any training: {way_out}")
     # families that go wrong differ by 3 % or more, rounding by 0.06 % at most (bfloat16, random models)
     tolerance = 1e-3 if dtype == "float32" else 1e-2
     if abs(ours - plain) > tolerance * max(plain, 1.0):  # an adapter that is trained further begins near 0
