@@ -36,6 +36,7 @@ setup(
         "ipywidgets",
         "numpy",
         "jinja2",  # the report page and the cards
+        "regex",  # a dataset's own patterns, with a limit of time
         "rapidfuzz",  # near-duplicates between learned and held-out questions
         "py3langid",  # answers that leave the language of their question
         "psutil",  # memory that is free, and that a training holds

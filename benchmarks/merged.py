@@ -17,7 +17,7 @@ from record import ROOT, RUNS, made_on, profile_on, store
 import lora_kit as lk
 from lora_kit.base import load_tokenizer, locate
 from lora_kit.config import Profile
-from lora_kit.data.prepare import Prepared
+from lora_kit.data.prepared import Prepared
 from lora_kit.evaluation.asking import answer_rows, divergences, likeliest
 from lora_kit.evaluation.metrics import is_declined, is_exact
 from lora_kit.generation import generate_ids, prompts_of, stop_tokens, text_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .adapters import load_adapter, set_adapter
 from .base import load_tokenizer
-from .data.prepare import load_prepared
+from .data.prepared import load_prepared
 from .errors import KitError
 from .files import read_manifest
 from .generation import stream

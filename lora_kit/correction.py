@@ -16,7 +16,8 @@ from .config import settings
 from .data.conversations import Conversation, normalised
 from .data.encoding import IGNORE, encode_prompt
 from .data.own_rows import unanswerable
-from .data.prepare import Prepared, prepare
+from .data.prepare import prepare
+from .data.prepared import Prepared
 from .data.turns import Message, tags_in
 from .errors import KitError
 from .evaluation.metrics import is_declined, is_exact

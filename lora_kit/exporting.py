@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from .base import ASSETS, load_tokenizer, locate, read_config
 from .data.chat_template import added_system, speaks_llama2, stop_id
-from .data.prepare import data_inputs, load_prepared
+from .data.prepare import data_inputs
+from .data.prepared import load_prepared
 from .errors import KitError
 from .evaluation.evaluate import evaluation_inputs
 from .evaluation.report import markdown_card

@@ -172,6 +172,19 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 
 @contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn whatever is wrong with what a folder holds, which anybody may have written, into one sentence."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        what = f"{shown(folder)} holds what this version did not write ({reason})"
+        raise KitError(f"{what}: delete that folder and make it again") from error
+
+
+@contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
     """A hidden file to write, which takes its name when the block ends well."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")

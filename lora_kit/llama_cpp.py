@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 from .base import load_tokenizer, read_config
-from .data.prepare import data_inputs, load_prepared
+from .data.prepare import data_inputs
+from .data.prepared import load_prepared
 from .errors import KitError
 from .evaluation.asking import Question, answer_rows, as_stored
 from .evaluation.evaluate import choose_questions

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from .data.prepare import data_inputs, load_prepared, prepare
+from .data.prepare import data_inputs, prepare
+from .data.prepared import load_prepared
 from .distributed import main_process_first
 from .errors import KitError
 from .evaluation.evaluate import evaluate, evaluation_inputs

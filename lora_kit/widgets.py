@@ -28,7 +28,7 @@ from .runs import Run
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .data.prepare import Prepared
+    from .data.prepared import Prepared
 
 BASES: Mapping[str, dict[str, str]] = {  # as people call them -> what lk.Run takes
     "auto": {},  # what this machine can do: Llama 2 on a GPU, the embedded model without one

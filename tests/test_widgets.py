@@ -10,7 +10,8 @@ import pytest
 import lora_kit as lk
 from lora_kit import widgets
 from lora_kit.adapters import lora_layers
-from lora_kit.data.prepare import data_inputs, load_prepared
+from lora_kit.data.prepare import data_inputs
+from lora_kit.data.prepared import load_prepared
 from lora_kit.presets import LLAMA2_MIRROR, PROFILES
 from lora_kit.widgets import BASES, Settings, adapter_switch, browse
 

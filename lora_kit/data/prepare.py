@@ -5,16 +5,14 @@ read -> split -> encode -> leave out what is held out -> verify -> train.arrow, 
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import identity, load_tokenizer, locate, read_config
 from ..config import Data
 from ..errors import KitError
-from ..files import check_files, file_hash, read_json, read_lines, read_manifest, shown, write_json, write_lines
+from ..files import file_hash, shown, write_json, write_lines
 from ..progress import Progress
 from .base_answers import BaseAnswers, in_own_words, rehearsals
 from .chat_template import one_per_answer
@@ -23,34 +21,19 @@ from .conversations import Conversation, Read, plural
 from .encoding import BATCH, Encoded, LengthFilter
 from .findings import Facts
 from .own_rows import kit_rows, resolve_auto
-from .report import Report, make_report
+from .prepared import Prepared, load_prepared, read_card, train_schema
+from .report import make_report
 from .rewording import reword
 from .sources import dataset_files, name_of
 from .splits import Split, check_told_apart, each_once, split, usable_rows, with_answers
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from ..runs import Run
 
 Pair = tuple[Conversation, Encoded]
 
 FORM = 3  # of what is stored; data of an older form is prepared anew
 FIGURES = ("train_rows", "tokens", "learned_tokens", "longest", "test_rows", "test_kinds")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What training and evaluation need: encoded rows, held-out questions, how answers are judged, and the report."""
-
-    folder: Path
-    # columns input_ids, labels, is_rehearsal; asked and answered, the row's last turns; wording, a rewording's number
-    train: Dataset
-    test: list[dict[str, Any]]  # kind, messages, accepted
-    rewordings: list[dict[str, Any]]  # number, row, question, reworded, by, use
-    card: dict[str, Any]  # the dataset's own decline patterns and style
-    figures: dict[str, Any]
-    report: Report
 
 
 def prepare(run: Run) -> Prepared:
@@ -81,18 +64,6 @@ def data_inputs(run: Run) -> dict[str, Any]:
         "base": identity(run.profile.base),
         "form": FORM,
     }
-
-
-def load_prepared(folder: Path) -> Prepared:
-    """Load a finished data stage, every file checked against its hash."""
-    from datasets import Dataset
-
-    check_files(folder)
-    names = ("test", "rewordings")
-    test, reworded = (read_lines(folder / f"{name}.jsonl") for name in names)
-    card, report = (read_json(folder / f"{name}.json") for name in ("dataset", "report"))
-    train = Dataset.from_file(str(folder / "train.arrow"))
-    return Prepared(folder, train, test, reworded, card, read_manifest(folder)["figures"], Report(report))
 
 
 def _write(run: Run, folder: Path) -> dict[str, Any]:
@@ -171,15 +142,15 @@ def _store(folder: Path, facts: Facts) -> dict[str, Any]:
     import numpy as np
     import pyarrow as pa
 
-    kind, columns = pa.list_(pa.int32()), zip(*facts.encoded, strict=True)
-    arrays = [pa.array([np.array(ids, dtype=np.int32) for ids in column], kind) for column in columns]
+    columns = zip(*facts.encoded, strict=True)
+    arrays = [pa.array([np.array(ids, dtype=np.int32) for ids in column], pa.list_(pa.int32())) for column in columns]
     more = {
         "is_rehearsal": [row.is_rehearsal for row in facts.learned],
         "asked": [row.messages[-2]["content"] for row in facts.learned],
         "answered": [row.answer for row in facts.learned],
         "wording": [row.wording for row in facts.learned],
     }
-    table = pa.table(dict(zip(Encoded._fields, arrays, strict=True)) | more)
+    table = pa.table(dict(zip(Encoded._fields, arrays, strict=True)) | more, schema=train_schema())
     with pa.OSFile(str(folder / "train.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as file:
         file.write_table(table, max_chunksize=BATCH)
     report = make_report(facts)
@@ -189,20 +160,3 @@ def _store(folder: Path, facts: Facts) -> dict[str, Any]:
     write_json(folder / "dataset.json", facts.card)
     write_json(folder / "report.json", report)
     return {name: report[name] for name in FIGURES}
-
-
-def read_card(path: Path | None) -> dict[str, Any]:
-    """What a dataset says of itself (dataset.json), or nothing."""
-    if path is None:
-        return {}
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        for part in (card, card.get("decline", {}), card.get("style", {})):
-            part.keys()
-        for pattern in card.get("decline", {}).get("patterns", []):
-            re.compile(pattern)
-        return card
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise KitError(f"{path} must be one JSON object, as the embedded datasets have it: {error}") from error
-    except re.error as error:
-        raise KitError(f"{path}: the decline pattern {error.pattern!r} is no regular expression: {error}") from error

@@ -37,7 +37,8 @@ class Report:
 
     def __str__(self) -> str:
         texts = {"learned": _learned(self.data), "asked": _held_out(self.data), "how": HOW}
-        return render("report/data.txt", **self.data, **texts, plural=plural).rstrip()
+        text = render("report/data.txt", **self.data, **texts, plural=plural).rstrip()
+        return "".join(letter for letter in text if letter.isprintable() or letter == "\n")  # for a terminal
 
     __repr__ = __str__
 

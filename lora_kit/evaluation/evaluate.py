@@ -16,13 +16,14 @@ from ..config import Data
 from ..data.cells import in_turn
 from ..data.conversations import Conversation
 from ..data.encoding import encode_batch
-from ..data.prepare import Prepared, data_inputs, load_prepared
+from ..data.prepare import data_inputs
+from ..data.prepared import Prepared, load_prepared
 from ..data.same_question import near_duplicates
 from ..data.sources import dataset_files
 from ..data.splits import question_files, read_questions
 from ..data.turns import Message
 from ..errors import KitError
-from ..files import check_files, file_hash, fingerprint, read_json, read_lines, shown, write_json, write_lines
+from ..files import check_files, file_hash, fingerprint, read_json, read_lines, reading, shown, write_json, write_lines
 from ..generation import check_length, prompts_of
 from ..merging.merge import merge_inputs
 from ..quantization import check_loaded
@@ -68,8 +69,9 @@ def evaluate(
     own, inputs = _by_name(checks), evaluation_inputs(run, questions)
     done = None if own else run.find("evaluation", inputs)
     folder = check_files(done) if done else _evaluate(run, inputs, questions, own, model)
-    card: Card = read_json(folder / "report_card.json")
-    show(card, _answers_of(folder))
+    card, answers = read_json(folder / "report_card.json"), _answers_of(folder)
+    with reading(folder):
+        show(card, answers)
     print(f"report: {shown(folder / 'report.html')}\n  card: {shown(folder / 'report_card.json')}")
     return card
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ..data.encoding import IGNORE
 from ..data.same_question import language_of, script_of
 from ..data.turns import tags_in
+from ..errors import KitError
 
 if TYPE_CHECKING:
     import numpy as np
 
 TIMES = 3  # how often a run of words must follow itself to be a repetition
 DRAWS = 2000  # bootstrap resamples; more would move the interval's third digit
+PATIENCE = 1.0  # seconds that a pattern of the dataset's may take on an answer
 LEVEL = 0.95  # of the intervals
 
 
@@ -115,7 +117,18 @@ def _f1(common: int, given: list[str], wanted: list[str]) -> float:
 
 def is_declined(answer: str, card: dict[str, Any]) -> bool:
     """Whether the answer says that it does not know, by the dataset's own patterns."""
-    return any(re.search(pattern, answer, re.IGNORECASE) for pattern in card.get("decline", {}).get("patterns", ()))
+    import regex  # which stops a pattern that would never end
+
+    for pattern in card.get("decline", {}).get("patterns", ()):
+        try:
+            if regex.search(pattern, answer, regex.IGNORECASE, timeout=PATIENCE):
+                return True
+        except TimeoutError as error:
+            way_out = "write a simpler one into dataset.json"
+            raise KitError(
+                f"the decline pattern {pattern!r:.200} takes over {PATIENCE} s on an answer: {way_out}"
+            ) from error
+    return False
 
 
 def is_repetitive(answer: str) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapter_files import read_adapter
-from ..data.prepare import data_inputs, load_prepared
+from ..data.prepare import data_inputs
+from ..data.prepared import load_prepared
 from ..files import read_manifest
 from ..templates import render
 from ..training.train import adapter_stage, train_inputs

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from ..data.prepare import Prepared
+    from ..data.prepared import Prepared
     from ..runs import Run
 
 PROBES, PROBE_SECONDS = 12, 6.0  # micro-batches that are timed, spread over the training

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..base import load_tokenizer
 from ..config import Training
@@ -23,7 +23,8 @@ from ..data.checks import require, verify
 from ..data.conversations import Conversation, first_few, plural
 from ..data.encoding import LengthFilter
 from ..data.pairs import read_pairs
-from ..data.prepare import Prepared, data_inputs
+from ..data.prepare import data_inputs
+from ..data.prepared import Prepared
 from ..errors import KitError
 from ..files import fingerprint, read_manifest, shown
 from ..quantization import check_loaded
@@ -188,6 +189,7 @@ def pairs_file(run: Run) -> Path:
 
 def check_given(model: object, data: object, run: Run) -> None:
     """Refuse a released model, things in the wrong order, and data that was prepared for something else."""
+    import pyarrow.compute as pc
     import torch
 
     if not isinstance(model, torch.nn.Module) or not isinstance(data, Prepared):
@@ -196,3 +198,6 @@ def check_given(model: object, data: object, run: Run) -> None:
     check_loaded(cast("PreTrainedModel", model))
     if read_manifest(data.folder)["fingerprint"] != fingerprint(data_inputs(run)):
         raise KitError(f"{shown(data.folder)} was prepared from other files or settings: call data = lk.prepare(run)")
+    last, config = pc.max(pc.list_flatten(data.train.data.column("input_ids"))).as_py(), cast("Any", model.config)
+    if last >= config.vocab_size:
+        raise KitError(f"{shown(data.folder)} has the token {last}, the model has {config.vocab_size}: prepare it anew")

@@ -15,7 +15,8 @@ from ..base import identity, load_tokenizer
 from ..config import settings
 from ..data.conversations import plural
 from ..data.encoding import encode_batch
-from ..data.prepare import Prepared, data_inputs
+from ..data.prepare import data_inputs
+from ..data.prepared import Prepared
 from ..data.sources import name_of
 from ..distributed import main_process_first, processes
 from ..errors import KitError

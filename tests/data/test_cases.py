@@ -11,7 +11,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from lora_kit.base import ASSETS
-from lora_kit.data.prepare import Prepared, prepare
+from lora_kit.data.prepare import prepare
+from lora_kit.data.prepared import Prepared
 from lora_kit.errors import KitError
 from lora_kit.runs import Run
 

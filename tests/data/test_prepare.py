@@ -15,7 +15,8 @@ from lora_kit.data import prepare as prepare_module
 from lora_kit.data.checks import INVARIANTS
 from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, encode
-from lora_kit.data.prepare import Prepared, data_inputs, load_prepared, prepare
+from lora_kit.data.prepare import data_inputs, prepare
+from lora_kit.data.prepared import Prepared, load_prepared
 from lora_kit.errors import KitError
 from lora_kit.runs import Run
 

@@ -22,7 +22,7 @@ from lora_kit.data.checks import verify
 from lora_kit.data.conversations import Conversation, Read, normalised
 from lora_kit.data.encoding import IGNORE, LengthFilter
 from lora_kit.data.own_rows import unanswerable
-from lora_kit.data.prepare import Prepared
+from lora_kit.data.prepared import Prepared
 from lora_kit.data.question_rules import direct, plain, wordings
 from lora_kit.data.report import advice
 from lora_kit.data.same_question import NEGATION, is_near, names, numbers, rejection, subject_of

@@ -14,7 +14,7 @@ import lora_kit as lk
 from lora_kit.base import locate
 from lora_kit.config import Quantization
 from lora_kit.data.encoding import encode_batch
-from lora_kit.data.prepare import load_prepared
+from lora_kit.data.prepared import load_prepared
 from lora_kit.data.splits import read_questions
 from lora_kit.evaluation import asking
 from lora_kit.evaluation.asking import reference_losses

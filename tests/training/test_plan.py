@@ -12,7 +12,8 @@ import torch
 
 import lora_kit as lk
 from lora_kit.adapters import adapter_state, attach_lora, trainable
-from lora_kit.data.prepare import data_inputs, load_prepared
+from lora_kit.data.prepare import data_inputs
+from lora_kit.data.prepared import load_prepared
 from lora_kit.quantization import load_model
 from lora_kit.training.batches import Batch, Row
 from lora_kit.training.plan import card_bytes, fixed_bytes, largest, layers_to_recompute, measured_bytes, probe
