@@ -194,7 +194,7 @@ def save_adapter(model: PreTrainedModel, folder: Path, run: Run, *, adapter: str
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config: Any = copy(model.peft_config[adapter])
     config.target_modules = sorted(config.target_modules)  # a set has another order in every process
-    config.base_model_name_or_path, config.revision = run.profile.base.source, run.profile.base.revision
+    config.base_model_name_or_path, config.revision = run.profile.base.public_source, run.profile.base.revision
     config.inference_mode = True
     config.save_pretrained(str(folder))
 

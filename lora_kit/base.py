@@ -10,8 +10,6 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +17,15 @@ from typing import TYPE_CHECKING, Any
 from .config import Base
 from .errors import KitError
 from .files import file_identity, read_json, shown
-from .machine import take_secret
+from .machine import has_token, take_secret, without_token
+from .model_files import BESIDE, IGNORED, INDEX
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
 ASSETS = Path(__file__).parent / "assets"
 KAGGLE_INPUT = Path("/kaggle/input")
 WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
-IGNORED = ["consolidated*", "original/*"]  # the same weights again, as Mistral and Meta put beside
-INDEX = "model.safetensors.index.json"  # of a model in several files: which holds which tensor
-BESIDE = (".json", ".model", ".jinja")  # tokenizer, configuration, chat template
-LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 DATE = datetime.date(2024, 7, 26)  # which Llama 3.2's own template falls back to
 TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")  # today's date in a template
 
@@ -78,7 +72,7 @@ def locate(base: Base) -> Path:
             folder = _snapshot(base)
         except Exception as error:  # the network, the Hub, the disk: the library has many names for it
             broke = f"the download of {base.source} broke off ({_reason(error)}): call it again to go on"
-            raise KitError(broke) from error
+            raise KitError(broke) from None  # the error itself may quote the request, with its token
     return check_family(folder, base)
 
 
@@ -147,19 +141,26 @@ def access_problem(base: Base) -> str | None:
 
     try:
         HfApi().auth_check(name)
-    except GatedRepoError as error:
-        if getattr(error.response, "status_code", None) == 401:
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status == 401 and has_token():
+            return (
+                f"the Hub does not take your token for {name}, which has expired or is mistyped: set another HF_TOKEN"
+            )
+        if not isinstance(
+            error, GatedRepoError | RepositoryNotFoundError
+        ):  # no network, HF_HUB_OFFLINE, the Hub is down
+            return f"the Hub cannot be reached for {name} ({_reason(error)}): check the network or give a local folder"
+        if not isinstance(error, GatedRepoError):
+            return f"there is no model {name!r} on the Hub, or it is private: check the name on {page}"
+        if status == 401:
             return f"{name} is gated and no token is set: accept the licence on {page} and set the secret HF_TOKEN"
         return f"{name} is gated and this token has no access: ask for it on {page} with the token's account"
-    except RepositoryNotFoundError:
-        return f"there is no model {name!r} on the Hub, or it is private: check the name on {page}"
-    except Exception as error:  # no network, HF_HUB_OFFLINE, the Hub is down: the library has many names for it
-        return f"the Hub cannot be reached for {name} ({_reason(error)}): check the network or give a local folder"
     return None
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return without_token(f"{type(error).__name__}: {error}".splitlines()[0])[:300]
 
 
 def check_family(folder: Path, base: Base) -> Path:
@@ -209,40 +210,3 @@ def check_numbers(config: dict[str, Any], dtype: str, max_length: int) -> None:
         most = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or 4096
         if max_length > most:
             raise KitError(f"this base changes its rotary embedding beyond {most} tokens: set data__max_length={most}")
-
-
-class Weights(Mapping[str, "torch.Tensor"]):
-    """The tensors of a model folder by name; each is mapped from its file when accessed, and read when used."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files: dict[str, Path] = {}  # by the name of the tensor
-        for path in sorted(set(folder.glob("*.safetensors")) - set(folder.glob(IGNORED[0]))):
-            with _safe_open(path) as file:
-                self.files |= dict.fromkeys(file.keys(), path)
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        with _safe_open(self.files[name]) as file:
-            return file.get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.files)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-
-def companions(folder: Path) -> list[Path]:
-    """What lies beside a model's weights and belongs to it: configuration, tokenizer, chat template, licences."""
-    found = [file for file in folder.iterdir() if file.suffix in BESIDE and file.name not in (INDEX, "corpus.json")]
-    return sorted({*found, *(file for pattern in LICENCES for file in folder.glob(pattern))})
-
-
-@contextmanager
-def _safe_open(path: Path) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise KitError(f"{shown(path)} is damaged ({error}): fetch or make it again") from error

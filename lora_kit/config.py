@@ -42,6 +42,16 @@ class Base:
     fallback: str | None = None  # the profile to go on with when access is missing
     untested: bool = False  # try a family that was not tested
 
+    @property
+    def public_source(self) -> str:
+        """The source as others may read it: of a folder its name, without the place."""
+        return Path(self.source).name if Path(self.source).is_dir() else self.source
+
+    @property
+    def public_title(self) -> str:
+        """The title as others may read it."""
+        return self.public_source if self.title == self.source else self.title
+
 
 @dataclass(frozen=True)
 class Quantization:

@@ -24,8 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import Weights
 from .errors import KitError
+from .model_files import Weights
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,10 @@ from .evaluation.report import markdown_card
 from .files import check_files, disk_errors, read_json, read_manifest, shown, whole_file
 from .gguf import write_gguf
 from .llama_cpp import check_gguf, check_installed, reference
+from .machine import without_token
 from .merging.cards import card_texts
 from .merging.merge import check_room, merge_inputs, size
+from .model_files import companions
 from .templates import one_line
 from .training.train import trained_adapter
 
@@ -143,7 +145,7 @@ def _reason(error: Exception) -> str:
 
     name, status = type(error).__name__, getattr(getattr(error, "response", None), "status_code", None)
     if type(error) is ValueError or isinstance(error, BadRequestError | HFValidationError):
-        way_out = one_line(getattr(error, "server_message", None) or error)
+        way_out = without_token(one_line(getattr(error, "server_message", None) or error))
     elif status in (401, 403, 404):
         way_out = "set HF_TOKEN to a token that may write there"
     else:
@@ -154,7 +156,7 @@ def _reason(error: Exception) -> str:
 def adapter_files(run: Run) -> dict[str, bytes]:
     """The files of an adapter by name: its own and no others, the tokenizer, card and notice."""
     adapter, base = trained_adapter(run), locate(run.profile.base)
-    files = [*(adapter / name for name in ADAPTER), *(base / name for name in TOKENIZER if (base / name).is_file())]
+    files = [*(adapter / name for name in ADAPTER), *(file for file in companions(base) if file.name in TOKENIZER)]
     texts = card_texts(run, "adapter", report=_report_of(run))
     return {file.name: file.read_bytes() for file in files} | {name: text.encode() for name, text in texts.items()}
 

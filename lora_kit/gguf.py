@@ -13,9 +13,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import FAMILIES, Weights, read_config
+from .base import FAMILIES, read_config
 from .data.chat_template import stop_id
 from .errors import KitError
+from .model_files import Weights
 from .progress import Progress
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ GPUs are counted without starting CUDA (`device_count` asks the driver), because
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -92,6 +93,15 @@ def has_token() -> bool:
         return bool(get_token())
     except Exception:  # Colab's secrets do not answer outside its page, with errors of their own
         return False
+
+
+def without_token(text: str) -> str:
+    """A text of the Hub or of a server between without the token, which it may repeat."""
+    from huggingface_hub import get_token
+
+    with contextlib.suppress(Exception):  # as above
+        text = text.replace(get_token() or "\0", "***")
+    return text
 
 
 def take_secret() -> None:

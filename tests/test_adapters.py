@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from lora_kit.adapters import (
     take_adapter,
     trainable,
 )
+from lora_kit.config import Base
 from lora_kit.errors import KitError
 
 from .models import FakeRun, adapted, load_small_llama, save_adapted, save_small_llama, small_profile
@@ -101,6 +103,10 @@ def test_what_is_attached_is_saved_whatever_the_run_says(folder: Path, tmp_path:
     assert (config.r, config.lora_alpha, config.use_rslora, config.lora_dropout) == (8, 8, True, 0.25)
     assert config.target_modules == {"o_proj", "up_proj"} and config.inference_mode
     assert (config.base_model_name_or_path, config.revision) == ("tiny-chat", small_profile().base.revision)
+    home = Base(str(folder), str(folder))
+    save_adapter(model, tmp_path / "again", FakeRun(replace(small_profile(), base=home)))  # whose place is nobody's
+    assert str(folder.parent) not in (tmp_path / "again" / "adapter_config.json").read_text()
+    assert home.public_title == folder.name
     assert trainable(model)  # saving leaves the model's own configuration as it is
     assert not model.peft_config["default"].inference_mode
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shutil
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 import torch
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -23,9 +25,10 @@ from safetensors.torch import save_file
 
 from lora_kit import base as base_module
 from lora_kit import files
-from lora_kit.base import ASSETS, SIZES, Weights, access_problem, identity, load_tokenizer, locate, read_config
+from lora_kit.base import ASSETS, SIZES, access_problem, identity, load_tokenizer, locate, read_config
 from lora_kit.config import Base
 from lora_kit.errors import KitError
+from lora_kit.model_files import Weights, companions
 from lora_kit.presets import LLAMA2, profile
 
 PAGE = f"https://huggingface.co/{LLAMA2.source}"
@@ -81,6 +84,7 @@ REFUSALS = {
     "no token": (refusal(GatedRepoError, 401), f"licence on {PAGE} .*HF_TOKEN"),
     "no grant": (refusal(GatedRepoError, 403), f"ask for it on {PAGE}"),
     "missing": (refusal(RepositoryNotFoundError, 404), f"check the name on {PAGE}"),
+    "an old token": (refusal(HfHubHTTPError, 401), "does not take your token.*set another HF_TOKEN"),
     "no network": (ConnectionError("no route"), r"\(ConnectionError: no route\): check the network or give a local"),
     "offline mode": (OfflineModeIsEnabled("please unset HF_HUB_OFFLINE"), "HF_HUB_OFFLINE"),
 }
@@ -187,8 +191,11 @@ def test_a_size_that_is_none_is_refused(tmp_path: Path, name: str, value: Any) -
 
 
 @pytest.mark.parametrize("why", REFUSALS)
-def test_without_access_nothing_is_downloaded_and_the_way_out_is_named(hub: Callable[..., Hub], why: str) -> None:
+def test_without_access_nothing_is_downloaded_and_the_way_out_is_named(
+    hub: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
     error, way_out = REFUSALS[why]
+    monkeypatch.setattr(base_module, "has_token", lambda: why == "an old token")
     fake = hub(error)
     with pytest.raises(KitError, match=way_out) as caught:
         locate(LLAMA2)
@@ -222,6 +229,32 @@ def test_with_access_the_pinned_revision_is_downloaded_without_other_weight_form
 def test_the_cache_needs_no_access(hub: Callable[..., Hub]) -> None:
     fake = hub(ConnectionError(), cached=True)
     assert locate(LLAMA2) == fake.folder and fake.downloads == []
+
+
+def test_a_server_that_repeats_the_token_does_not_show_it(
+    hub: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub(fault=ConnectionError("no proxy for Bearer hf_secret"))
+    with pytest.raises(KitError, match=r"Bearer \*\*\*") as caught:
+        locate(LLAMA2)
+    assert "hf_secret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_only_a_model_s_own_files_go_with_it(tmp_path: Path) -> None:
+    folder = llama(tmp_path / "base")
+    for name in ("kaggle.json", "notes.json", "tokenizer.json", "LICENSE.txt"):
+        (folder / name).write_text("{}")
+    (tmp_path / "credentials").write_text("secret")
+    (folder / "vocab.json").symlink_to(tmp_path / "credentials")
+    (folder / "NOTICE").symlink_to(tmp_path / "credentials")
+    assert [file.name for file in companions(folder)] == ["LICENSE.txt", "config.json", "tokenizer.json"]
+    cached = tmp_path / "models--a--b" / "snapshots" / "1"
+    cached.mkdir(parents=True)
+    (cached.parents[1] / "blobs").mkdir()
+    (cached.parents[1] / "blobs" / "0a").write_text("{}")
+    (cached / "config.json").symlink_to("../../blobs/0a")
+    assert companions(cached) == [cached / "config.json"]
 
 
 def test_a_download_that_breaks_off_is_one_sentence(hub: Callable[..., Hub]) -> None:

@@ -15,7 +15,18 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOUNDATION = {"errors", "config", "presets", "files", "machine", "base", "runs", "checkup", "distributed"}
+FOUNDATION = {
+    "errors",
+    "config",
+    "presets",
+    "files",
+    "machine",
+    "base",
+    "model_files",
+    "runs",
+    "checkup",
+    "distributed",
+}
 LAYERS = (
     FOUNDATION | {"progress", "plots", "templates"},
     {"data", "quantization", "adapter_files", "adapters", "generation"},

@@ -88,7 +88,7 @@ def read_card(path: Path | None) -> dict[str, Any]:
     try:
         return check_card(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, RecursionError) as error:
-        raise KitError(f"{path} must be one JSON object, as the embedded datasets have it: {error}") from error
+        raise KitError(f"{path}: {error}. It must be one JSON object, as the embedded datasets have it") from error
 
 
 def check_card(card: Any) -> dict[str, Any]:

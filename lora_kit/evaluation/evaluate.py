@@ -134,7 +134,7 @@ def _evaluate(
             return check_files(folder)
     theirs = [Metric(name, f"check {name.removeprefix('behaved:')} passed", name, OWN) for name in checks]
     card: Card = {
-        "title": run.profile.base.title,
+        "title": run.profile.base.public_title,
         "profile": run.profile.name,
         "dataset": data.card.get("title", data.card["name"]),
         "adapter": Path(adapter_stage(run)).name,

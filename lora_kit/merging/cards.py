@@ -47,6 +47,7 @@ def card_texts(
         front_matter=Markup(front_matter(profile.base, kind)),
         profile=profile,
         base=profile.base,
+        title=profile.base.public_title,
         adapter=Path(adapter_stage(run)).name,
         targets=targets,
         training=read_manifest(training)["figures"] if training else None,

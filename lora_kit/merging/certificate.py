@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapter_files import read_adapter
 from ..adapters import pass_over_old_torchao
-from ..base import INDEX, Weights, companions
 from ..errors import KitError
 from ..files import file_hash, file_identity, read_json, shown
+from ..model_files import INDEX, Weights, companions
 from ..progress import Progress
 from ..quantization import quiet_libraries
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..adapter_files import read_adapter
-from ..base import INDEX, Weights, companions, locate
+from ..base import locate
 from ..errors import KitError
 from ..files import check_files, file_hash, read_json, read_manifest, shown, write_json
+from ..model_files import INDEX, Weights, companions
 from ..progress import Progress
 from ..quantization import card_released, round_trip
 from ..training.train import train_inputs, trained_adapter

@@ -202,7 +202,7 @@ def test_a_folder_brings_its_own_test_split_and_card(tmp_path: Path) -> None:
 def test_a_card_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     folder = write(tmp_path / "shop" / "train.jsonl", ROWS).parent
     (folder / "dataset.json").write_text(text)
-    with pytest.raises(KitError, match=r"dataset\.json must be one JSON object"):
+    with pytest.raises(KitError, match=r"dataset\.json: .* must be one JSON object"):
         prepare(open_run(folder))
 
 

@@ -111,7 +111,7 @@ FORGED = {
 
 @pytest.mark.parametrize("name", FORGED)
 def test_forged_data_is_one_sentence(done: lk.Run, tmp_path: Path, name: str) -> None:
-    with pytest.raises(lk.KitError, match="did not write|missing or damaged"):
+    with pytest.raises(lk.KitError, match=r"did not write|missing or damaged"):
         load_prepared(forged(done.path / "data", tmp_path / "data", **FORGED[name]))
 
 

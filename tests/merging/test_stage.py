@@ -12,11 +12,11 @@ import torch
 from safetensors import SafetensorError
 
 import lora_kit as lk
-from lora_kit.base import Weights
 from lora_kit.errors import KitError
 from lora_kit.evaluation.evaluate import evaluation_inputs
 from lora_kit.merging import merge as stage
 from lora_kit.merging.merge import merge_inputs
+from lora_kit.model_files import Weights
 from lora_kit.presets import profile
 
 from ..models import SHORT
