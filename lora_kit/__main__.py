@@ -169,9 +169,12 @@ def runs(options: argparse.Namespace) -> None:
         return
     if options.delete not in folders:
         raise KitError(f"there is no run {options.delete!r}; there are {', '.join(folders) or 'none'}")
-    with disk_errors(root / options.delete):
-        shutil.rmtree(root / options.delete)
-    shutil.rmtree(scratch_root(root) / options.delete, ignore_errors=True)
+    for folder in dict.fromkeys((root / options.delete, scratch_root(root) / options.delete)):
+        with disk_errors(folder):
+            if folder.is_symlink():  # what it leads to is somebody else's
+                folder.unlink()
+            elif folder.exists():
+                shutil.rmtree(folder)
     print(f"deleted {shown(root / options.delete)}")
 
 

@@ -8,8 +8,11 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -211,3 +214,31 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise _cannot_write(folder, error.errno) from error
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a packed run; nothing that is there already is overwritten, nothing lands outside `folder`.
+
+    Every file takes its place as a whole, a manifest behind the files it names: what broke off is made good by another.
+    """
+    partial = folder / ".unpacked.partial"
+    with disk_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed has left
+        try:
+            if not zipfile.is_zipfile(archive):
+                raise ValueError("it is no zip")
+            with zipfile.ZipFile(archive) as packed:
+                check_unpacked(archive, sum(file.file_size for file in packed.infolist()))
+                packed.extractall(partial)
+            for file in sorted(partial.rglob("*"), key=lambda file: (file.name == "manifest.json", file)):
+                target = folder / file.relative_to(partial)
+                if file.is_file() and not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    file.rename(target)
+        except KitError:
+            raise
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:  # also with a password
+            reason = f"source={str(archive)!r} is not a packed run ({error})"
+            raise KitError(f"{reason}: give the zip that run.pack() wrote") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -14,11 +14,11 @@ import os
 import shutil
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from platform import node
 from typing import Any
 
 from .base import access_problem
@@ -27,12 +27,12 @@ from .errors import KitError
 from .files import (
     absolute,
     check_files,
-    check_unpacked,
     check_writable,
     disk_errors,
     fingerprint,
     read_manifest,
     shown,
+    unpack,
     whole_file,
     write_manifest,
 )
@@ -79,7 +79,7 @@ class Run:
         if not self.path.is_dir():  # a finished run can be read where nothing can be written
             check_writable(self.path)
         if source is not None:
-            _unpack(absolute(source), self.path)
+            unpack(absolute(source), self.path)
         print(f"{self.profile.name} ({self.reason}): {self.profile.base.title}, {machine}, folder {shown(self.path)}")
 
     def __repr__(self) -> str:
@@ -110,7 +110,8 @@ class Run:
         from filelock import FileLock, Timeout
 
         target, start = self._target(stage, inputs), time.time()
-        partial, lock = (target.with_name(f".{target.name}.{ending}") for ending in ("partial", "lock"))
+        lock = target.with_name(f".{target.name}.lock")
+        partial = target.with_name(f".{target.name}.{node()}.partial")  # a shared disk has no locks between machines
         with disk_errors(partial), ExitStack() as held:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -122,9 +123,19 @@ class Run:
             held.callback(shutil.rmtree, partial, ignore_errors=True)  # what broke off may be large and is of no use
             partial.mkdir()
             work = Stage(partial, target)
-            yield work
-            write_manifest(partial, inputs, work.figures, time.time() - start)
-            partial.rename(target)
+            try:
+                yield work
+                write_manifest(partial, inputs, work.figures, time.time() - start)
+            except FileNotFoundError as error:
+                if partial.exists():
+                    raise
+                raise KitError(
+                    f"{shown(partial.parent)} was deleted while it was written into: call it again"
+                ) from error
+            if target.exists():  # another machine was faster
+                work.target = self.find(stage, inputs) or self._target(stage, inputs)
+            if not work.target.exists():
+                partial.rename(work.target)
 
     def pack(self, target: str | os.PathLike[str] | None = None) -> Path:
         """Zip what cannot be made again in seconds (data, adapters, manifests, answers), not the merged weights."""
@@ -215,31 +226,3 @@ def _plain(value: Any) -> Any:
 def _folder_name(chosen: Profile) -> str:
     changed = dict(settings(chosen).items() - settings(profile(chosen.name)).items())
     return f"{chosen.name}-{fingerprint(changed)[:6]}" if changed else chosen.name
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack a packed run; nothing that is there already is overwritten, nothing lands outside `folder`.
-
-    Every file takes its place as a whole, a manifest behind the files it names: what broke off is made good by another.
-    """
-    partial = folder / ".unpacked.partial"
-    with disk_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed has left
-        try:
-            if not zipfile.is_zipfile(archive):
-                raise ValueError("it is no zip")
-            with zipfile.ZipFile(archive) as packed:
-                check_unpacked(archive, sum(file.file_size for file in packed.infolist()))
-                packed.extractall(partial)
-            for file in sorted(partial.rglob("*"), key=lambda file: (file.name == "manifest.json", file)):
-                target = folder / file.relative_to(partial)
-                if file.is_file() and not target.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    file.rename(target)
-        except KitError:
-            raise
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:  # also with a password
-            reason = f"source={str(archive)!r} is not a packed run ({error})"
-            raise KitError(f"{reason}: give the zip that run.pack() wrote") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)

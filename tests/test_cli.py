@@ -160,6 +160,16 @@ def test_runs_are_listed_and_one_is_deleted(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "one").exists() and (tmp_path / "two" / "data" / "manifest.json").is_file()
 
 
+def test_of_a_link_only_the_link_is_deleted(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    (theirs / "data").mkdir(parents=True)
+    (theirs / "data" / "manifest.json").write_text("{}")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "one").symlink_to(theirs)
+    assert main(["runs", "--root", str(tmp_path / "root"), "--delete", "one"]) == 0
+    assert not (tmp_path / "root" / "one").exists() and (theirs / "data" / "manifest.json").exists()
+
+
 def test_what_a_run_has_on_kaggle_s_scratch_disk_is_listed_and_deleted_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -83,6 +85,26 @@ def test_a_failing_block_leaves_no_finished_folder_and_its_error_goes_on(run: Ru
     assert visible(run.path) == []
     assert run.find("data", INPUTS) is None
     assert (write(run) / "rows.txt").read_text() == "hello"  # and the next try starts clean
+
+
+@pytest.mark.parametrize("inputs", [INPUTS, {"rows": 4}])
+def test_a_folder_that_appears_before_the_name_is_taken_loses_nothing(run: Run, inputs: dict[str, Any]) -> None:
+    """Another machine on the same shared disk was faster, with the same inputs or others."""
+    there = Run("tiny-cpu", root=run.path.parent / "elsewhere")
+    write(there, inputs=inputs, text="theirs")
+    with run.writing("data", INPUTS) as work:
+        (work.folder / "rows.txt").write_text("mine")
+        shutil.copytree(there.path / "data", run.path / "data")
+    found = run.need("data", INPUTS, made_by="")
+    assert found == work.target and (found / "rows.txt").read_text() == ("theirs" if inputs is INPUTS else "mine")
+    assert (run.path / "data/rows.txt").read_text() == "theirs"
+
+
+def test_a_run_folder_that_is_deleted_meanwhile_is_said(run: Run) -> None:
+    with pytest.raises(KitError, match="was deleted while"), run.writing("data", INPUTS) as work:
+        shutil.rmtree(run.path)
+        (work.folder / "rows.txt").write_text("hello")
+    assert (write(run) / "rows.txt").read_text() == "hello"
 
 
 def test_the_same_inputs_are_found_and_changed_ones_written_beside(
@@ -349,7 +371,7 @@ def test_a_stage_that_another_process_writes_is_left_alone_and_a_dead_one_s_is_c
     command = [sys.executable, "-c", code, str(run.path / ".data.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout and other.stdout.readline()
-        left = run.path / ".data.partial"
+        left = run.path / f".data.{platform.node()}.partial"
         left.mkdir()
         with pytest.raises(KitError, match="another process"):
             write(run)
