@@ -17,6 +17,7 @@ from .errors import KitError
 
 PositiveInt = Annotated[int, "above 0", lambda value: value > 0]
 PositiveFloat = Annotated[float, "above 0", lambda value: 0 < value < inf]
+Epochs = Annotated[int, "from 1 to 1,000", lambda value: 0 < value <= 1000]
 Count = Annotated[int, "0 or above", lambda value: value >= 0]
 Decay = Annotated[float, "0 or above", lambda value: 0 <= value < inf]
 Share = Annotated[float, "from 0 to below 1", lambda value: 0 <= value < 1]
@@ -102,7 +103,7 @@ class Data:
 class Training:
     """How long and how fast."""
 
-    epochs: PositiveInt | Auto = "auto"  # passes over the rows: three, or as many as give about 200 steps
+    epochs: Epochs | Auto = "auto"  # passes over the rows: three, or as many as give about 200 steps
     tokens_per_step: PositiveInt | Auto = "auto"  # of one optimizer step: 4,096, fewer where the rows are few
     tokens_per_micro_batch: PositiveInt = 2048  # tokens on the card at a time; memory grows with it
     learning_rate: PositiveFloat | Auto = "auto"  # by the base's width (training/recipe.py): 1.4e-4 for 7B

@@ -200,10 +200,17 @@ def whole_file(target: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def unpacked_limit(packed: Path) -> int:
+    """Bytes that a packed file may become: no text of people packs better."""
+    return max(SMALL, RATIO * packed.stat().st_size)
+
+
 def check_unpacked(packed: Path, size: int) -> None:
-    """Raise KitError where a packed file would become absurdly large: no text of people packs that well."""
-    if size > max(SMALL, RATIO * packed.stat().st_size):
-        raise KitError(f"{shown(packed)} would take {size / 2**30:,.1f} GiB unpacked, which no honest file does")
+    """Raise KitError where a packed file becomes absurdly large."""
+    if size > unpacked_limit(packed):
+        raise KitError(
+            f"{shown(packed)} becomes {size / 2**30:,.2f} GiB or more when unpacked: no honest file does that"
+        )
 
 
 def check_writable(folder: Path) -> None:

@@ -36,8 +36,7 @@ TEXTS = (  # what stands before each turn of a rendered text, who speaks in brac
     r"(?:\A|\n)(?i:(user|human|assistant|bot|ai|question|answer|q|a)):[ \t]*",  # line by line
 )
 PREAMBLES = ("Below is an instruction", "A chat between")  # that may stand before a prompt's first turn
-LLAMA2 = re.compile(r"\s*(<s>)?\s*\[INST\]")
-SYSTEM = re.compile(r"^<<SYS>>\s*(.*?)\s*<</SYS>>\s*(.*)$", re.DOTALL)
+LLAMA2 = re.compile(r"(<s>)?\s*\[INST\]")
 BEHIND = re.compile(r"</s>\s*(?!<s>|\[INST\]|\s|$)")  # text between the turns of a rendered prompt
 
 
@@ -181,7 +180,7 @@ def text_format(text: str, *, is_prompt: bool = False) -> Convert | None:
     `is_prompt`: the text must begin with its first turn, or a known preamble, and end where the answer begins.
     """
     text = text.rstrip()
-    if LLAMA2.match(text):
+    if LLAMA2.match(text.lstrip()):
         return from_llama2 if text.endswith("[/INST]") or not is_prompt else None
     begins = STARTS.sub("", text).lstrip()
     for header in TEXTS:
@@ -219,11 +218,13 @@ def from_headers(header: str, text: str) -> list[Message]:
 
 def from_llama2(text: str) -> list[Message]:
     """Llama 2's prompt; whatever stands outside of its turns is an error."""
-    outside, *turns = re.split(r"\s*\[INST\]|\[/INST\]", re.sub(r"</?s>", "", text))
+    outside, *turns = re.split(r"\[INST\]|\[/INST\]", re.sub(r"</?s>", "", text))
     if outside.strip() or BEHIND.search(text) or len(turns) < 2 or len(turns) % 2:
         raise KitError(f"holds no rendered Llama-2 prompt '<s>[INST] ... [/INST] ... </s>'; it is {short(text)}")
     turns = [turn.strip() for turn in turns]
-    if not (system := SYSTEM.match(turns[0])):
+    system, is_closed, asked = turns[0].partition("<</SYS>>")
+    if not (is_closed and system.startswith("<<SYS>>")):
         return in_turn(turns)
-    before = [{"role": "system", "content": system[1]}] if system[1] else []
-    return [*before, *in_turn([system[2], *turns[1:]])]
+    system = system.removeprefix("<<SYS>>").strip()
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, *in_turn([asked.lstrip(), *turns[1:]])]

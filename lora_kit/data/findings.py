@@ -39,10 +39,10 @@ FORMS = {  # signs of which one stands in a text, in small letters; and the form
     "Google key": ("aiza", r"\bAIza[A-Za-z0-9_-]{35}"),
     "Slack token": ("xox", r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
     "private key": ("private", r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "token of a web session (JWT)": ("eyj", r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\."),
+    "token of a web session (JWT)": ("eyj", r"\beyJ[A-Za-z0-9_-]{10,999}\.eyJ[A-Za-z0-9_-]{10,9999}\."),
     "GitLab token": ("glpat-", r"\bglpat-[A-Za-z0-9_-]{16,}"),
     "API key": ("key token", API_KEY),
-    "password in an address": ("://", r"\b[a-z][a-z0-9+]*://[^\s/:@]{1,40}:[^\s/:@]{1,60}@"),
+    "password in an address": ("://", r"\b[a-z][a-z0-9+]{0,20}://[^\s/:@]{1,40}:[^\s/:@]{1,60}@"),
     "password": ("passw kennwort", r"\b(?i:password|passwd|kennwort|passwort)\s*(?:is|ist|[:=])\s{0,3}\S{0,40}\d"),
 }
 SECRETS = [name for name in FORMS if name not in ODD]

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..config import Data
 from ..errors import KitError
+from ..files import check_unpacked, unpacked_limit
 
 Rows = Iterator[tuple[int, Any]]  # its number, as an editor or a spreadsheet counts; a row or a BadRow
 Notes = dict[str, list[str]]  # what was repaired or left out -> places
@@ -63,7 +64,11 @@ def _text_of(path: Path, data: Data) -> str:
     """The file's text: UTF-8, UTF-16 with its mark (Excel's "Unicode text"), or what `data.encoding` says."""
     try:
         content = path.read_bytes()
-        content = gzip.decompress(content) if path.name.lower().endswith(".gz") else content
+        if path.name.lower().endswith(".gz"):
+            limit = unpacked_limit(path)
+            with gzip.open(path) as file:
+                content = file.read(limit + 1)
+            check_unpacked(path, len(content))
     except (zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise KitError(f"{path.name} is not a whole gzip file: {error}") from error
     except OSError as error:

@@ -25,14 +25,14 @@ TAGS = (  # of prompt formats: inside a text they would forge a turn
 )
 
 STARTS = re.compile(r"^(\s*(<s>|<\|begin_of_text\|>|<bos>))+\s*")
-ENDS = re.compile(
-    r"(\s*(</s>|<eos>|<\|im_end\|>|<\|eot_id\|>|<\|end\|>|<end_of_turn>|<\|endoftext\|>|<\|end_of_text\|>))+\s*$"
-)
+ENDS = ("</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>")
 
 
 def without_ends(text: str) -> str:
     """A text without the format's own tokens that somebody typed at its start or end, as in "At six.</s>"."""
-    bare = ENDS.sub("", STARTS.sub("", text)) if "<" in text else text
+    bare = STARTS.sub("", text) if "<" in text else text
+    while (shorter := bare.rstrip()).endswith(ENDS):
+        bare = shorter[: shorter.rindex("<")].rstrip()
     return text if "<s>" in bare or not bare.strip() else bare  # HTML's <s>...</s> stays whole
 
 

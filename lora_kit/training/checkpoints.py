@@ -118,8 +118,8 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
         self._last, self._took = time.monotonic(), time.monotonic() - start
 
-    def load(self, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler) -> TrainerState | None:
-        """Put the newest whole checkpoint into model, optimizer and scaler, and return its state; None without one.
+    def load(self, model: PreTrainedModel, optimizer: Optimizer, scaler: GradScaler, steps: int) -> TrainerState | None:
+        """Put the newest whole checkpoint of a training of so many steps into place, and return its state, or None.
 
         A whole one that cannot be read now (no memory) stays; its error is raised.
         """
@@ -132,11 +132,18 @@ class Checkpoints:
                 print(f"the checkpoint {shown(place)} is damaged and passed over: the one before it is taken, if any")
                 continue
             self._check_libraries(place)
-            parts = torch.load(place / FILE, weights_only=True, map_location="cpu")
-            model.load_state_dict(parts["adapter"], strict=False)
-            optimizer.load_state_dict(parts["optimizer"])
-            scaler.load_state_dict(parts["scaler"])
-            state = TrainerState(**parts["state"])
+            try:
+                parts = torch.load(place / FILE, weights_only=True, map_location="cpu")
+                state = TrainerState(**parts["state"])
+                if [row["step"] for row in state.log] != list(range(1, steps + 1))[: state.step] or not state.step:
+                    raise ValueError(f"{state.step} steps of {steps}")
+                model.load_state_dict(parts["adapter"], strict=False)
+                optimizer.load_state_dict(parts["optimizer"])
+                scaler.load_state_dict(parts["scaler"])
+            except (OSError, MemoryError, RuntimeError):  # torch's words for no memory
+                raise
+            except Exception as error:
+                raise KitError(f"{shown(place)} is no checkpoint of this training ({error}): delete it") from error
             print(f"training: goes on after step {state.step}, kept in {shown(place)}")
             return state
         if self.folder.exists():

@@ -17,7 +17,7 @@ import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 import lora_kit as lk
-from lora_kit.files import file_hash, shown
+from lora_kit.files import file_hash, shown, write_manifest
 from lora_kit.training import checkpoints
 from lora_kit.training import train as stage
 from lora_kit.training.batches import for_measuring, rows_of
@@ -193,8 +193,8 @@ def test_a_whole_checkpoint_that_cannot_be_read_now_is_neither_passed_over_nor_l
 
     with monkeypatch.context() as patch, pytest.raises(type(error)):
         patch.setattr(reader, fails)
-        kept.load(other, *parts)
-    found = kept.load(other, *parts)
+        kept.load(other, *parts, 9)
+    found = kept.load(other, *parts, 9)
     assert found and found.step == 3 and torch.equal(other.weight, model.weight)
 
 
@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.Capt
     kept, model, *parts = kept_training(tmp_path)
     newest = tmp_path / "kept" / "step-00000003"
     spoil(newest, damage)
-    found = kept.load(model, *parts)
+    found = kept.load(model, *parts, 9)
     assert found.step == 2 and torch.equal(model.weight, torch.full((2, 2), 2.0))
     out = capsys.readouterr().out
     assert f"the checkpoint {shown(newest)} is damaged and passed over" in out
@@ -221,6 +221,30 @@ def spoil(folder: Path, damage: str) -> None:
     else:
         for path in [weights] if damage == "missing" else folder.iterdir():
             path.unlink()
+
+
+FORGED = {
+    "more steps than there are": {"log": [{"step": n, "seconds": 0.1} for n in range(1, 99)]},
+    "no steps": {"log": []},
+    "steps out of order": {"log": [{"step": 7, "seconds": 0.1}]},
+    "rows of texts": {"log": ["x"]},
+    "another field": {"log": [], "evil": 3},
+}
+
+
+@pytest.mark.parametrize("name", [*FORGED, "garbage"])
+def test_a_forged_checkpoint_is_one_sentence(tmp_path: Path, name: str) -> None:
+    kept, model, *parts = kept_training(tmp_path)
+    newest = tmp_path / "kept" / "step-00000003"
+    if name == "garbage":
+        (newest / "training.pt").write_bytes(b"x" * 100)
+    else:
+        content = torch.load(newest / "training.pt", weights_only=True) | {"state": FORGED[name]}
+        torch.save(content, newest / "training.pt")
+    (newest / "manifest.json").unlink()
+    write_manifest(newest, {}, {}, 0.0)
+    with pytest.raises(lk.KitError, match=r"step-00000003 is no checkpoint"):
+        kept.load(model, *parts, 9)
 
 
 def test_a_full_disk_stops_and_leaves_the_last_checkpoint_whole(
