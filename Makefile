@@ -9,7 +9,7 @@ SMOLLM2 := --profile smollm2-cpu --set base__source=build/smollm2 --set base__li
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider
 
 .PHONY: help demo test lint types unit notebooks solutions format scrub home kaggle workshop-kit model handbook \
-  test-all test-stacks test-browser test-kills test-t4 test-gpu test-real test-llama-cpp real-model clean \
+  test-all test-stacks test-browser test-kills test-fuzz test-t4 test-gpu test-real test-llama-cpp real-model clean \
   bench-demo bench-recipe bench-data bench-train bench-plan bench-phrasings bench-preference bench-faq bench-merge \
   bench-load bench-merged bench-latency bench-generate bench-verdict bench-gpu run-notebooks
 
@@ -154,10 +154,13 @@ solutions: .venv/ready  ## the solutions and the all-in-one notebook, run on the
 test-stacks: .venv/ready  ## the notebooks and core tests on what Kaggle and Colab have, and on the newest of all; STACKS=kaggle@3.11
 	$(BIN)/python tools/run_stacks.py $(STACKS)
 
-test-all: test test-stacks solutions test-browser test-kills test-t4 test-real  ## everything that needs no GPU
+test-all: test test-stacks solutions test-browser test-kills test-fuzz test-t4 test-real  ## everything that needs no GPU
 
 test-kills: .venv/ready  ## 20 trainings killed at random moments, each resumed to the same adapter
 	$(BIN)/python -m pytest tests/training/test_checkpoints.py -m slow -s
+
+test-fuzz: .venv/ready  ## 10,000 mutated run folders, zips, adapters, cards and base folders: read or refused in one sentence
+	OMP_NUM_THREADS=1 LORA_KIT_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py -s
 
 test-t4: .venv/ready  ## the course with the T4 profile's settings, on a CPU
 	$(BIN)/python -m pytest tests/test_gpu.py -m slow

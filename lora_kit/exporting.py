@@ -16,7 +16,7 @@ from .data.prepared import load_prepared
 from .errors import KitError
 from .evaluation.evaluate import evaluation_inputs
 from .evaluation.report import markdown_card
-from .files import check_files, disk_errors, read_json, read_manifest, shown, whole_file
+from .files import check_files, disk_errors, read_json, read_manifest, reading, shown, whole_file
 from .gguf import write_gguf
 from .llama_cpp import check_gguf, check_installed, reference
 from .machine import without_token
@@ -182,7 +182,11 @@ def _report_of(run: Run) -> str | None:
         folder = run.find("evaluation", evaluation_inputs(run))
     except KitError:  # the merge or the data are not there: no card of theirs either
         return None
-    return markdown_card(read_json(check_files(folder) / "report_card.json")) if folder else None
+    if folder is None:
+        return None
+    card = read_json(check_files(folder) / "report_card.json")
+    with reading(folder):
+        return markdown_card(card)
 
 
 def _write_gguf(run: Run, merged: Path, target: Path, bits: str, name: str, check: bool) -> None:

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import time
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,9 +178,11 @@ def reading(folder: Path) -> Iterator[None]:
     """Turn whatever is wrong with what a folder holds, which anybody may have written, into one sentence."""
     try:
         yield
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
+        if getattr(error, "errno", None):  # of the disk, not of what it holds
+            raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         what = f"{shown(folder)} holds what this version did not write ({reason})"
         raise KitError(f"{what}: delete that folder and make it again") from error
@@ -242,9 +243,11 @@ def unpack(archive: Path, folder: Path) -> None:
                 if file.is_file() and not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     file.rename(target)
-        except KitError:
+        except (KitError, MemoryError):
             raise
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:  # also with a password
+        except Exception as error:  # also a password; the library has many names for what is wrong
+            if getattr(error, "errno", None) in DISK:
+                raise
             reason = f"source={str(archive)!r} is not a packed run ({error})"
             raise KitError(f"{reason}: give the zip that run.pack() wrote") from error
         finally:

@@ -109,7 +109,7 @@ class Run:
         """Write a stage: a hidden folder that takes its name and manifest only when the block ends well."""
         from filelock import FileLock, Timeout
 
-        target, start = self._target(stage, inputs), time.time()
+        target, start = self._target(stage, inputs), time.monotonic()
         lock = target.with_name(f".{target.name}.lock")
         partial = target.with_name(f".{target.name}.{node()}.partial")  # a shared disk has no locks between machines
         with disk_errors(partial), ExitStack() as held:
@@ -125,7 +125,7 @@ class Run:
             work = Stage(partial, target)
             try:
                 yield work
-                write_manifest(partial, inputs, work.figures, time.time() - start)
+                write_manifest(partial, inputs, work.figures, time.monotonic() - start)
             except FileNotFoundError as error:
                 if partial.exists():
                     raise

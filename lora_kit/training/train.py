@@ -20,7 +20,7 @@ from ..data.prepared import Prepared
 from ..data.sources import name_of
 from ..distributed import main_process_first, processes
 from ..errors import KitError
-from ..files import file_hash, fingerprint, read_lines, read_manifest, shown, write_lines
+from ..files import file_hash, fingerprint, read_lines, read_manifest, reading, shown, write_lines
 from ..machine import memory_gib
 from ..progress import Progress
 from .batches import Row, for_measuring, split_validation
@@ -197,13 +197,19 @@ def trained_adapters(run: Run) -> dict[str, Path]:
     """The finished adapters in the run's folder that were trained on its base, by name ("handbook", "triage")."""
     base = identity(run.profile.base)
     folders = [path.parent for path in sorted(run.path.glob("training/*/manifest.json"))]
-    mine = [folder for folder in folders if read_manifest(folder)["inputs"]["data"]["base"] == base]
+    data = {folder: read_manifest(folder)["inputs"].get("data") for folder in folders}
+    mine = [folder for folder, known in data.items() if isinstance(known, dict) and known.get("base") == base]
     return {folder.name: folder / "adapter" for folder in mine}
 
 
 def read_log(folder: Path) -> list[LogRow]:
     """The log of a finished training, one row per step."""
-    return read_lines(folder / "log.jsonl")
+    rows = read_lines(folder / "log.jsonl")
+    with reading(folder):
+        figures = [row[name] for row in rows for name in ("step", "loss", "tokens", "seconds", "skipped")]
+        if not rows or not all(isinstance(figure, int | float) for figure in figures):
+            raise ValueError("log.jsonl is no log")
+    return rows
 
 
 def check_learned(model: PreTrainedModel, log: Sequence[LogRow]) -> None:
