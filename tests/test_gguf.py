@@ -51,6 +51,16 @@ def test_an_f16_gguf_is_the_model_to_rounding(tmp_path: Path, kv_heads: int) -> 
     torch.testing.assert_close(logits(load(tmp_path / "m.gguf")), logits(load(model)), rtol=0, atol=1e-5)
 
 
+def test_the_frequencies_that_old_checkpoints_store_are_passed_over(tmp_path: Path) -> None:
+    model = save_small_llama(tmp_path, config=llama(4096, 64, 128, 2, 4, 4))
+    write_gguf(model, TOKENIZER, tmp_path / "new.gguf", name="small")
+    old = load_file(model / "model.safetensors")
+    old["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(old, model / "model.safetensors", metadata={"format": "pt"})
+    write_gguf(model, TOKENIZER, tmp_path / "old.gguf", name="small")
+    assert (tmp_path / "old.gguf").read_bytes() == (tmp_path / "new.gguf").read_bytes()
+
+
 def test_a_q8_0_gguf_is_within_its_own_error(done: lk.Run) -> None:
     path, merged = lk.export(done, "gguf-q8_0"), lk.merge(done)
     there, ours = load(path), load(merged)
