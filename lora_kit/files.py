@@ -8,10 +8,8 @@ import importlib.metadata
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import Any
 from .errors import KitError
 
 BIG = 100 * 2**20  # bytes: larger files are known by their size and samples, as hashing them whole takes minutes
-SMALL, RATIO = 2**28, 100  # bytes unpacked; more than 256 MiB must have been packed to a hundredth or more
 SAMPLES, SAMPLE = 64, 2**16  # places and bytes
 LIBRARIES = ("lora-kit", "torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate")
 FIELDS = {  # of a manifest, with their types
@@ -201,19 +198,6 @@ def whole_file(target: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def unpacked_limit(packed: Path) -> int:
-    """Bytes that a packed file may become: no text of people packs better."""
-    return max(SMALL, RATIO * packed.stat().st_size)
-
-
-def check_unpacked(packed: Path, size: int) -> None:
-    """Raise KitError where a packed file becomes absurdly large."""
-    if size > unpacked_limit(packed):
-        raise KitError(
-            f"{shown(packed)} becomes {size / 2**30:,.2f} GiB or more when unpacked: no honest file does that"
-        )
-
-
 def check_writable(folder: Path) -> None:
     """Make the folder, and raise KitError where nothing can be written into it."""
     try:
@@ -222,33 +206,3 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise _cannot_write(folder, error.errno) from error
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a packed run; nothing that is there already is overwritten, nothing lands outside `folder`.
-
-    Every file takes its place as a whole, a manifest behind the files it names: what broke off is made good by another.
-    """
-    partial = folder / ".unpacked.partial"
-    with disk_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed has left
-        try:
-            if not zipfile.is_zipfile(archive):
-                raise ValueError("it is no zip")
-            with zipfile.ZipFile(archive) as packed:
-                check_unpacked(archive, sum(file.file_size for file in packed.infolist()))
-                packed.extractall(partial)
-            for file in sorted(partial.rglob("*"), key=lambda file: (file.name == "manifest.json", file)):
-                target = folder / file.relative_to(partial)
-                if file.is_file() and not target.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    file.rename(target)
-        except (KitError, MemoryError):
-            raise
-        except Exception as error:  # also a password; the library has many names for what is wrong
-            if getattr(error, "errno", None) in DISK:
-                raise
-            reason = f"source={str(archive)!r} is not a packed run ({error})"
-            raise KitError(f"{reason}: give the zip that run.pack() wrote") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)

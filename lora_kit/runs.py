@@ -32,11 +32,11 @@ from .files import (
     fingerprint,
     read_manifest,
     shown,
-    unpack,
     whole_file,
     write_manifest,
 )
 from .machine import choose_profile, default_root, prepare_process, scratch_root
+from .packing import unpack
 from .presets import profile
 
 SCRATCH = "merged"  # large, and made again from the rest

@@ -23,6 +23,7 @@ FOUNDATION = {
     "machine",
     "base",
     "model_files",
+    "packing",
     "runs",
     "checkup",
     "distributed",
