@@ -136,6 +136,8 @@ class Run:
                 work.target = self.find(stage, inputs) or self._target(stage, inputs)
             if not work.target.exists():
                 partial.rename(work.target)
+        if work.target != (plain := self.place(stage) / stage):
+            print(f"{shown(plain)} was made from other inputs and stays; {work.target.name} is beside it")
 
     def pack(self, target: str | os.PathLike[str] | None = None) -> Path:
         """Zip what cannot be made again in seconds (data, adapters, manifests, answers), not the merged weights."""
@@ -160,7 +162,6 @@ class Run:
             return plain
         beside = plain.with_name(f"{plain.name}-{fingerprint(inputs)[:6]}")
         shutil.rmtree(beside, ignore_errors=True)  # no manifest with these inputs is in it, or `find` had found it
-        print(f"{shown(plain)} was made from other inputs and stays: writing {beside.name} beside it")
         return beside
 
 

@@ -116,7 +116,10 @@ def test_the_same_inputs_are_found_and_changed_ones_written_beside(
     assert run.find("data", other) is None
     second = write(run, inputs=other, text="more")
     assert second == run.path / f"data-{fingerprint(other)[:6]}"
-    assert "stays: writing" in capsys.readouterr().out
+    assert "stays" in capsys.readouterr().out
+    with pytest.raises(ValueError), run.writing("data", {"rows": 5}):
+        raise ValueError
+    assert "stays" not in capsys.readouterr().out  # nothing was written beside it
     assert run.find("data", INPUTS) == first
     assert run.need("data", other, made_by="lk.prepare(run)") == second
     assert (first / "rows.txt").read_text() == "hello"
