@@ -144,12 +144,8 @@ def access_problem(base: Base) -> str | None:
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status == 401 and has_token():
-            return (
-                f"the Hub does not take your token for {name}, which has expired or is mistyped: set another HF_TOKEN"
-            )
-        if not isinstance(
-            error, GatedRepoError | RepositoryNotFoundError
-        ):  # no network, HF_HUB_OFFLINE, the Hub is down
+            return f"the Hub does not take your token for {name}: it has expired or is mistyped, set another HF_TOKEN"
+        if not isinstance(error, (GatedRepoError, RepositoryNotFoundError)):  # no network, or the Hub is down
             return f"the Hub cannot be reached for {name} ({_reason(error)}): check the network or give a local folder"
         if not isinstance(error, GatedRepoError):
             return f"there is no model {name!r} on the Hub, or it is private: check the name on {page}"
