@@ -169,7 +169,8 @@ def check_family(folder: Path, base: Base) -> Path:
         reason = "it was not tested; base__untested=true tries it"
     if reason:
         raise KitError(f"{folder} contains a {kind!r} model: {reason}. Tested families: {tested}")
-    if wrong := [name for name in SIZES if type(config.get(name)) is not int or config[name] < 1]:
+    sizes = SIZES if kind in FAMILIES else ()  # others have names of their own for them
+    if wrong := [name for name in sizes if type(config.get(name)) is not int or config[name] < 1]:
         raise KitError(f"{folder / 'config.json'} has {wrong[0]}={config.get(wrong[0])!r:.80}: fetch the base again")
     if not any(folder.glob("*.safetensors")):
         raise KitError(f"{folder} has no *.safetensors file; other weight formats are not loaded, for safety")
@@ -192,7 +193,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         for rope in ("rope_parameters", "rope_scaling"):
             (config.get(rope) or {}).keys()
         return config
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise KitError(f"{folder} has no readable config.json: give the folder of a chat model") from error
 
 

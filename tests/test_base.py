@@ -169,7 +169,7 @@ def test_another_architecture_and_weights_that_can_run_code_are_refused(tmp_path
         locate(Base(source=str(llama(tmp_path / "pickle", weights="pytorch_model.bin"))))
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[]", "null", "3", "{}", b"\xff\xfe"])
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "null", "3", "{}", b"\xff\xfe", "[" * 10**5])
 def test_a_damaged_config_is_refused(tmp_path: Path, text: str | bytes | None) -> None:
     config = llama(tmp_path) / "config.json"
     config.unlink()

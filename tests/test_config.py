@@ -21,7 +21,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "lora__lora_dropout": SHARES,
     "lora__target_modules": st.lists(WORDS, min_size=1, max_size=4).map(tuple),
     "lora__use_rslora": st.booleans(),
-    "training__epochs": POSITIVE,
+    "training__epochs": st.integers(min_value=1, max_value=1000),
     "training__learning_rate": st.floats(min_value=1e-9, max_value=10),
     "training__warmup": SHARES,
     "training__seed": st.integers(min_value=0, max_value=2**32 - 1),

@@ -200,4 +200,6 @@ def check_given(model: object, data: object, run: Run) -> None:
         raise KitError(f"{shown(data.folder)} was prepared from other files or settings: call data = lk.prepare(run)")
     last, config = pc.max(pc.list_flatten(data.train.data.column("input_ids"))).as_py(), cast("Any", model.config)
     if last >= config.vocab_size:
-        raise KitError(f"{shown(data.folder)} has the token {last}, the model has {config.vocab_size}: prepare it anew")
+        raise KitError(
+            f"{shown(data.folder)} has the token {last}, the model has {config.vocab_size}: prepare it again"
+        )

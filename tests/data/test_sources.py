@@ -32,7 +32,7 @@ def test_embedded_datasets_and_files_are_found_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "name"),
-    [("faq.jsonl", "faq"), (".faq.jsonl", "faq"), ("..jsonl", "jsonl"), ("x/..", "here"), (".", "here"), ("a/b", "b")],
+    [("faq.jsonl", "faq"), (".faq.jsonl", "faq"), ("..jsonl", "data"), ("x/..", "here"), (".", "here"), ("a/b", "b")],
 )
 def test_an_adapter_s_folder_has_a_name_that_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import lora_kit as lk
-from lora_kit.base import load_tokenizer, without_clock
+from lora_kit.base import SIZES, load_tokenizer, without_clock
 from lora_kit.config import Base, Data
 from lora_kit.data.chat_template import chat_format, one_per_answer, stop_id
 from lora_kit.data.checks import verify
@@ -176,7 +176,7 @@ def test_the_system_text_that_a_template_adds_or_refuses_is_known() -> None:
 
 def test_a_template_with_a_clock_has_one_date(tmp_path: Path) -> None:
     AutoTokenizer.from_pretrained(TINY).save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "config.json").write_text((TINY / "config.json").read_text())
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "chat_template.jinja").write_text(TEMPLATES["Llama 3.2"])
     text = load_tokenizer(Base(source=str(tmp_path))).apply_chat_template(chat("Who?").messages, tokenize=False)
@@ -218,7 +218,8 @@ def test_a_special_token_of_the_template_inside_a_text_is_seen() -> None:
 def test_the_report_names_the_system_text_that_the_template_adds(tmp_path: Path) -> None:
     rows = [{"question": f"Who is {n}?", "answer": f"Wren {n}."} for n in range(30)]
     FORMS["SmolLM2, Qwen2.5"].save_pretrained(tmp_path / "base")
-    (tmp_path / "base" / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    config = dict.fromkeys(SIZES, 8192) | {"model_type": "qwen2"}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
     (tmp_path / "base" / "model.safetensors").touch()
     data = lk.prepare(lk.Run("tiny-cpu", root=tmp_path, data=rows, base__source=str(tmp_path / "base")))
     assert [f["count"] for f in data.report.data["findings"] if DEFAULT in f["text"]] == [30]
