@@ -15,12 +15,12 @@ from statistics import median
 
 from record import head, store
 
-ROUNDS, STEPS = 3, 60
+ROUNDS, STEPS = 1, 20
 LOOPS = (0, 1, 2)
 SETTINGS: dict[str, dict[str, str]] = {
     "as it comes": {},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
+    "GOMP_SPINCOUNT=3000": {"GOMP_SPINCOUNT": "3000"},
     "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
 }
 WORKER = f"""
