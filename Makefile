@@ -8,6 +8,9 @@ SMOLLM2 := --profile smollm2-cpu --set base__source=build/smollm2 --set base__li
   --set 'base__title=SmolLM2-135M-Instruct (4-bit GGUF)'
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=900 -p no:cacheprovider
 
+# PyTorch's threads spin while they wait for one another, and beside a busy program take its core: make bench-load
+export GOMP_SPINCOUNT ?= 3000
+
 .PHONY: help demo test lint types unit notebooks solutions format scrub home kaggle workshop-kit model handbook \
   test-all test-stacks test-browser test-kills test-fuzz test-t4 test-gpu test-real test-llama-cpp real-model clean \
   bench-demo bench-recipe bench-data bench-train bench-plan bench-phrasings bench-preference bench-faq bench-merge \

@@ -29,6 +29,7 @@ from .presets import PROFILES
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 when it went well, 1 when a check failed, 2 for a mistake of the user's."""
     options = parser().parse_args(arguments)
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # before torch loads: its threads spin less beside other programs
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks our signs shows others
         sys.stdout.reconfigure(errors="replace")
     if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes one prints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -203,3 +204,12 @@ def test_the_doctor_speaks_to_programs_too(capsys: pytest.CaptureFixture[str]) -
     found = json.loads(capsys.readouterr().out)
     assert all(set(check) == {"name", "ok", "evidence", "fix"} for check in found)
     assert status == (0 if all(check["ok"] for check in found) else 1)
+
+
+def test_threads_spin_little_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for own, wanted in (("", "3000"), ("7", "7")):
+        monkeypatch.setenv("GOMP_SPINCOUNT", own)
+        if not own:
+            monkeypatch.delenv("GOMP_SPINCOUNT")
+        assert main(["runs", "--root", str(tmp_path)]) == 0
+        assert os.environ["GOMP_SPINCOUNT"] == wanted
