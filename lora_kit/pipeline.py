@@ -52,8 +52,8 @@ def summary(run: Run) -> None:
     minutes = {stage: manifest["figures"].get("seconds", manifest["seconds"]) / 60 for stage, manifest in done.items()}
     listed = ", ".join(f"{stage} {taken:.1f}" for stage, taken in minutes.items())
     print(f"minutes: {listed or 'no stage is finished'}; {sum(minutes.values()):.1f} in all")
-    if "training" in done:
-        print(f"memory: {done['training']['figures']['memory_gib']:.1f} GiB in training ({run.profile.device})")
+    if (gib := done.get("training", {}).get("figures", {}).get("memory_gib")) is not None:  # older runs lack it
+        print(f"memory: {gib:.1f} GiB in training ({run.profile.device})")
 
 
 def _train(run: Run) -> None:

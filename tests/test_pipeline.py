@@ -53,12 +53,16 @@ def test_a_packed_run_brings_the_training_to_another_machine(done: lk.Run, tmp_p
 
 
 def test_the_summary_has_the_minutes_and_memory_of_what_is_finished(
-    done: lk.Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    done: lk.Run, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lk.summary(done)
     said = capsys.readouterr().out
     assert re.findall(r"(data|training|merged|evaluation) \d", said) == [*pipeline.STAGES]
     assert float(re.search(r"memory: ([\d.]+) GiB", said)[1]) > 0
+    monkeypatch.setattr(pipeline, "stage_folder", lambda run, stage: run.path / stage if stage == "data" else None)
+    lk.summary(done)
+    assert "memory" not in capsys.readouterr().out  # what was trained before it was noted
+    monkeypatch.undo()
     lk.summary(lk.Run("tiny-cpu", root=tmp_path))
     assert "no stage is finished" in capsys.readouterr().out
 

@@ -118,7 +118,8 @@ def kept_answers(run: Run, place: str, inputs: dict[str, Any]) -> dict[str, Any]
         return read_json(check_files(folder) / "answers.json") if folder else None
     except KitError as error:
         print(f"{error}: asking again")
-        shutil.rmtree(run.path / place)
+        for folder in run.path.glob(f"{place}*"):  # also those beside, of another merge: one of them is damaged
+            shutil.rmtree(folder)
         return None
 
 

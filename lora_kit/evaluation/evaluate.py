@@ -108,7 +108,8 @@ def _evaluate(
     model: PreTrainedModel | None,
 ) -> Path:
     """Ask the models that were not asked yet, and write their card; what can be refused is refused before."""
-    begun, data = time.time(), load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
+    start = time.monotonic()
+    data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     merged = run.need("merged", inputs["merged"], made_by="lk.merge(run)") if inputs["merged"] else None
     questions = choose_questions(run, data, source)
     for row in questions:  # a check that fails should fail on a reference, before minutes of answers
@@ -153,7 +154,8 @@ def _evaluate(
         write_json(stage.folder / "report_card.json", card)
         write_lines(stage.folder / "answers.jsonl", rows)
         write_html(card, rows, read_log(trained_adapter(run).parent), stage.folder / "report.html")
-        stage.figures |= {**card["figures"], "seconds": time.time() - begun}  # with the answers, which are stages too
+        seconds = time.monotonic() - start  # with the answers, which are stages of their own
+        stage.figures |= card["figures"] | {"seconds": seconds}
     return stage.target
 
 

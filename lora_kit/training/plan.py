@@ -119,9 +119,9 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
         card_bytes=card_bytes(model),
         stage_minutes=_stage_minutes(model, data, run, probe(model, batches, layers) * tokens),
     )
-    of_what = f"{run.profile.base.title} ({run.profile.name}, {run.reason})"
-    print(f"to train: {of_what} on {plural(len(rows), 'row')}: {plural(result.steps, 'step')}, ", end="")
-    print(f"about {result.minutes:.1f} minutes\n{chosen}\n{result}")
+    base = f"{run.profile.base.title}, profile {run.profile.name} ({run.reason})"
+    work = f"{plural(len(rows), 'row')}, {plural(result.steps, 'step')}, about {result.minutes:.1f} minutes"
+    print(f"to train: {base}; {work}\n{chosen}\n{result}")
     return result
 
 

@@ -254,9 +254,11 @@ def test_kept_answers_that_a_power_cut_truncated_are_asked_again(tmp_path: Path,
     with run.writing("answers-1/base", inputs) as stage:
         (stage.folder / "answers.json").write_text('{"base": []}')
     assert asking.kept_answers(run, "answers-1/base", inputs) == {"base": []}
-    path = run.path / "answers-1/base" / file
+    with run.writing("answers-1/base", {"a": 2}) as beside:
+        (beside.folder / "answers.json").write_text('{"base": []}')
+    path = beside.target / file
     path.write_text(path.read_text()[:5])
-    assert asking.kept_answers(run, "answers-1/base", inputs) is None
+    assert asking.kept_answers(run, "answers-1/base", {"a": 2}) is None
     assert not path.parent.exists()  # so that they can be written again
 
 
