@@ -21,8 +21,13 @@ BIG = 100 * 2**20  # bytes: larger files are known by their size and samples, as
 SAMPLES, SAMPLE = 64, 2**16  # places and bytes
 LIBRARIES = ("lora-kit", "torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate")
 FIELDS = {  # of a manifest, with their types
-    **{"fingerprint": str, "inputs": dict, "figures": dict, "seconds": int | float},
-    **{"finished": str, "versions": dict, "files": dict},
+    "fingerprint": str,
+    "inputs": dict,
+    "figures": dict,
+    "seconds": int | float,
+    "finished": str,
+    "versions": dict,
+    "files": dict,
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK = (*FULL, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENAMETOOLONG)

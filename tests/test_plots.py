@@ -85,8 +85,11 @@ def test_bars_are_in_the_order_of_the_card_and_say_which_side_is_good():
 
 
 def test_what_is_not_measured_is_said_not_drawn():
-    figure = plots.before_after({"kept": UNMEASURED, "behaved": SHARE | {"merged": None}})
+    figure = plots.before_after({"kept": UNMEASURED, "behaved": SHARE | {"merged": None}, "declined": SHARE})
     assert texts(figure).count("base: not measured") == 1
+    assert texts(figure).count("merged: not measured") == 2
+    assert len(figure.axes[0].patches) == 5
+    figure = plots.before_after({"kept": UNMEASURED, "behaved": SHARE | {"merged": None}})
     assert texts(figure).count("adapter: not measured") == 1
     assert not any(text.startswith("merged") for text in texts(figure))  # of all metrics: it was not asked
     assert len(figure.axes[0].patches) == 2

@@ -6,7 +6,7 @@ training/handbook/   adapter/ (as PEFT saves it)   log.jsonl (one row per step)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,8 +151,10 @@ def _fit(
             figures: dict[str, float] = {name: row[name] for name in SHOWN if name in row}
             speed = row["tokens"] / max(row["seconds"], 0.01)
             progress.update(row["step"], **figures, tokens_per_s=speed, memory_gib=memory_gib())
-            with suppress(OSError):  # the disk of a tracker's files is full: no reason to stop
+            try:
                 send(row)
+            except OSError as error:  # the disk of a tracker's files is full: no reason to stop
+                say(f"WARNING: {track} does not take step {row['step']}: {error}")
 
         state = fit(
             model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -403,7 +404,9 @@ def test_twenty_kills_change_nothing(place: Path, whole: str) -> None:
     assert same == 20 and killed >= 15
 
 
-def test_a_tracker_is_sent_every_step_or_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_is_sent_every_step_or_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sent: list[tuple[int, dict[str, Any]]] = []
 
     class Fake:
@@ -419,6 +422,8 @@ def test_a_tracker_is_sent_every_step_or_refused(place: Path, monkeypatch: pytes
 
         def log(self, values: dict[str, Any], step: int) -> None:
             sent.append((step, values))
+            if step == 2:
+                raise OSError(28, "No space left on device")
 
         def finish(self) -> None:
             sent.append((0, {}))
@@ -429,6 +434,7 @@ def test_a_tracker_is_sent_every_step_or_refused(place: Path, monkeypatch: pytes
     log = train(run_in(place, "tracked"), track="tensorboard")
     assert [step for step, _ in sent] == [*(row["step"] for row in log), 0]
     assert sent[-2][1]["evaluation_loss"] == log[-1]["evaluation_loss"]
+    assert re.findall(r"does not take step (\d+): .*No space", capsys.readouterr().out) == ["2"]  # and goes on
 
 
 def test_what_train_and_plan_are_given_is_checked(place: Path, tmp_path: Path) -> None:
