@@ -36,7 +36,8 @@ def move(to: str) -> list[Path]:
     if not SLUG.fullmatch(to):
         raise SystemExit(f"{to!r} is no repository: give owner/name, as {home()}")
     before, changed = home(), []
-    named = re.compile(rf"(github(?:usercontent)?\.com/|/github/){re.escape(before)}(?![\w-])")  # not by chance, as in a figure's bytes
+    # With what stands before it: a short name may also occur by chance, in a figure's bytes.
+    named = re.compile(rf"(github(?:usercontent)?\.com/|/github/){re.escape(before)}(?![\w-])")
     mine = re.compile(rf'"{re.escape(before.split("/")[0])}/', re.I)
     for path in texts():
         text = path.read_text(encoding="utf-8")
