@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from record import ROOT, head, made_on, store
+from record import RESULTS, ROOT, head, made_on, store
 
 STEPS = 250  # at the grid's middle
 EPOCHS = {"smollm2": 3, "tiny": 6}
@@ -278,8 +278,11 @@ def spread(options: argparse.Namespace, points: Sequence[Point]) -> None:
 
 
 def gather(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every finished point, of every base and share."""
-    return [json.loads(path.read_text()) for path in sorted(options.out.glob("*-share*/*-seed*.json"))]
+    """Every finished point, of every base and share; those of earlier calls elsewhere stay."""
+    earlier, known = json.loads((RESULTS / "recipe.json").read_text())["points"], [*Point.__dataclass_fields__]
+    known += ["share", "general", "machine"]
+    found = [*earlier, *(json.loads(path.read_text()) for path in sorted(options.out.glob("*-share*/*-seed*.json")))]
+    return [*{tuple(str(point.get(name)) for name in known): point for point in found}.values()]
 
 
 def main() -> None:
