@@ -23,6 +23,7 @@ from .distributed import is_spread, load_spread, processes
 from .errors import KitError
 from .machine import compute_dtype
 from .templates import one_line
+from .threads import choose_threads
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +86,9 @@ def load_model(profile: Profile, folder: Path, *, shard: bool = False) -> PreTra
     if not layers or not hasattr(layers[-1], "mlp"):
         raise KitError(f"a {model.config.model_type!r} model is built unlike the tested ones: take one of these")
     cure_cpu_kernels(model)
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval()
+    choose_threads(model)
+    return model
 
 
 def _misshapen(model: PreTrainedModel) -> Iterator[str]:

@@ -29,7 +29,7 @@ FOUNDATION = {
     "distributed",
 }
 LAYERS = (
-    FOUNDATION | {"progress", "plots", "templates"},
+    FOUNDATION | {"progress", "plots", "templates", "threads"},
     {"data", "quantization", "adapter_files", "adapters", "generation"},
     {"training", "merging", "evaluation"},
     {"pipeline", "correction", "hosted", "widgets", "chatting", "gguf", "llama_cpp", "exporting", "course"}

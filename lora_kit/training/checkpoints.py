@@ -44,6 +44,7 @@ class TrainerState:
     """Where a training stands: its log, and what it found out on the way."""
 
     log: list[LogRow] = field(default_factory=list)  # one row per step
+    threads: int = 0  # of the CPU that the steps were computed with; 0 before the first checkpoint
     parts: int = 1  # pieces that every micro-batch is split into, doubled when memory runs out
     best_adapter: dict[str, torch.Tensor] = field(default_factory=dict)  # with patience: at the lowest evaluation loss
 
@@ -103,6 +104,7 @@ class Checkpoints:
             return
         partial, target = self.folder / f".step.{os.getpid()}.partial", self.folder / f"step-{state.step:08}"
         adapter = {name: value.detach().cpu() for name, value in trainable(model).items()}
+        state.threads = torch.get_num_threads()
         parts = {"state": vars(state), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
         torch.save(parts | {"adapter": adapter}, buffer)
         try:

@@ -61,6 +61,7 @@ def fit(
     weights, (rank, size) = list(trainable(model).values()), processes()
     optimizer, scaler = make_optimizer(weights, settings), make_scaler(model)
     state = (checkpoints and checkpoints.load(model, optimizer, scaler, len(steps))) or TrainerState()
+    torch.set_num_threads(state.threads or torch.get_num_threads())
     start, evaluated, stop = time.monotonic() - state.seconds, evaluation_steps(len(steps), settings), False
     with training_mode(model, layers):
         if state.step == 0:

@@ -115,6 +115,22 @@ def test_a_stopped_training_goes_on_to_the_same_adapter(
     assert not list((run.path / "training").glob("*unfinished*"))
 
 
+def test_a_resumed_training_computes_with_the_threads_it_began_with(
+    place: Path, whole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, before = run_in(place, "threads"), torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "named")  # so that loading chooses none
+    try:
+        torch.set_num_threads(1)
+        train(run, max_minutes=0.0)
+        torch.set_num_threads(2)
+        train(run)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert sha(run) == whole
+
+
 def test_the_time_limit_stops_and_keeps(place: Path, whole: str) -> None:
     run = run_in(place, "limit")
     assert len(train(run, max_minutes=0.0)) == 1
