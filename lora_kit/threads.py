@@ -12,6 +12,8 @@ import time
 from statistics import median
 from typing import TYPE_CHECKING
 
+from .distributed import processes
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -23,12 +25,12 @@ CLEARLY = 1.3  # times as fast, at least: single measurements differ, and a quie
 def choose_threads(model: PreTrainedModel) -> None:
     """Time a forward pass with all CPU threads and with fewer, and compute with fewer where they are clearly faster.
 
-    OMP_NUM_THREADS stays as the user, or a launcher of several processes, has set it.
+    OMP_NUM_THREADS stays as the user has set it, and several processes share the cores as their launcher says.
     """
     import torch
 
     most, before = default_threads(), torch.get_num_threads()
-    if most == 1 or "OMP_NUM_THREADS" in os.environ or model.device.type != "cpu":
+    if most == 1 or "OMP_NUM_THREADS" in os.environ or processes()[1] > 1 or model.device.type != "cpu":
         return
     tokens = max(8, min(256, int(WORK / model.num_parameters())))
     ids = torch.arange(tokens).remainder(model.config.vocab_size).unsqueeze(0)
