@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from platform import node
 from typing import Any
 
 from .errors import KitError
@@ -192,10 +194,17 @@ def reading(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """A hidden file to write, which takes its name when the block ends well."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    """A hidden file to write, which takes its name when the block ends well; what killed processes have left goes."""
+    import psutil
+
+    mine, end = f".{target.name}.{node()}.", ".partial"
+    partial = target.with_name(f"{mine}{os.getpid()}{end}")
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f"{glob.escape(mine)}*{end}"):
+            process = left.name[len(mine) : -len(end)]
+            if process.isdigit() and not psutil.pid_exists(int(process)):
+                left.unlink(missing_ok=True)
         try:
             yield partial
             partial.replace(target)

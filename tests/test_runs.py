@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -253,6 +254,21 @@ def test_packing_on_a_full_disk_leaves_the_pack_of_before(run: Run, monkeypatch:
         run.pack()
     assert (run.path.parent / "tiny-cpu.zip").read_bytes() == before
     assert visible(run.path.parent) == ["tiny-cpu", "tiny-cpu.zip"] and not list(run.path.parent.glob(".*"))
+
+
+def test_a_killed_packing_leaves_the_pack_of_before_and_the_next_one_clears_up(run: Run) -> None:
+    write(run)
+    before = run.pack().read_bytes()
+    code = (
+        "import os, signal, sys, zipfile, lora_kit as lk; "
+        "zipfile.ZipFile.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        "lk.Run('tiny-cpu', root=sys.argv[1]).pack()"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(run.path.parent)], check=False)
+    assert killed.returncode == -signal.SIGKILL and len([*run.path.parent.glob(".*.partial")]) == 1
+    assert run.path.with_suffix(".zip").read_bytes() == before
+    run.pack()
+    assert not [*run.path.parent.glob(".*.partial")]
 
 
 def test_files_that_vanish_or_are_dated_1970_are_packed_as_far_as_they_go(

@@ -10,10 +10,13 @@ otherwise once they are past (Qwen3 takes their thoughts out) gives one row per 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from functools import cache, lru_cache
+from types import FrameType
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import KitError
 from .conversations import Conversation
@@ -22,6 +25,7 @@ from .turns import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+LINES, ROOM = 200_000, 2**30  # lines of a template that one rendering may run, and bytes that it may take
 SYSTEM, ASKED, ANSWER = "Sysprobe.", "Userprobe?", "Answerprobe."
 
 
@@ -98,12 +102,63 @@ def one_per_answer(rows: Sequence[Conversation], tokenizer: PreTrainedTokenizerB
 
 def _render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, prompt: bool = False) -> str:
     try:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
-        )
+        with _bounded():
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=prompt, enable_thinking=False
+            )
     except Exception as error:  # a template raises what it likes, and jinja what it meets
-        raise KitError(f"the base's chat template refuses this conversation: {error}") from error
+        reason = str(error) or type(error).__name__
+        raise KitError(f"the base's chat template refuses this conversation: {reason}") from error
     return str(text)
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """End a template that loops, or whose text grows without end: it came with the base, and anybody may have made it.
+
+    Jinja's templates become Python, so their lines can be counted as they run. Windows has no limit of memory.
+    """
+    left, before = LINES, sys.gettrace()
+
+    def line(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError(f"it runs more than {LINES:,} lines")
+        return line
+
+    with _room():
+        sys.settrace(lambda frame, *_: line if frame.f_code.co_filename == "<template>" else None)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Let the process take ROOM more bytes, and then raise MemoryError."""
+    if sys.platform != "linux":
+        yield
+        return
+    from resource import RLIMIT_AS, setrlimit
+
+    import psutil
+
+    room, (soft, hard) = psutil.Process().memory_info().vms + ROOM, _address_space()
+    setrlimit(RLIMIT_AS, (room if soft < 0 else min(soft, room), hard))
+    try:
+        yield
+    finally:
+        setrlimit(RLIMIT_AS, (soft, hard))
+
+
+@cache
+def _address_space() -> tuple[int, int]:
+    """The process's own limits; read once, as another thread may be rendering."""
+    from resource import RLIMIT_AS, getrlimit
+
+    return getrlimit(RLIMIT_AS)
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from platform import node
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ class Checkpoints:
         start, buffer = time.monotonic(), io.BytesIO()
         if not now and start - self._last < max(EVERY, self._took / COST):
             return
-        partial, target = self.folder / f".step.{os.getpid()}.partial", self.folder / f"step-{state.step:08}"
+        partial, target = self.folder / f".step.{node()}.{os.getpid()}.partial", self.folder / f"step-{state.step:08}"
         adapter = {name: value.detach().cpu() for name, value in trainable(model).items()}
         state.threads = torch.get_num_threads()
         parts = {"state": vars(state), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 import lora_kit as lk
 from lora_kit.base import SIZES, load_tokenizer, without_clock
 from lora_kit.config import Base, Data
-from lora_kit.data.chat_template import chat_format, one_per_answer, stop_id
+from lora_kit.data.chat_template import chat_format, one_per_answer, prompt_text, stop_id
 from lora_kit.data.checks import verify
 from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, LengthFilter, encode, encode_prompt
@@ -204,6 +205,32 @@ def test_a_tokenizer_that_joins_question_and_answer_is_refused() -> None:
     with pytest.raises(KitError, match="joins"):
         encode(chat("Who?", "Wren."), joins)
     assert encode(chat("Who?", "Wren."), tokenizer_of(template))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set it = namespace(x='aaaaaaaaaaaaaaaaaaaa') %}{% for a in range(60) %}{% set it.x = it.x ~ it.x %}"
+        "{% endfor %}{{ it.x }}",
+        "{{ 'x' * 20000000000 }}",
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the limit of memory")
+def test_a_template_that_loops_or_grows_is_refused(template: str) -> None:
+    from resource import RLIMIT_AS, getrlimit
+
+    trace, limits = sys.gettrace(), getrlimit(RLIMIT_AS)
+    with pytest.raises(KitError, match="chat template refuses"):
+        prompt_text([{"role": "user", "content": "Who?"}], tokenizer_of(template))
+    assert sys.gettrace() is trace and getrlimit(RLIMIT_AS) == limits
+
+
+@each_form
+def test_a_chat_of_a_thousand_turns_is_no_loop(name: str) -> None:
+    asked = chat(*["word"] * 999).messages
+    assert prompt_text(asked, FORMS[name]).count("word") == 999
 
 
 def test_a_special_token_of_the_template_inside_a_text_is_seen() -> None:

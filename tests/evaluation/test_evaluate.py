@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -191,8 +192,12 @@ def test_what_cannot_be_asked_is_refused_before_and_loses_nothing(
     assert sorted(done.path.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("breaks_with", "seen"),
+    [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(errno.ENOSPC, "No space left on device"), lk.KitError)],
+)
 def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
-    done: lk.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: lk.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks_with: BaseException, seen: type[BaseException]
 ) -> None:
     run = lk.Run("tiny-cpu", root=tmp_path, name="short", source=done.pack(tmp_path / "run.zip"), **SHORT)
     lk.merge(run)
@@ -204,11 +209,11 @@ def test_an_evaluation_that_breaks_off_goes_on_with_the_next_model(
     def breaks(run: lk.Run, model: Any, *rest: Any) -> Any:
         models.append(model)
         if len(models) == 3:  # at the merged model
-            raise KeyboardInterrupt
+            raise breaks_with
         return real(run, model, *rest)
 
     monkeypatch.setattr(asking, "ask", breaks)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(seen):
         lk.evaluate(run)
     assert not any(list(model.parameters()) for model in models)  # none is left in memory
     kept = [path.parent.name for path in run.path.glob("answers-*/*/manifest.json")]
