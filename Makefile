@@ -94,7 +94,7 @@ bench-latency: .venv/ready  ## tokens a second of base, adapter and merged; writ
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python tools/update_readme.py
 
-bench-load: .venv/ready  ## training beside busy programs, by OpenMP's wait policy; writes results/load.json
+bench-load: .venv/ready  ## training beside busy programs, by threads and wait policy; writes results/load.json
 	$(BIN)/python benchmarks/load.py
 
 bench-generate: .venv/ready  ## answers a second against pipeline and model.generate; writes results/generate.json

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from lora_kit.course.drawings import lora_to_scale, whole_way
@@ -177,6 +178,20 @@ def generate(record: dict[str, Any]) -> str:
     return "\n".join(rows) + (
         f"\n\n{record['questions']} questions to the embedded model in NF4 with an adapter, greedy, median of 5 rounds in "
         f"turn (least to most); `make bench-generate` on {record['date']}, {record['machine']}."
+    )
+
+
+def load(record: dict[str, Any]) -> str:
+    rows = ["| tokens a second | alone | 1 busy program beside | 2 beside |", "|---|--:|--:|--:|"]
+    for name, by_loops in record["figures"].items():
+        cells = (f"{median(values):,.0f} ({values[0]:,.0f} to {values[-1]:,.0f})" for values in by_loops.values())
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    rounds, ours = len(by_loops["0 beside"]), record["ratios"]["lora_kit's choice"]
+    shares = ", ".join(f"{1 / share['below_fair']:.0%} {beside}" for beside, share in ours.items())
+    return "\n".join(rows) + (
+        f"\n\nShort trainings of the embedded model, median of {rounds} rounds in turn (least to most). A fair share of the "
+        "cores is the speed of all threads alone, two thirds and half of it; lora_kit's choice reaches of that "
+        f"{shares}. `make bench-load` on {record['date']}, {record['machine']}."
     )
 
 
@@ -412,6 +427,7 @@ IN_BENCHES: dict[str, Callable[[dict[str, Any]], str]] = {
     "latency": latency,
     "verdict": verdicts,
     "generate": generate,
+    "load": load,
     "gpu": gpu,
     "recipe": recipe,
 }
