@@ -1,6 +1,6 @@
 """Pictures for the README, after the browser test: python tools/pictures.py, with a Chromium.
 
-docs/card.png is the report card as notebook 05 shows it; form and chat are the test's own pictures.
+docs/card.png is the report card as notebook 05 shows it; form, training and chat are the test's own pictures.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
         drawn = Image.open(io.BytesIO(page.locator("main").screenshot())).convert("RGB")
         opened.close()
     keep(drawn, "card")
-    for name in ("form", "chat"):
+    for name in ("form", "training", "chat"):
         keep(Image.open(NOTEBOOKS.parent / "build" / "browser" / f"{name}.png").convert("RGB"), name)
 
 
