@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from lora_kit import machine
+from lora_kit import machine, runs
 from lora_kit.errors import KitError
 from lora_kit.files import check_files, fingerprint, read_manifest, shown
 from lora_kit.presets import PROFILES
@@ -399,6 +400,17 @@ def test_a_stage_that_another_process_writes_is_left_alone_and_a_dead_one_s_is_c
     (left / "half").touch()
     assert sorted(path.name for path in write(run).iterdir()) == ["manifest.json", "rows.txt"]
     assert not left.exists()
+
+
+def test_of_two_machines_on_one_disk_the_faster_one_s_stage_stays(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("filelock.FileLock", lambda *_, **__: nullcontext())  # a Drive has no locks between machines
+    with run.writing("data", INPUTS) as work:
+        (work.folder / "rows.txt").write_text("slower")
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "node", lambda: "elsewhere")
+            faster = write(run)
+    assert work.target == faster == run.need("data", INPUTS, made_by="lk.prepare(run)")
+    assert (faster / "rows.txt").read_text() == "hello" and not [*run.path.glob(".*.partial")]
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "..", "."])

@@ -215,6 +215,15 @@ def test_a_whole_checkpoint_that_cannot_be_read_now_is_neither_passed_over_nor_l
     assert found and found.step == 3 and torch.equal(other.weight, model.weight)
 
 
+def test_of_two_machines_on_one_disk_the_checkpoint_that_is_furthest_stays(tmp_path: Path) -> None:
+    _kept, model, *parts = kept_training(tmp_path)
+    behind = checkpoints.Checkpoints(tmp_path / "kept", {})
+    model.weight.data.fill_(1)
+    behind.save(checkpoints.TrainerState(log=[{"step": 1, "seconds": 0.1}]), model, *parts, now=True)
+    found = behind.load(model, *parts, 9)
+    assert found and found.step == 3 and torch.equal(model.weight, torch.full((2, 2), 3.0))
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing", "changed", "manifest", "empty folder"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     kept, model, *parts = kept_training(tmp_path)
