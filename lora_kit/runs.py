@@ -187,12 +187,12 @@ def _choose(name: str | None, overrides: dict[str, Any]) -> tuple[Profile, str]:
 
 
 def as_source(data: Any, root: Path) -> str:
-    """The path or name of a dataset; rows given as objects become files named by their contents."""
+    """The path or name of a dataset; rows given as objects become files, in a folder named by their contents."""
     if isinstance(data, str | os.PathLike):
         return os.fspath(data)
     is_several = type(data).__name__ == "DatasetDict"  # its splits become the files of a folder
     texts: Any = {name: _as_lines(rows) for name, rows in data.items()} if is_several else _as_lines(data)
-    place = root / "inputs" / f"rows-{fingerprint(texts)[:12]}"
+    place = root / "inputs" / fingerprint(texts)[:12] / "rows"
     source = place if is_several else place.with_suffix(".jsonl")
     files = {place / f"{name}.jsonl": text for name, text in texts.items()} if is_several else {source: texts}
     for path, text in files.items():

@@ -77,7 +77,8 @@ def test_rows_given_as_objects_are_kept_by_their_contents(tmp_path: Path) -> Non
         lk.Run("tiny-cpu", data=rows, root=tmp_path).profile.data.source for rows in ([GOOD], [GOOD], [GOOD, GOOD])
     ]
     assert sources[0] == sources[1] != sources[2]
-    assert sorted(map(str, (tmp_path / "inputs").iterdir())) == sorted(set(sources))
+    assert sorted(map(str, (tmp_path / "inputs").rglob("*.jsonl"))) == sorted(set(sources))
+    assert {Path(source).name for source in sources} == {"rows.jsonl"}  # which errors and the adapter's folder name
 
 
 @pytest.mark.parametrize(
