@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -107,6 +106,9 @@ RECIPE = {
 }
 
 
+SAME = ("base", "share", "general", "machine", "steps", "epochs", "r")  # of the points of one curve
+
+
 def recipe_cell(value: float | None, name: str) -> str:
     return "not measured" if value is None else f"{value:.3f}" if name == "kl" else f"{value:.1%}"
 
@@ -117,29 +119,30 @@ def recipe_order(point: dict[str, Any]) -> tuple[Any, ...]:
 
 def recipe_curves(record: dict[str, Any]) -> Figure:
     """Held-out facts and what is kept, by learning rate, of all linear layers and of q and v."""
-    whole = [point for point in record["points"] if point.get("general", 1) == 1]
-    counts = Counter(base for base, _ in {(point["base"], point["rate"]) for point in whole})
-    bases = [base for base, count in counts.items() if count > 2]  # of fewer rates there is no curve
+    sweeps: dict[tuple[Any, ...], list[dict[str, Any]]] = {}  # points that differ in their rate and layers alone
+    for point in record["points"]:
+        if not point["seed"] and not point.get("default"):
+            sweeps.setdefault(tuple(point[name] for name in SAME), []).append(point)
+    largest = sorted(sweeps.values(), key=len)
+    chosen = {points[0]["base"]: points for points in largest if len({point["rate"] for point in points}) > 2}
     with paper(3.2, "Held-out facts answered and what is kept of the base, by learning rate and layers.") as figure:
-        plots = figure.subplots(1, len(bases), squeeze=False)[0]
-        for axes, base in zip(plots, bases, strict=True):
-            points = [p for p in whole if p["base"] == base and not p["seed"]]
-            middle = {(p["steps"], p["epochs"], p["r"]) for p in points if p["targets"] == "all linear"}
-            usual = max(middle, key=lambda m: sum((p["steps"], p["epochs"], p["r"]) == m for p in points))
+        plots = figure.subplots(1, len(chosen), squeeze=False)[0]
+        for axes, (base, points) in zip(plots, chosen.items(), strict=True):
             for targets, colour in (("all linear", MODELS["adapter"]), ("q and v", MODELS["merged"])):
-                line = [p for p in points if p["targets"] == targets and (p["steps"], p["epochs"], p["r"]) == usual]
-                line.sort(key=lambda p: p["rate"])
+                line = sorted((p for p in points if p["targets"] == targets), key=lambda p: p["rate"])
                 rates = [p["rate"] for p in line]
                 axes.plot(rates, [p["facts"] for p in line], "o-", color=colour, label=f"facts, {targets}")
                 axes.plot(rates, [p["agreement"] for p in line], "s:", color=colour, ms=4, label=f"kept, {targets}")
-            axes.axvline(rate_for(WIDTHS[base]), color="#999999", lw=1)
-            axes.set(xscale="log", ylim=(-0.02, 1.04), xlabel=f"learning rate ({base}); vertical line: the rule's rate")
-            axes.set_xticks(sorted({p["rate"] for p in points if p["steps"] == usual[0]}))
+            axes.axvline(rate_for(WIDTHS[base]), color="#999999", lw=1, label="the default rate")
+            share = points[0]["share"]
+            part = "the whole handbook" if share == 1 else f"1/{share} of the handbook"
+            axes.set(xscale="log", ylim=(-0.02, 1.04), xlabel=f"learning rate ({base}, {part})")
+            axes.set_xticks(sorted({p["rate"] for p in points}))
             axes.xaxis.set_major_formatter("{x:.2g}")
             axes.tick_params(axis="x", labelsize=7)
             axes.xaxis.set_minor_formatter("")
             axes.grid(axis="y")
-        figure.legend(*plots[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+        figure.legend(*plots[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=8)
     return figure
 
 
