@@ -3,9 +3,8 @@
     Llama 2:  [bos] tok("[INST] <<SYS>>\\nS\\n<</SYS>>\\n\\nU [/INST] A ") [eos]   for every user/assistant pair
     others :  the tokenizer's own chat template (chat_template.py)
 
-Every assistant turn's tokens and its EOS are learned, all else is IGNORE. Special tokens are put in as ids, because
-transformers 5 turns a rendered "<s>[INST]" into `[` where Meta's own code (llama/generation.py, `chat_completion`) has
-`▁[`. Prompts for generation come from the same functions, so training and use cannot drift apart.
+Special tokens are put in as ids, because transformers 5 turns a rendered "<s>[INST]" into `[` where Meta's own code
+(llama/generation.py, `chat_completion`) has `▁[`. Prompts for generation come from the same functions.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 IGNORE = -100  # the label that torch's cross entropy leaves out
 BATCH = 1000  # rows that are tokenized together
-LETTERS = 64  # no token has more characters: a longer text needs no tokenizer to be too long
 
 
 class Encoded(NamedTuple):
@@ -80,7 +78,7 @@ class LengthFilter:
         """The rows that fit, as they were or shortened, with their ids; 8 bytes per token stay in memory."""
         found = []
         for start in range(0, len(rows), BATCH):
-            batch = [row for row in rows[start : start + BATCH] if self._could_fit(row)]
+            batch = rows[start : start + BATCH]
             for row, ids in zip(batch, encode_batch([row.messages for row in batch], self.tokenizer), strict=True):
                 self.longest = max(self.longest, len(ids.input_ids))
                 if len(ids.input_ids) <= self.data.max_length:
@@ -92,15 +90,6 @@ class LengthFilter:
             if progress:
                 progress.update(min(start + BATCH, len(rows)))
         return found
-
-    def _could_fit(self, row: Conversation) -> bool:
-        """Whether a row is worth the tokenizer's time; one of more letters than max_length tokens can hold is not."""
-        size = sum([len(message["content"]) for message in row.messages])
-        if size <= LETTERS * self.data.max_length or (self.data.too_long == "shorten" and len(row.messages) > 3):
-            return True
-        self.longest = max(self.longest, size // LETTERS)
-        self.too_long.append(row.row)
-        return False
 
     def _shorten(self, row: Conversation) -> tuple[Conversation, Encoded] | None:
         """Leave out the oldest turns, question and answer together, until the rest fits; the system text stays."""
@@ -141,10 +130,7 @@ def _packed(row: Conversation, ids: Encoded) -> Encoded:
 
 
 def _encode_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """Prompt and answer tokenized apart, which gives the ids of the whole: no token of the vocabulary joins two words.
-
-    The answer is tokenized behind the prompt's last sign, so that its first token is the one it has in the whole.
-    """
+    """Prompt and answer tokenized apart, the answer behind the prompt's last sign, which gives the ids of the whole."""
     if not _keeps_words_apart(tokenizer):
         raise KitError(
             "this tokenizer has no chat template, and its vocabulary is not of Llama 2's kind: give it its own template"
@@ -166,21 +152,20 @@ def _keeps_words_apart(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _encode_template(chats: Sequence[list[Message]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """The tokenizer's own template: every chat up to its last stop token, cut around the answers that it learns."""
+    """The tokenizer's own template: a chat up to its last stop token; what stands behind each prompt is learned."""
     parts = [answer_parts(chat, tokenizer) for chat in chats]
-    ids = iter(_ids([text for part in parts for cut in part for text in cut], tokenizer))
-    return [_learned([(next(ids), next(ids)) for _ in part]) for part in parts]
-
-
-def _learned(cuts: list[tuple[list[int], list[int]]]) -> Encoded:
-    """The last cut's ids are the row's; of each, those behind the prompt are learned."""
-    ids = cuts[-1][1]
-    labels = [IGNORE] * len(ids)
-    for prompt, until in cuts:
-        if ids[: len(until)] != until or until[: len(prompt)] != prompt:
-            raise KitError("the base's tokenizer joins the end of a question with the beginning of its answer")
-        labels[len(prompt) : len(until)] = until[len(prompt) :]
-    return Encoded(ids, labels)
+    texts = iter(_ids([text for part in parts for cut in part for text in cut], tokenizer))
+    encoded = []
+    for part in parts:
+        cuts = [(next(texts), next(texts)) for _ in part]
+        ids = cuts[-1][1]
+        labels = [IGNORE] * len(ids)
+        for prompt, until in cuts:
+            if ids[: len(until)] != until or until[: len(prompt)] != prompt:
+                raise KitError("the base's tokenizer joins the end of a question with the beginning of its answer")
+            labels[len(prompt) : len(until)] = until[len(prompt) :]
+        encoded.append(Encoded(ids, labels))
+    return encoded
 
 
 def _pairs(messages: list[Message]) -> list[tuple[str, str]]:
