@@ -1,7 +1,4 @@
-"""Where a dataset lies: an embedded one, a file, a folder of files, or owner/name of the Hub.
-
-.jsonl .json .csv .tsv, each also .gz        .parquet .arrow
-"""
+"""Where a dataset lies: an embedded one, a file, a folder of files, or owner/name of the Hub."""
 
 from __future__ import annotations
 
@@ -18,9 +15,7 @@ from .readers import READERS, BadRow, Notes, Raw, ending_of, reader_of
 ASSETS = Path(__file__).parents[1] / "assets"
 EMBEDDED = ("handbook", "triage")
 HELD_OUT_NAMES = ("test", "validation", "valid", "dev", "eval")
-ABOUT = [  # files without rows
-    f"{name}.json" for name in "dataset_info dataset_infos dataset_dict state dataset-metadata metadata config".split()
-]
+ABOUT = ("dataset_info", "dataset_infos", "dataset_dict", "state", "dataset-metadata", "metadata", "config")  # no rows
 
 
 @dataclass(frozen=True)
@@ -45,16 +40,12 @@ def name_of(source: str) -> str:
 def dataset_files(data: Data) -> Files:
     """The files behind `data.source`, downloaded where they are the Hub's; KitError where none can be read."""
     source = data.source
-    try:
-        path = ASSETS / source if source in EMBEDDED else Path(source).expanduser()
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except (OSError, RuntimeError, ValueError):  # no such home, a name too long, a NUL in it
-        is_folder = is_file = False
-    if data.config and (is_folder or is_file):
+    path = ASSETS / source if source in EMBEDDED else Path(os.path.expanduser(source))
+    if data.config and os.path.exists(path):
         raise KitError(f"data__config={data.config!r} is for a dataset of the Hub; {source!r:.200} is a file or folder")
-    if is_folder:
+    if os.path.isdir(path):  # unlike Path's, these take any text
         return _in_folder(path, data)
-    if is_file:
+    if os.path.isfile(path):
         if data.split and ending_of(path) not in (".json", ".jsonl"):
             raise KitError(f"data__split={data.split!r} is for a folder, a JSON file of lists, or a dataset of the Hub")
         reader_of(path)
@@ -76,7 +67,8 @@ def _in_folder(folder: Path, data: Data) -> Files:
         return bool(re.search(rf"(^|[^a-z])({'|'.join(map(re.escape, words))})([^a-z]|$)", names[path]))
 
     card, hidden = folder / "dataset.json", re.compile(r"(^|/)\.")
-    visible = [path for path in found if path.name not in ABOUT and not hidden.search(names[path])]
+    is_about = {path for path in found if path.suffix == ".json" and path.stem in ABOUT}
+    visible = [path for path in found if path not in is_about and not hidden.search(names[path])]
     files = [path for path in visible if ending_of(path) in READERS and path != card]
     called = [path for path in files if is_called(path, data.split or "train")]
     test = [path for path in files if is_called(path, *HELD_OUT_NAMES) and path not in called]

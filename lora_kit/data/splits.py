@@ -150,11 +150,7 @@ def read_questions(
     Raises:
         KitError: the file cannot be read, or rows of it cannot be used.
     """
-    rows, first = usable_rows(question_files(source, data), data, QUESTIONS).rows, dict[str, Conversation]()
-    for row in rows:
-        other = first.setdefault(row.question, row)
-        if other.kind != row.kind:
-            raise KitError(f"{row.row} asks what {other.row} asks, and is {row.kind} where that is {other.kind}")
+    rows = usable_rows(question_files(source, data), data, QUESTIONS).rows
     once, lengths = each_once([_with_system(row, system) for row in rows]), LengthFilter(data, tokenizer)
     if len(once) < len(rows):
         again = plural(len(rows) - len(once))
