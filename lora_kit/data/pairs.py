@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,8 @@ from .readers import BadRow, Notes, Raw
 from .sources import raw_rows
 
 SIDES = ("chosen", "rejected")
-LABELS = {  # in small letters
-    **dict.fromkeys(("true", "1", "1.0", "yes", "good"), "good"),
-    **dict.fromkeys(("false", "0", "0.0", "no", "bad"), "bad"),
-}
+GOOD, BAD = ("true", "1", "1.0", "yes", "good"), ("false", "0", "0.0", "no", "bad")  # labels, in small letters
+Place = tuple[str, Row]  # of a row, and the row
 Pair = tuple[Conversation, Conversation]  # the better one, the worse one
 Rated = tuple[Conversation, bool]  # an answer that is in no pair, and whether it is good
 
@@ -55,15 +54,12 @@ def read_pairs(path: Path, data: Data, system: str | None = None) -> tuple[list[
         raise KitError(f"{len(bad)} of {count} rows cannot be used: {listed}. Correct or delete these rows")
     if not pairs and not ratings:
         raise KitError(
-            f"{path.name} contains no pairs: give rows with prompt, chosen, rejected, or prompt, completion, label"
+            f"{path.name} has no pairs: give rows with prompt, chosen, rejected, or prompt, completion, label"
         )
     for text, places in notes.items():
         print(f"pairs: {text} ({first_few(places)})")
-    rated = zip(single.rows, (is_good for _, is_good in ratings), strict=True)
-    return (
-        [(_with_system(one, system), _with_system(two, system)) for one, two in pairs],
-        [(_with_system(row, system), is_good) for row, is_good in rated],
-    )
+    rated = [(_with_system(row, system), good) for row, (_, good) in zip(single.rows, ratings, strict=True)]
+    return [(_with_system(one, system), _with_system(two, system)) for one, two in pairs], rated
 
 
 def _asked(row: Conversation) -> list[tuple[str, str]]:
@@ -111,22 +107,19 @@ def _from_ratings(raws: list[Raw]) -> tuple[list[Raw], list[tuple[Raw, bool]]]:
     if not rated or not all(is_rated):
         return raws, []
     found: list[Raw] = [raw for raw in raws if isinstance(raw, BadRow)]
-    sides: dict[tuple[str, ...], dict[str, list[tuple[str, Row]]]] = {}
+    sides = defaultdict[tuple[str, ...], tuple[list[Place], list[Place]]](lambda: ([], []))  # question -> bad, good
     for place, row in rated:
-        parts = part_of(row)
-        asked = tuple(normalised(f"{part} {row[name]}") for part, name in parts.items() if part != "answer")
-        if label := LABELS.get(str(row["label"]).strip().lower()):
-            bare = {name: value for name, value in row.items() if name != "label"}
-            sides.setdefault(asked, {"good": [], "bad": []})[label].append((place, bare))
+        asked = tuple(normalised(f"{part} {row[name]}") for part, name in part_of(row).items() if part != "answer")
+        label = str(row["label"]).strip().lower()
+        if label in GOOD or label in BAD:
+            sides[asked][label in GOOD].append((place, {name: row[name] for name in row if name != "label"}))
         else:
-            found.append(BadRow(place, f"label is {row['label']!r}; it must be one of {', '.join(LABELS)}"))
+            found.append(BadRow(place, f"label is {row['label']!r}; it must be one of {', '.join(GOOD + BAD)}"))
     single: list[tuple[Raw, bool]] = []
-    for both in sides.values():
-        good, bad = both["good"], both["bad"]
-        few = min(len(good), len(bad))
-        for (place, one), (_, other) in zip(good[:few], bad[:few], strict=True):
+    for bad, good in sides.values():
+        for (place, one), (_, other) in zip(good, bad, strict=False):
             answer = part_of(one)["answer"]
             rest = {name: value for name, value in one.items() if name != answer}
             found.append((place, rest | {"chosen": one[answer], "rejected": other[answer]}))
-        single += [*((raw, True) for raw in good[few:]), *((raw, False) for raw in bad[few:])]
+        single += [*((raw, True) for raw in good[len(bad) :]), *((raw, False) for raw in bad[len(good) :])]
     return found, single
