@@ -155,7 +155,7 @@ def _store(folder: Path, facts: Facts) -> dict[str, Any]:
         file.write_table(table, max_chunksize=BATCH)
     report = make_report(facts)
     rows = [{"kind": row.kind, "messages": row.messages, "accepted": row.accepted} for row in facts.test]
-    write_lines(folder / "rewordings.jsonl", facts.reworded.lines())
+    write_lines(folder / "rewordings.jsonl", [one.line() for one in facts.reworded.candidates])
     write_lines(folder / "test.jsonl", rows)
     write_json(folder / "dataset.json", facts.card)
     write_json(folder / "report.json", report)

@@ -1,14 +1,13 @@
 """Other wordings of a file's questions: a fact that is asked once is learned in more words, and tested in others.
 
-The base rewords the questions itself where it can; where it cannot, rules do it for English (question_rules.py). Or
-they come from a file, which is taken as it is. One wording more per fact is held out for the report card, so that every
-fact is learned and can be measured. Answers stay as they are.
+The base rewords the questions where it can, else rules do it for English (question_rules.py), or they come from a file,
+which is taken as it is. One more wording per fact is held out for the report card. Answers stay as they are.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from .question_rules import plain, wordings
 from .readers import BadRow
 from .same_question import are_english, is_near, names, rejection, subject_of
 from .sources import raw_rows
-from .splits import MOST
+from .splits import MOST, first_of_each
 
 if TYPE_CHECKING:
     from .base_answers import BaseAnswers
@@ -46,56 +45,40 @@ class Rewording:
     text: str
     by: str  # "base", "rules" or "file"
     use: str = "not needed"  # one of USES, or why it is not used
+    number: int = 0  # from 1, where it is one of Rewordings
+
+    def line(self) -> dict[str, Any]:
+        """What the data stage stores of it."""
+        asked = {"row": self.row.row, "question": self.row.messages[-2]["content"]}
+        return {"number": self.number, **asked, "reworded": self.text, "by": self.by, "use": self.use}
 
 
 @dataclass
 class Rewordings:
     """All candidates, each with what it is used for."""
 
-    candidates: list[Rewording] = field(default_factory=list)  # a wording's number is its place, from 1
+    candidates: list[Rewording] = field(default_factory=list)
     passed: tuple[int, int] | None = None  # of the base's first rewordings, and how many these are
     without: list[str] = field(default_factory=list)  # places of rows that have no other wording
 
     def rows(self, use: str) -> list[Conversation]:
         """The rows of the candidates that are "learned", or "asked"."""
-        return [
-            replace(_with(one.row, one.text), wording=number, learns_last=True)
-            for number, one in enumerate(self.candidates, 1)
-            if one.use == use
-        ]
+        used = [one for one in self.candidates if one.use == use]
+        return [replace(_with(one.row, one.text), wording=one.number, learns_last=True) for one in used]
 
     def keep(self, rows: Sequence[Conversation]) -> None:
         """Only these rows; the others are too long."""
         kept = {row.wording for row in rows}
-        for number, one in enumerate(self.candidates, 1):
-            if one.use in USES[:2] and number not in kept:
+        for one in self.candidates:
+            if one.use in USES[:2] and one.number not in kept:
                 one.use = "longer than max_length"
-
-    def lines(self) -> list[dict[str, Any]]:
-        """What the data stage stores: every wording with its number, and what became of it."""
-        return [
-            {
-                "number": number,
-                "row": one.row.row,
-                "question": one.row.messages[-2]["content"],
-                "reworded": one.text,
-                "by": one.by,
-                "use": one.use,
-            }
-            for number, one in enumerate(self.candidates, 1)
-        ]
 
     def summary(self) -> dict[str, Any]:
         """Counts for the report."""
         uses = Counter(one.use for one in self.candidates)
-        return {
-            "learned": uses["learned"],
-            "asked": uses["asked"],
-            "by": dict(Counter(one.by for one in self.candidates if one.use in USES)),
-            "left_out": {use: count for use, count in uses.most_common() if use not in USES},
-            "passed": self.passed,
-            "without": self.without,
-        }
+        counts = {"learned": uses["learned"], "asked": uses["asked"], "passed": self.passed, "without": self.without}
+        counts["by"] = dict(Counter(one.by for one in self.candidates if one.use in USES))
+        return counts | {"left_out": {use: count for use, count in uses.most_common() if use not in USES}}
 
 
 def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rewordings:
@@ -106,10 +89,8 @@ def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rew
     Raises:
         KitError: a file that cannot be read, or numbers that do not exist.
     """
-    answers: dict[str, set[str]] = {}
-    for row in read.rows:
-        answers.setdefault(row.question, set()).add(row.answer_key)
-    facts = {row.question: row for row in read.rows if row.kind == "fact" and len(answers[row.question]) == 1}
+    answers = Counter(question for question, _ in first_of_each(read.rows))
+    facts = {row.question: row for row in read.rows if row.kind == "fact" and answers[row.question] == 1}
     found, proposed, by = Rewordings(), dict[str, list[str]](), "base"
     if isinstance(data.rewordings, str):
         proposed, by = _of_file(Path(data.rewordings).expanduser(), data, facts), "file"
@@ -147,9 +128,9 @@ def _of_file(path: Path, data: Data, facts: dict[str, Conversation]) -> dict[str
     """The wordings of a file, by the question as rows know it, with all earlier turns."""
     if not path.is_file():
         raise KitError(f"data__rewordings={str(path)!r} is not a number, 'auto' or an existing file")
-    known, found = dict[str, list[str]](), dict[str, list[str]]()
+    known, found = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for whole, fact in facts.items():
-        known.setdefault(normalised(fact.messages[-2]["content"]), []).append(whole)
+        known[normalised(fact.messages[-2]["content"])].append(whole)
     for raw in raw_rows(path, data, {}):
         if isinstance(raw, BadRow):
             raise KitError(f"{raw.row}: {raw.problem}")
@@ -161,7 +142,7 @@ def _of_file(path: Path, data: Data, facts: dict[str, Conversation]) -> dict[str
             raise KitError(f"{place} rewords {question!r:.200}, which no row asks, or rows answer in several ways")
         if row.get("use", "learned") in USES:  # as a data stage has written it
             for whole in known[normalised(question)]:
-                found.setdefault(whole, []).append(text)
+                found[whole].append(text)
     if not found:
         raise KitError(f"{path.name} contains no wordings: give rows with question and reworded")
     return found
@@ -175,11 +156,10 @@ def _of_base(facts: list[Conversation], count: int, base: BaseAnswers) -> tuple[
     for row in first:
         texts, taken = [(text, "base") for text in found[row.question]], {plain(row.question): row.question}
         passed += sum(one.use in USES for one in _checked(row, texts, taken, count))
-    if 2 * passed >= len(first) * count:
-        found |= _generate([row for row in facts if row.question not in found], count, base)
-    else:
-        found = {}
-    return found, (passed, len(first) * count)
+    wanted = len(first) * count
+    if 2 * passed < wanted:
+        return {}, (passed, wanted)
+    return found | _generate([row for row in facts if row.question not in found], count, base), (passed, wanted)
 
 
 def _generate(rows: list[Conversation], count: int, base: BaseAnswers) -> dict[str, list[str]]:
@@ -231,15 +211,17 @@ def _with(row: Conversation, text: str) -> Conversation:
 
 
 def _assign(candidates: list[Rewording], data: Data, count: int, is_tested: bool) -> None:
-    """Say which wordings are learned and which are asked: of a fact with few of them the last one is asked."""
+    """Number the wordings, and say which are learned and which asked: of a fact with few of them the last is asked."""
+    for number, one in enumerate(candidates, start=1):
+        one.number = number
     for text in data.leave_out:
         if not text.isdecimal() or not 1 <= int(text) <= len(candidates):
             raise KitError(f"data__leave_out={text!r} is no wording: they are 1 to {len(candidates)}")
         candidates[int(text) - 1].use = "left out by data__leave_out"
-    of_fact: dict[str, list[Rewording]] = {}
+    of_fact = defaultdict[str, list[Rewording]](list)
     for one in candidates:
         if one.use in USES:
-            of_fact.setdefault(one.row.question, []).append(one)
+            of_fact[one.row.question].append(one)
     every = max(1, -(-len(of_fact) // MOST))  # facts; of others no wording is asked
     for place, ways in enumerate(of_fact.values()):
         tested = int(is_tested and place % every == 0)
