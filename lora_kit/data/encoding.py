@@ -3,8 +3,7 @@
     Llama 2:  [bos] tok("[INST] <<SYS>>\\nS\\n<</SYS>>\\n\\nU [/INST] A ") [eos]   for every user/assistant pair
     others :  the tokenizer's own chat template (chat_template.py)
 
-Special tokens are put in as ids, because transformers 5 turns a rendered "<s>[INST]" into `[` where Meta's own code
-(llama/generation.py, `chat_completion`) has `▁[`. Prompts for generation come from the same functions.
+Special tokens are put in as ids: transformers 5 turns a rendered "<s>[INST]" into `[`, Meta's own code into `▁[`.
 """
 
 from __future__ import annotations
@@ -35,6 +34,9 @@ class Encoded(NamedTuple):
 
     input_ids: list[int]
     labels: list[int]
+
+
+Pair = tuple[Conversation, Encoded]
 
 
 def encode(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -72,9 +74,7 @@ class LengthFilter:
     shortened: list[str] = field(default_factory=list)
     longest: int = 0  # tokens
 
-    def encode(
-        self, rows: Sequence[Conversation], progress: Progress | None = None
-    ) -> list[tuple[Conversation, Encoded]]:
+    def encode(self, rows: Sequence[Conversation], progress: Progress | None = None) -> list[Pair]:
         """The rows that fit, as they were or shortened, with their ids; 8 bytes per token stay in memory."""
         found = []
         for start in range(0, len(rows), BATCH):
@@ -91,7 +91,7 @@ class LengthFilter:
                 progress.update(min(start + BATCH, len(rows)))
         return found
 
-    def _shorten(self, row: Conversation) -> tuple[Conversation, Encoded] | None:
+    def _shorten(self, row: Conversation) -> Pair | None:
         """Leave out the oldest turns, question and answer together, until the rest fits; the system text stays."""
         start = int(row.messages[0]["role"] == "system")
         for turn in range(start + 2, len(row.messages), 2) if self.data.too_long == "shorten" else ():
@@ -107,8 +107,7 @@ class LengthFilter:
         if not self.too_long or self.data.too_long != "stop":
             return
         way_out = (
-            "Raise data__max_length, leave them out with data__too_long=drop, or cut whole turns from their front with "
-            "data__too_long=shorten"
+            "Raise data__max_length, or leave them (data__too_long=drop) or first turns (data__too_long=shorten) out"
         )
         raise KitError(
             f"{plural(len(self.too_long))} of more tokens than max_length={self.data.max_length} (the longest "
@@ -132,9 +131,7 @@ def _packed(row: Conversation, ids: Encoded) -> Encoded:
 def _encode_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
     """Prompt and answer tokenized apart, the answer behind the prompt's last sign, which gives the ids of the whole."""
     if not _keeps_words_apart(tokenizer):
-        raise KitError(
-            "this tokenizer has no chat template, and its vocabulary is not of Llama 2's kind: give it its own template"
-        )
+        raise KitError("this tokenizer has no chat template, and its vocabulary is not of Llama 2's kind: give it one")
     texts = [f"[INST] {user} [/INST]" for user, _ in pairs] + [f"] {answer} " for _, answer in pairs] + ["]"]
     ids, bos, eos = _ids(texts, tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id
     encoded = []

@@ -1,10 +1,8 @@
 """What a row may look like, found by its columns and turned into messages.
 
-    turns    a list of {"role", "content"} or {"from", "value"}, texts in turn, or either written as JSON text
-    text     one column of conversations rendered to text
-    pair     columns for question and answer, and for what belongs to them: PARTS
-
-The first row says which of the three a source holds. PARTS is the place where the next kind is one line.
+turns    a list of {"role", "content"} or {"from", "value"}, texts in turn, or either written as JSON text
+text     one column of conversations rendered to text
+pair     columns for question and answer, and for what belongs to them: PARTS
 """
 
 from __future__ import annotations
@@ -100,10 +98,8 @@ def recognise(row: Row, columns: Columns = ()) -> Shape:
     example = ", ".join(f"{name}: {short(value)}" for name, value in row.items())
     if not shapes:
         raise KitError(f"none of the known shapes fits its columns ({example}). {_way_out(row)}")
-    raise KitError(
-        f"more than one shape fits its columns ({example}): {'; '.join('+'.join(shape.columns) for shape in shapes)}. "
-        f"Say which holds the conversation, as in data__columns={','.join(shapes[0].columns)}"
-    )
+    fitting, first = "; ".join("+".join(shape.columns) for shape in shapes), ",".join(shapes[0].columns)
+    raise KitError(f"more than one shape fits its columns ({example}): {fitting}. Say which, data__columns={first}")
 
 
 def part_of(row: Row) -> dict[str, str]:
@@ -147,10 +143,9 @@ def _named(row: Row, columns: Columns) -> Shape:
         return Shape("pair", found, partial(_pair, "question", *found, is_named=True))
     if len(found) == 1 and (shape := _of_column(found[0], row[found[0]])):
         return shape
-    raise KitError(
-        "data__columns must name a question and an answer column, a template and an answer column, or one column of "
-        f"turns or of rendered prompts; {','.join(found)} holds {short([row[name] for name in found])}"
-    )
+    held = f"{','.join(found)} holds {short([row[name] for name in found])}"
+    ways = "a question and an answer column, a template and an answer column, or one of turns or rendered prompts"
+    raise KitError(f"data__columns must name {ways}; {held}")
 
 
 def _of_column(name: str, value: Any) -> Shape | None:
@@ -163,10 +158,7 @@ def _of_column(name: str, value: Any) -> Shape | None:
 
 
 def _pair(own: str, question: str, answer: str, row: Row, *, is_named: bool = False) -> list[Message]:
-    """A question and its answer: texts, lists of messages, or the two halves of a rendered prompt.
-
-    `own` is the question's part; the row's other parts of a prompt belong to it too, unless the user names the two.
-    """
+    """A question, of the part `own`, with all parts of a prompt unless the user names the two columns; its answer."""
     others = {} if is_named else {part: name for part, name in part_of(row).items() if name not in (question, answer)}
     texts = {part: ASKED[part](row, name) for part, name in others.items() if part in ASKED}
     if texts.get("options") and not isinstance(row[answer], str):
@@ -212,8 +204,6 @@ def _way_out(row: Row) -> str:
         )
     if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in row):
         return "Its first line looks like a row: give the table a line with the names of the columns, question,answer"
-    if len(row) == 1 and re.search(r"[,;\t|]", next(iter(row))):
-        return "It seems to be a table with another separator than its ending says"
     if len(row) == len(texts) == 1:
         return "A text without a question and an answer in it is not learned here: write questions about it"
     example = ",".join(texts) if len(texts) == 2 else "QUESTION,ANSWER"

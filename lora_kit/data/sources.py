@@ -93,10 +93,8 @@ def _from_hub(data: Data) -> Files:
     splits = dict(found) if isinstance(found, DatasetDict) else {"train": found}
     wanted = data.split or "train"
     if wanted not in splits:
-        raise KitError(
-            f"the Hub dataset {data.source!r} has the splits {', '.join(splits)} and none called {wanted}: choose one "
-            f"with data__split={next(iter(splits))}"
-        )
+        names, example = ", ".join(splits), next(iter(splits))
+        raise KitError(f"{data.source!r} has the splits {names} and none called {wanted}: set data__split={example}")
     paths = {name: [Path(file["filename"]) for file in split.cache_files] for name, split in splits.items()}
     held_out = next((paths[name] for name in HELD_OUT_NAMES if name in paths and name != wanted), [])
     return Files(paths[wanted], held_out)

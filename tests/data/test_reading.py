@@ -155,7 +155,7 @@ def test_a_later_row_of_another_shape_is_read_and_noted_or_bad_and_named(tmp_pat
     [
         (
             PAIR[:1],
-            "roles must be system (optional), then user and assistant in turn, assistant last; they are ['user'",
+            "roles must be system (optional), then user and assistant in turn, assistant last, not ['user'",
         ),
         ([SYSTEM], "roles must be"),
         ([PAIR[0], SYSTEM, PAIR[1]], "has a system text at place 2"),
