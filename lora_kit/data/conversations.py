@@ -40,6 +40,10 @@ class Conversation:
     index: int = field(default=-1, compare=False)  # its place among all rows of its source, from 0
 
     @property
+    def asked(self) -> str:
+        return str(self.messages[-2]["content"])
+
+    @property
     def answer(self) -> str:
         return str(self.messages[-1]["content"])
 
@@ -56,6 +60,17 @@ class Conversation:
     def answer_key(self) -> str:
         """The answer, normalised: what makes two answers the same."""
         return normalised(self.answer)
+
+    def asking(self, text: str) -> Conversation:
+        """The same row with another text as its last question, and no place in its source."""
+        *before, asked, answered = self.messages
+        return replace(self, messages=[*before, asked | {"content": text}, answered], index=-1)
+
+    def with_system(self, system: str | None) -> Conversation:
+        """The row behind a system text, unless it brings its own."""
+        if not system or self.system is not None:
+            return self
+        return replace(self, messages=[{"role": "system", "content": system}, *self.messages])
 
 
 @dataclass
@@ -179,7 +194,6 @@ def _note_unused(read: Read, shape: Shape, row: Row) -> None:
 
 
 def _roles(data: Data) -> dict[str, str]:
-    """What speakers are called -> system, user or assistant."""
     roles = dict(ROLE_OF)
     for pair in data.roles:
         name, _, role = pair.rpartition(":")

@@ -1,7 +1,4 @@
-"""Rows that a user may add: questions to decline and general ones, of the kit's own or made of the user's.
-
-A model learns to decline what only looks like a fact it has learned by questions about other names, or other things.
-"""
+"""Rows that a user may add: general questions, and questions to decline, about other names or things than facts."""
 
 from __future__ import annotations
 
@@ -66,7 +63,7 @@ def resolve_auto(data: Data, rows: Sequence[Conversation]) -> Data:
         rewordings = REWORDINGS if 0 < typical <= FEW and len(counts) <= MANY else 0
     facts = kinds["fact"] * (1 + (rewordings if isinstance(rewordings, int) else REWORDINGS))
     if declines == "auto":
-        is_english = are_english([row.messages[-2]["content"] for row in rows[:50]])
+        is_english = are_english([row.asked for row in rows[:50]])
         declines = 0 if kinds["decline"] or typical > LABEL or not is_english else min(facts // DECLINES, 400)
     if general == "auto":
         general = 0 if kinds["general"] else min(int(GENERAL * (facts + int(declines) + kinds["decline"])), 640)
@@ -85,12 +82,8 @@ def kit_rows(
 ) -> tuple[list[Conversation], list[Conversation]]:
     """As many rows as the settings say, to learn, and a fifth of that to ask; half of the declines are made of `rows`.
 
-    Args:
-        named: the settings with "auto", of which fewer rows will do.
-        card: the dataset's, with its system text; a missing decline sentence is filled in.
-
-    Raises:
-        KitError: more rows than there are.
+    Of `named`, the settings with "auto", fewer rows will do; KitError for other numbers that are too large. The
+    dataset's `card` gets a decline sentence where it has none.
     """
     if data.declines:
         card["decline"] = DECLINE | card.get("decline", {})
@@ -112,30 +105,24 @@ def kit_rows(
 
 
 def _generic(paths: Sequence[Path], kind: str, user: Sequence[Conversation]) -> list[Conversation]:
-    """The embedded handbook's rows of a kind; declines are its questions about unknown names.
-
-    None that asks about an unknown name what the user's rows answer: in other words than those that are learned for the
-    answer, it would teach to decline that.
-    """
+    """The embedded handbook's rows of a kind; declines ask of unknown names what the user's rows do not answer."""
     rows = [replace(row, index=-1) for row in read_rows(paths, Data()).rows if row.kind == kind]
     if kind == "general":
         return rows
-    facts = [content_words(f"{row.messages[-2]['content']} {row.answer}") for row in user if row.kind == "fact"]
+    facts = [content_words(f"{row.asked} {row.answer}") for row in user if row.kind == "fact"]
     facts = facts[:: max(1, len(facts) // COMPARED)]
-    found = []
-    for row in rows:
-        question = str(row.messages[-2]["content"])
+
+    def is_answered(question: str) -> bool:
         words = content_words(question) - {name[:5] for name in names(question)}
-        if row.about == "elsewhere" and not any(4 * len(words & fact) >= len(words) for fact in facts):
-            found.append(row)
-    return found
+        return any(4 * len(words & fact) >= len(words) for fact in facts)
+
+    return [row for row in rows if row.about == "elsewhere" and not is_answered(row.asked)]
 
 
 def _as_decline(row: Conversation, card: dict[str, Any]) -> Conversation:
-    sentence = card["decline"]["sentence"]
-    before = [{"role": "system", "content": card["system"]}] if "system" in card else []
-    messages = [*before, row.messages[-2], {"role": "assistant", "content": sentence}]
-    return replace(row, messages=messages, kind="decline", accepted=[sentence])
+    messages = [row.messages[-2], {"role": "assistant", "content": card["decline"]["sentence"]}]
+    declined = replace(row, messages=messages, kind="decline", accepted=[card["decline"]["sentence"]])
+    return declined.with_system(card.get("system"))
 
 
 def unanswerable(
@@ -150,20 +137,19 @@ def unanswerable(
     words = {word for row in rows for m in row.messages for word in re.findall(r"\w+", m["content"].lower())}
     things = [thing for thing in THINGS[part::2] if words.isdisjoint(thing.split())]
     facts = {row.question: row for row in rows if row.kind == "fact" and len(row.messages) < 4}
-    taken, found = {normalised(row.messages[-2]["content"]) for row in facts.values()}, list[Conversation]()
+    taken, found = {normalised(row.asked) for row in facts.values()}, list[Conversation]()
     for turn in range(len(things)):
         for number, row in enumerate(facts.values(), turn):
             if len(found) == count:
                 return found
-            question = str(row.messages[-2]["content"]).strip()
+            question = row.asked.strip()
             text = _about_another(question, things, part, number)
             if text and text != question and is_reworded:
                 texts = [text, *wordings(text)[:3]]
                 text = texts[number % len(texts)]
             if text and normalised(text) not in taken:
                 taken.add(normalised(text))
-                messages = [*row.messages[:-2], row.messages[-2] | {"content": text}, row.messages[-1]]
-                found.append(Conversation(messages, f"made of {row.row}"))
+                found.append(Conversation(row.asking(text).messages, f"made of {row.row}"))
     return found
 
 

@@ -53,22 +53,19 @@ def read_pairs(path: Path, data: Data, system: str | None = None) -> tuple[list[
         count = len(raws) + len(ratings)
         raise KitError(f"{len(bad)} of {count} rows cannot be used: {listed}. Correct or delete these rows")
     if not pairs and not ratings:
-        raise KitError(
-            f"{path.name} has no pairs: give rows with prompt, chosen, rejected, or prompt, completion, label"
-        )
+        raise KitError(f"{path.name} has no pairs: give prompt, chosen, rejected, or prompt, completion, label")
     for text, places in notes.items():
         print(f"pairs: {text} ({first_few(places)})")
-    rated = [(_with_system(row, system), good) for row, (_, good) in zip(single.rows, ratings, strict=True)]
-    return [(_with_system(one, system), _with_system(two, system)) for one, two in pairs], rated
+
+    def learned(row: Conversation) -> Conversation:
+        return replace(row.with_system(system), learns_last=True)
+
+    rated = [(learned(row), is_good) for row, (_, is_good) in zip(single.rows, ratings, strict=True)]
+    return [(learned(one), learned(two)) for one, two in pairs], rated
 
 
 def _asked(row: Conversation) -> list[tuple[str, str]]:
     return [(message["role"], message["content"].strip()) for message in row.messages[:-1]]
-
-
-def _with_system(row: Conversation, system: str | None) -> Conversation:
-    before = [{"role": "system", "content": system}] if system and row.system is None else []
-    return replace(row, messages=[*before, *row.messages], learns_last=True)
 
 
 def _side(raw: Raw, side: str) -> Raw:

@@ -1,7 +1,4 @@
-"""Notebook 02 in one call: any dataset -> conversations -> ids and labels -> Arrow, with a report and a proof.
-
-read -> split -> encode -> leave out what is held out -> verify -> train.arrow, test.jsonl, report.json
-"""
+"""Notebook 02 in one call: read -> split -> encode -> leave out what is held out -> verify -> Arrow, with a report."""
 
 from __future__ import annotations
 
@@ -18,19 +15,17 @@ from .base_answers import BaseAnswers, in_own_words, rehearsals
 from .chat_template import one_per_answer
 from .checks import require, verify
 from .conversations import Conversation, Read, plural
-from .encoding import BATCH, Encoded, LengthFilter
+from .encoding import BATCH, Encoded, LengthFilter, Pair
 from .findings import Facts
 from .own_rows import kit_rows, resolve_auto
 from .prepared import Prepared, load_prepared, read_card, train_schema
 from .report import make_report
 from .rewording import reword
 from .sources import dataset_files, name_of
-from .splits import Split, check_told_apart, each_once, split, usable_rows, with_answers
+from .splits import Split, each_once, split, usable_rows, with_answers
 
 if TYPE_CHECKING:
     from ..runs import Run
-
-Pair = tuple[Conversation, Encoded]
 
 FORM = 3  # of what is stored; data of an older form is prepared anew
 FIGURES = ("train_rows", "tokens", "learned_tokens", "longest", "test_rows", "test_kinds")
@@ -73,7 +68,6 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     lengths = LengthFilter(data, load_tokenizer(base))
     with Progress("reading", 0) as progress:
         read = usable_rows(files.train, data, "the data", progress)
-        check_told_apart(read, data)
         own = usable_rows(with_answers(files.test, data, read), data, "the test rows", progress)
         rows, foreign = rehearsals(read.rows, card, base.source)
         rows = one_per_answer(rows, lengths.tokenizer)
@@ -103,8 +97,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     if not train:
         raise KitError(
             f"{data.source} leaves no row to learn from: {plural(len(read.rows))} read, {len(read.bad)} more bad, "
-            f"{len(lengths.too_long)} longer than max_length={data.max_length}, {len(test)} held out. Add or fix rows, "
-            "or raise data__max_length"
+            f"{len(lengths.too_long)} longer than data__max_length={data.max_length}, {len(test)} held out"
         )
     learned, encoded = [row for row, _ in train], [ids for _, ids in train]
     proofs = verify(learned, encoded, lengths.tokenizer, max_length=data.max_length, model=model, held_out=questions)
@@ -126,10 +119,7 @@ def _held_out(rows: list[Conversation], own: Read, reworded: list[Conversation],
 def _without_asked(
     pairs: list[Pair], read: Read, own: Read, held: Split, questions: frozenset[str]
 ) -> tuple[list[Pair], list[str]]:
-    """The rows to learn, and where those stand that are neither learned nor were chosen to be asked.
-
-    A row may ask a held-out question as it was read, or only once it is shortened.
-    """
+    """The rows to learn, and places of others that ask a held-out question as they were read, or once shortened."""
     out = {row.index for row in read.rows if row.question in held.questions}
     train = [pair for pair in pairs if pair[0].index not in out and pair[0].question not in questions]
     lost = [row.row for row, _ in pairs if row.index in out] if own.rows else []
@@ -146,7 +136,7 @@ def _store(folder: Path, facts: Facts) -> dict[str, Any]:
     arrays = [pa.array([np.array(ids, dtype=np.int32) for ids in column], pa.list_(pa.int32())) for column in columns]
     more = {
         "is_rehearsal": [row.is_rehearsal for row in facts.learned],
-        "asked": [row.messages[-2]["content"] for row in facts.learned],
+        "asked": [row.asked for row in facts.learned],
         "answered": [row.answer for row in facts.learned],
         "wording": [row.wording for row in facts.learned],
     }

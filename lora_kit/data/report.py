@@ -77,9 +77,9 @@ def make_report(facts: Facts) -> dict[str, Any]:
         "held_out": facts.held.how,
         "test_files": [path.name for path in facts.files.test],
         "added": {"declines": added["decline"], "general": added["general"]},
-        "own_declines": [row.messages[-2]["content"] for row in of_kit if row.row.startswith("made of ")],
+        "own_declines": [row.asked for row in of_kit if row.row.startswith("made of ")],
         "reworded": facts.reworded.summary(),
-        "not_learned": [row.messages[-2]["content"] for row in facts.test if row.kind == "unseen"],
+        "not_learned": [row.asked for row in facts.test if row.kind == "unseen"],
         "histogram": {"from": [n * width for n in range(BINS)], "rows": [bins[n] for n in range(BINS)]},
         "findings": find(facts),
         "measures": measurable(facts),
@@ -92,7 +92,7 @@ def make_report(facts: Facts) -> dict[str, Any]:
 
 def _first(row: Conversation) -> dict[str, str]:
     """A row as it was read, each text in one line."""
-    texts = {"system": row.system or "", "asked": row.messages[-2]["content"], "answered": row.answer}
+    texts = {"system": row.system or "", "asked": row.asked, "answered": row.answer}
     lines = {name: one_line(text) for name, text in texts.items() if text}
     return {"row": row.row} | {name: f"{text[:CUT]}…" if len(text) > CUT else text for name, text in lines.items()}
 

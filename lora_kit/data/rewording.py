@@ -49,7 +49,7 @@ class Rewording:
 
     def line(self) -> dict[str, Any]:
         """What the data stage stores of it."""
-        asked = {"row": self.row.row, "question": self.row.messages[-2]["content"]}
+        asked = {"row": self.row.row, "question": self.row.asked}
         return {"number": self.number, **asked, "reworded": self.text, "by": self.by, "use": self.use}
 
 
@@ -64,7 +64,7 @@ class Rewordings:
     def rows(self, use: str) -> list[Conversation]:
         """The rows of the candidates that are "learned", or "asked"."""
         used = [one for one in self.candidates if one.use == use]
-        return [replace(_with(one.row, one.text), wording=one.number, learns_last=True) for one in used]
+        return [replace(one.row.asking(one.text), wording=one.number, learns_last=True) for one in used]
 
     def keep(self, rows: Sequence[Conversation]) -> None:
         """Only these rows; the others are too long."""
@@ -76,9 +76,13 @@ class Rewordings:
     def summary(self) -> dict[str, Any]:
         """Counts for the report."""
         uses = Counter(one.use for one in self.candidates)
-        counts = {"learned": uses["learned"], "asked": uses["asked"], "passed": self.passed, "without": self.without}
-        counts["by"] = dict(Counter(one.by for one in self.candidates if one.use in USES))
-        return counts | {"left_out": {use: count for use, count in uses.most_common() if use not in USES}}
+        return {
+            **{use: uses[use] for use in USES[:2]},
+            "by": dict(Counter(one.by for one in self.candidates if one.use in USES)),
+            "left_out": {use: count for use, count in uses.most_common() if use not in USES},
+            "passed": self.passed,
+            "without": self.without,
+        }
 
 
 def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rewordings:
@@ -101,13 +105,13 @@ def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rew
         facts = {question: row for question, row in facts.items() if _is_question(row, read)}
         proposed, found.passed = _of_base([*facts.values()], count + is_tested, base)
     taken = {plain(question) or question: question for question in answers}
-    is_english = are_english([row.messages[-2]["content"] for row in facts.values()])
-    subject = subject_of([f"{row.messages[-2]['content']} {statement(row.answer)}" for row in facts.values()])
+    is_english = are_english([row.asked for row in facts.values()])
+    subject = subject_of([f"{row.asked} {statement(row.answer)}" for row in facts.values()])
     for row in facts.values():
         texts = [(text, by) for text in proposed.get(row.question, [])]
         if by == "base" and is_english:  # the rules know no other language
-            question = str(row.messages[-2]["content"])
-            made = wordings(question, asked_by(row.answer, question, subject), "" if names(question) else subject)
+            clauses = asked_by(row.answer, row.asked, subject)
+            made = wordings(row.asked, clauses, "" if names(row.asked) else subject)
             texts += [(text, "rules") for text in made]
         candidates = _checked(row, texts, taken, count + is_tested)
         found.candidates += candidates
@@ -130,7 +134,7 @@ def _of_file(path: Path, data: Data, facts: dict[str, Conversation]) -> dict[str
         raise KitError(f"data__rewordings={str(path)!r} is not a number, 'auto' or an existing file")
     known, found = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for whole, fact in facts.items():
-        known[normalised(fact.messages[-2]["content"])].append(whole)
+        known[normalised(fact.asked)].append(whole)
     for raw in raw_rows(path, data, {}):
         if isinstance(raw, BadRow):
             raise KitError(f"{raw.row}: {raw.problem}")
@@ -180,18 +184,18 @@ def _cleaned(line: str) -> str:
 
 def _parts(row: Conversation) -> tuple[str, str]:
     """A question's text before its last line, such as a context, and that line."""
-    text = str(row.messages[-2]["content"]).rstrip()
+    text = row.asked.rstrip()
     start = text.rfind("\n") + 1
     return text[:start], text[start:]
 
 
 def _checked(row: Conversation, texts: Sequence[tuple[str, str]], taken: dict[str, str], limit: int) -> list[Rewording]:
     """The first texts that pass, up to `limit`, and those before them that do not; what passes is taken."""
-    question, found, good = str(row.messages[-2]["content"]), list[Rewording](), list[str]()
+    question, found, good = row.asked, list[Rewording](), list[str]()
     for text, by in texts:
         if len(good) == limit:
             break
-        key, problem = plain(_with(row, text).question) or text, ""
+        key, problem = plain(row.asking(text).question) or text, ""
         if key in taken:
             problem = "duplicate" if taken[key] == row.question else "asked by another row"
         elif by == "base":
@@ -203,11 +207,6 @@ def _checked(row: Conversation, texts: Sequence[tuple[str, str]], taken: dict[st
             taken[key] = row.question
         found.append(Rewording(row, text, by, problem or "not needed"))
     return found
-
-
-def _with(row: Conversation, text: str) -> Conversation:
-    messages = [*row.messages[:-2], row.messages[-2] | {"content": text}, row.messages[-1]]
-    return replace(row, messages=messages, index=-1)
 
 
 def _assign(candidates: list[Rewording], data: Data, count: int, is_tested: bool) -> None:

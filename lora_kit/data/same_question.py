@@ -1,7 +1,4 @@
-"""Whether other words still ask the same question, as far as can be seen without understanding it; doubt is a no.
-
-What can be seen: the names, numbers and negations of a text, its script and language, and how alike two texts are.
-"""
+"""Whether other words still ask the same question, as far as names, numbers, negations and language show it."""
 
 from __future__ import annotations
 
@@ -75,10 +72,10 @@ def near_duplicates(rows: Sequence[Conversation], held_out: Sequence[Conversatio
     import numpy as np
     from rapidfuzz import fuzz, process
 
-    near, asked = list[Conversation](), [str(row.messages[-2]["content"]).lower() for row in held_out]
+    near, asked = list[Conversation](), [row.asked.lower() for row in held_out]
     for start in range(0, len(rows), PIECE):
         piece = rows[start : start + PIECE]
-        ours = [str(row.messages[-2]["content"]).lower() for row in piece]
+        ours = [row.asked.lower() for row in piece]
         ratios = process.cdist(ours, asked, score_cutoff=NEAR, dtype=np.uint8, workers=-1)  # (rows, held out)
         for row, others in zip(piece, ratios, strict=True):
             if any(fuzz.ratio(row.answer, held_out[i].answer) >= NEAR for i in others.nonzero()[0]):

@@ -44,21 +44,6 @@ def usable_rows(paths: Sequence[Path], data: Data, what: str, progress: Progress
     return read
 
 
-def check_told_apart(read: Read, data: Data) -> None:
-    """Stop where most rows ask the same and differ only in a column that nobody reads."""
-    if not read.shape or not read.unused or data.columns:
-        return
-    answers = Counter(question for question, _ in first_of_each(read.rows))
-    same = sum(count for count in answers.values() if count > 1)
-    if 2 * same > len(read.rows):
-        first, question, answer = next(iter(read.unused)), read.shape.columns[0], read.shape.columns[-1]
-        raise KitError(
-            f"{same:,} of {len(read.rows):,} rows ask what others ask, with another answer. What tells them apart may "
-            f"be in columns that are not read: {', '.join(read.unused)}. Put it into the question, as in "
-            f"data__columns={{{first}}} {{{question}}},{answer}; or keep them: data__columns={question},{answer}"
-        )
-
-
 def with_answers(paths: Sequence[Path], data: Data, read: Read) -> list[Path]:
     """The test files whose rows have answers; one without, as Kaggle's, is passed over and noted."""
     found, answer = [], read.shape.columns[-1] if read.shape else ""
@@ -86,9 +71,9 @@ class Split:
 
 def each_once(rows: Sequence[Conversation]) -> list[Conversation]:
     """Each question once; where it has more answers, all of them are right."""
-    chosen: dict[str, list[Conversation]] = {}
+    chosen = defaultdict[str, list[Conversation]](list)
     for row in rows:
-        chosen.setdefault(row.question, []).append(row)
+        chosen[row.question].append(row)
     return [
         replace(same[0], accepted=list(dict.fromkeys(answer for row in same for answer in row.accepted)))
         for same in chosen.values()
@@ -109,10 +94,9 @@ def phrasings(rows: Sequence[Conversation]) -> Counter[str]:
 
 
 def split(rows: Sequence[Conversation], test_size: float) -> Split:
-    """Hold out about that share of the rows, chosen by the hash of its question, so that no order or seed changes it.
+    """Hold out about that share of the rows, chosen by the hash of the question, so that no order or seed changes it.
 
-    Where most rows share their answer with a differently worded one, phrasings are held out and at least one wording of
-    every answer stays to be learned. Else whole answers are held out.
+    These are phrasings where most answers have several, of which one stays to be learned; else whole answers.
     """
     wanted, counts = min(int(len(rows) * test_size), MOST), phrasings(rows)
     sharing = sum(row.kind != "fact" or counts[row.answer_key] > 1 for row in rows)
@@ -151,7 +135,8 @@ def read_questions(
         KitError: the file cannot be read, or rows of it cannot be used.
     """
     rows = usable_rows(question_files(source, data), data, QUESTIONS).rows
-    once, lengths = each_once([_with_system(row, system) for row in rows]), LengthFilter(data, tokenizer)
+    once = each_once([row if row.kind == "general" else row.with_system(system) for row in rows])
+    lengths = LengthFilter(data, tokenizer)
     if len(once) < len(rows):
         again = plural(len(rows) - len(once))
         print(f"questions: {again} of {source} ask what another asks; their answers also count as right there")
@@ -171,9 +156,3 @@ def question_files(source: str, data: Data) -> list[Path]:
     except KitError as error:
         raise KitError(str(error).replace("data=", "questions=", 1)) from error
     return [*files.train, *files.test]
-
-
-def _with_system(row: Conversation, system: str | None) -> Conversation:
-    if system is None or row.kind == "general" or row.system is not None:
-        return row
-    return replace(row, messages=[{"role": "system", "content": system}, *row.messages])
