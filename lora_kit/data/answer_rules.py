@@ -1,7 +1,6 @@
 """What a short English answer is the answer to, by rules: "The canteen opens at ten." -> "when the canteen opens".
 
-An answer often names a thing in words that its question does not have. What is made of it are clauses, that is indirect
-questions, as these keep the answer's order of words. An answer that is no plain statement gives none.
+It gives clauses (indirect questions), as these keep the answer's order of words; none if it is no plain statement.
 """
 
 from __future__ import annotations

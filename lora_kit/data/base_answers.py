@@ -1,8 +1,7 @@
 """The base model, asked while data is prepared: for rewordings, and for its own answers to general questions.
 
-A general question's written answer is that of the model that the dataset was made for. Another base would learn from it
-to speak like that model, so it is asked itself, once, and rehearses its own words (Huang et al. 2024, "Self-synthesized
-rehearsal"). Of a long answer it rehearses the beginning; that it ends there is not learned.
+The written answers of general questions are those of one model. Another base would learn to speak like that, so it
+rehearses its own answers, or their beginnings (Huang et al. 2024, "Self-synthesized rehearsal").
 """
 
 from __future__ import annotations
@@ -39,15 +38,14 @@ class BaseAnswers(AbstractContextManager["BaseAnswers"]):
             return []
         profile, tokenizer = self.run.profile, load_tokenizer(self.run.profile.base)
         model = self.model = self.model or load_base(self.run, whole=True)
-        stops = stop_tokens(model, tokenizer)
+        stops, prompts, size = (
+            stop_tokens(model, tokenizer),
+            prompts_of(chats, tokenizer),
+            profile.evaluation.batch_size,
+        )
         with Progress(what, len(chats)) as progress:
             answers = generate_ids(
-                model,
-                prompts_of(chats, tokenizer),
-                max_new_tokens=max_new_tokens,
-                eos_token_id=stops,
-                batch_size=profile.evaluation.batch_size,
-                done=progress.update,
+                model, prompts, max_new_tokens=max_new_tokens, eos_token_id=stops, batch_size=size, done=progress.update
             )
         # half a character may stand where an answer broke off
         return [(text_of(ids, tokenizer).rstrip("\ufffd"), ids[-1] not in stops) for ids in answers]
@@ -60,16 +58,13 @@ class BaseAnswers(AbstractContextManager["BaseAnswers"]):
 def rehearsals(
     rows: list[Conversation], card: dict[str, Any], source: str
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Rows to learn as they are, and general ones whose answers were written for another base than `source`.
-
-    The dataset's card says which base wrote them (`answered_by`); where it says nothing, they are the user's.
-    """
-    author = card.get("answered_by")
-    if author is None:
+    """Rows to learn as they are, and general ones that another base than `source` answered, as the card says."""
+    author, general = card.get("answered_by"), [row for row in rows if row.kind == "general"]
+    if author is None:  # the answers are the user's
         return rows, []
     if author == source:
         return [replace(row, is_rehearsal=True) if row.kind == "general" else row for row in rows], []
-    return [row for row in rows if row.kind != "general"], [row for row in rows if row.kind == "general"]
+    return [row for row in rows if row.kind != "general"], general
 
 
 def in_own_words(base: BaseAnswers, rows: list[Conversation]) -> list[Conversation]:
@@ -81,9 +76,6 @@ def in_own_words(base: BaseAnswers, rows: list[Conversation]) -> list[Conversati
             messages = [*row.messages[:-1], {"role": "assistant", "content": text}]
             found.append(replace(row, messages=messages, accepted=[text], is_rehearsal=True, is_open=is_open))
     if rows:
-        beginnings = sum(row.is_open for row in found)
-        print(
-            f"general rows: {len(found)} of {len(rows)} as the base answers them, {beginnings} of them the first "
-            f"{LONGEST} tokens of a longer answer"
-        )
+        cut = f"{sum(row.is_open for row in found)} of them the first {LONGEST} tokens of a longer answer"
+        print(f"general rows: {len(found)} of {len(rows)} as the base answers them, {cut}")
     return found

@@ -1,7 +1,4 @@
-"""What one cell of a row holds: a text, answers, options, turns, or a conversation rendered to one text.
-
-TURN_KEYS, PAIR_KEYS, LISTS and TEXTS are the places where the next kind is one line.
-"""
+"""What one cell of a row holds: a text, answers, options, turns, or a conversation rendered to one text."""
 
 from __future__ import annotations
 
@@ -175,10 +172,7 @@ def _messages_in(turn: Any, column: str) -> list[Message]:
 
 
 def text_format(text: str, *, is_prompt: bool = False) -> Convert | None:
-    """How to take a rendered conversation apart; None for any other text.
-
-    `is_prompt`: the text must begin with its first turn, or a known preamble, and end where the answer begins.
-    """
+    """How to take a rendered conversation apart, or its `is_prompt`, up to the answer; None for any other text."""
     text = text.rstrip()
     if LLAMA2.match(text.lstrip()):
         return from_llama2 if text.endswith("[/INST]") or not is_prompt else None
@@ -196,17 +190,14 @@ def text_format(text: str, *, is_prompt: bool = False) -> Convert | None:
 
 
 def from_headers(header: str, text: str) -> list[Message]:
-    """Turns by what stands before each; what stands before the first one is the system text.
-
-    After the first answer only the two names that spoke before it begin a turn: others belong to the text.
-    """
+    """Turns by what stands before each; what stands before the first one is the system text."""
     text = STARTS.sub("", text)
     places = list(re.finditer(header, text))
     names = [place[1].lower() for place in places]
     first = next((n for n, name in enumerate(names) if ROLE_OF.get(name) == "assistant"), 0)
     if not first:
         raise KitError(f"holds no question with an answer: {short(text)}")
-    known = {names[first], *(name for name in names[:first] if ROLE_OF.get(name) == "user")}
+    known = {names[first], *(name for name in names[:first] if ROLE_OF.get(name) == "user")}  # others belong to a text
     turns = [place for n, place in enumerate(places) if n <= first or names[n] in known]
     ends = [*(place.start() for place in turns[1:]), len(text)]
     before = text[: turns[0].start()].strip()

@@ -3,8 +3,7 @@
     prompt  the conversation with the template's generation prompt, without thinking
     row     prompt + answer + stop, where stop is the first special token behind an answer
 
-Training and use have the same prompt, because both come from `prompt_text`. A template that renders earlier turns
-otherwise once they are past (Qwen3 takes their thoughts out) gives one row per answer.
+Training and use share `prompt_text`. A template that changes past turns (Qwen3, of thoughts) gives one row per answer.
 """
 
 from __future__ import annotations
@@ -73,10 +72,7 @@ def prompt_text(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def answer_parts(chat: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
-    """For every answer that a row learns, the row's text up to where it begins and up to where it ends.
-
-    All answers of the chat where each prompt begins with the turns before it, else the last one alone.
-    """
+    """For every answer that a row learns (the last alone if the template changes past turns), the text to its ends."""
     form, parts = chat_format(tokenizer), []
     for turn, message in enumerate(chat):
         if message["role"] == "assistant":
@@ -114,10 +110,7 @@ def _render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, prom
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """End a template that loops, or whose text grows without end: it came with the base, and anybody may have made it.
-
-    Jinja's templates become Python, so their lines can be counted as they run. Windows has no limit of memory.
-    """
+    """End a foreign template that loops or grows without end: Jinja's become Python, whose lines can be counted."""
     left, before = LINES, sys.gettrace()
 
     def line(frame: FrameType, event: str, argument: Any) -> Any:
@@ -137,7 +130,7 @@ def _bounded() -> Iterator[None]:
 
 @contextmanager
 def _room() -> Iterator[None]:
-    """Let the process take ROOM more bytes, and then raise MemoryError."""
+    """Let the process take ROOM more bytes, and then raise MemoryError; on Linux only."""
     if sys.platform != "linux":
         yield
         return

@@ -1,7 +1,6 @@
 """The proof: every encoded row taken apart again and held against what it was made from.
 
-`verify` shares no code with `encode` but the text of a chat template: it counts special tokens, looks where learned
-tokens begin and end, and decodes them. INVARIANTS names what most often goes wrong unseen in fine-tuning.
+`verify` shares no code with `encode` but the text of a chat template.
 """
 
 from __future__ import annotations
@@ -135,10 +134,7 @@ def _is_foreign(model: dict[str, Any], name: str, ours: int | None) -> bool:
 
 
 def _expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
-    """What a row must decode to, and the answers that it learns.
-
-    Llama 2's form is written a second time here, so that an encoder's mistake is not repeated.
-    """
+    """What a row must decode to, and the answers that it learns; Llama 2's form is written anew, not the encoder's."""
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     if not speaks_llama2(tokenizer):
         parts = answer_parts(messages, tokenizer)

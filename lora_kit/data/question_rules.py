@@ -1,10 +1,8 @@
 """Other wordings of an English question, by rules: its own words stay, how it is asked changes.
 
-    UNWRAP   "Could you tell me how long I may keep it?" -> the clause "how long I may keep it"
-    STARTS   "What time does it close?" -> "When does it close?"
-    FRAMES   -> "I would like to know when it closes."
-
-A rule that is not sure leaves the question as it is and only puts a frame around it.
+UNWRAP   "Could you tell me how long I may keep it?" -> the clause "how long I may keep it"
+STARTS   "What time does it close?" -> "When does it close?"
+FRAMES   -> "I would like to know when it closes."; around the question as it is where no rule is sure
 """
 
 from __future__ import annotations
@@ -70,10 +68,9 @@ NOT = re.compile(r"\b(?:not|no|never|none|without)\b|n['’]t\b|[\"“`]", re.I)
 
 
 def wordings(question: str, clauses: Sequence[str] = (), subject: str = "") -> list[str]:
-    """Other wordings of a question, no two alike; none where no rule fits, as in any other language.
+    """Other wordings of a question, no two alike, in an order of its own; none in other languages.
 
-    The order is the question's own, so that many questions together show all the frames. `clauses` are indirect
-    questions that ask the same in the answer's words; `subject`, which the whole file is about, one wording names.
+    `clauses` ask the same in the answer's words; one wording names the `subject`, which the whole file is about.
     """
     before, text = _last_sentence(question)
     if not text.isascii() or before.rstrip().endswith(":"):
