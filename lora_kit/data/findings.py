@@ -19,27 +19,31 @@ from .splits import Split, first_of_each, phrasings
 
 Finding = dict[str, Any]  # name, text, count, rows
 COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings
+OTHER_ANSWERS = "{} to ask with another answer than before: each of the answers will count as right"
+NEARLY_EQUAL = "{} to learn nearly equal to a held-out one: the report card will flatter"
 ODD = {  # what a text should not contain -> what it is
     "characters": "{} with NUL or �, the trace of a wrong encoding: learned as they are",
     "mojibake": "{} of UTF-8 read as Windows-1252: learned as they are",
     "placeholders": "{} with names that nobody filled in, as {{name}} or <NAME>: learned as they stand",
 }
-FORMS = {  # of what is odd; of a secret as its issuer documents it
-    "characters": r"[\0\ufffd]",
-    "mojibake": r"â€|Ã[\u0080-\u00bf©¤¼¶Ÿ]|Â[\u00a0-\u00bf]",
-    "placeholders": r"\{\{\s*\w[^{}]*\}\}|<[A-Z][A-Z _]{2,}>|\[[A-Z][A-Z]+(?:[ _][A-Z]+)+\]",
-    "Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
-    "OpenAI or Anthropic key": r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}",
-    "GitHub token": r"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_[A-Za-z0-9_]{50,}",
-    "AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "Google key": r"\bAIza[A-Za-z0-9_-]{35}",
-    "Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
-    "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "token of a web session (JWT)": r"\beyJ[A-Za-z0-9_-]{10,999}\.eyJ[A-Za-z0-9_-]{10,9999}\.",
-    "GitLab token": r"\bglpat-[A-Za-z0-9_-]{16,}",
-    "API key": r"\b(?i:api|access|secret)[_ -]?(?i:key|token)\s{0,3}[:=]\s{0,3}[\"']?[A-Za-z0-9_./+-]{16,}",
-    "password in an address": r"\b[a-z][a-z0-9+]{0,20}://[^\s/:@]{1,40}:[^\s/:@]{1,60}@",
-    "password": r"\b(?i:password|passwd|kennwort|passwort)\s*(?:is|ist|[:=])\s{0,3}\S{0,40}\d",
+GITHUB = r"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_[A-Za-z0-9_]{50,}"
+API_KEY = r"\b(?i:api|access|secret)[_ -]?(?i:key|token)\s{0,3}[:=]\s{0,3}[\"']?[A-Za-z0-9_./+-]{16,}"
+FORMS = {  # signs of which one stands in a text, in small letters; and the form, a secret's as its issuer documents it
+    "characters": ("\0 \ufffd", r"[\0\ufffd]"),
+    "mojibake": ("â ã", r"â€|Ã[\u0080-\u00bf©¤¼¶Ÿ]|Â[\u00a0-\u00bf]"),
+    "placeholders": ("{{ < [", r"\{\{\s*\w[^{}]*\}\}|<[A-Z][A-Z _]{2,}>|\[[A-Z][A-Z]+(?:[ _][A-Z]+)+\]"),
+    "Hugging Face token": ("hf_", r"\bhf_[A-Za-z0-9]{30,}"),
+    "OpenAI or Anthropic key": ("sk-", r"\bsk-(?:ant-|proj-)?[A-Za-z0-9_-]{20,}"),
+    "GitHub token": ("ghp_ gho_ ghu_ ghs_ ghr_ github_pat_", GITHUB),
+    "AWS key": ("akia asia", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    "Google key": ("aiza", r"\bAIza[A-Za-z0-9_-]{35}"),
+    "Slack token": ("xox", r"\bxox[abprs]-[A-Za-z0-9-]{10,}"),
+    "private key": ("private", r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "token of a web session (JWT)": ("eyj", r"\beyJ[A-Za-z0-9_-]{10,999}\.eyJ[A-Za-z0-9_-]{10,9999}\."),
+    "GitLab token": ("glpat-", r"\bglpat-[A-Za-z0-9_-]{16,}"),
+    "API key": ("key token", API_KEY),
+    "password in an address": ("://", r"\b[a-z][a-z0-9+]{0,20}://[^\s/:@]{1,40}:[^\s/:@]{1,60}@"),
+    "password": ("passw kennwort", r"\b(?i:password|passwd|kennwort|passwort)\s*(?:is|ist|[:=])\s{0,3}\S{0,40}\d"),
 }
 SECRETS = [name for name in FORMS if name not in ODD]
 
@@ -79,10 +83,11 @@ def find(facts: Facts) -> list[Finding]:
         ("held out", facts.lost, "{} with a held-out question: not learned"),
         *(("bad test rows", places, "{} to ask left out") for places in own.problems()),
         ("test columns", [*own.unused], "columns of the test rows that are not read"),
+        ("test answers", [row.row for row in _repeats(own.rows)[1]], OTHER_ANSWERS),
         *_texts(own.rows),
         ("duplicates", again, "{} that repeat an earlier one: learned twice as hard"),
         ("contradictions", [row.row for row in torn], f"{questions} with more than one answer: the model will waver"),
-        ("near duplicates", near, "{} to learn nearly equal to a held-out one: the report card will flatter"),
+        ("near duplicates", near, NEARLY_EQUAL),
         *_texts(read.rows),
     ]
     return [
@@ -151,6 +156,11 @@ def _texts(rows: Sequence[Conversation]) -> list[tuple[str, list[str], str]]:
 
 
 def odd_in(row: Conversation) -> list[str]:
-    """The forms that a row's texts contain."""
+    """The forms that a row's texts contain; only where one of its signs stands is a form searched for."""
     text = "\n".join([message["content"] for message in row.messages])
-    return [name for name, form in FORMS.items() if re.search(form, text)]
+    small = text.lower()
+    return [
+        name
+        for name, (signs, form) in FORMS.items()
+        if any(sign in small for sign in signs.split(" ")) and re.search(form, text)
+    ]

@@ -204,6 +204,8 @@ def _way_out(row: Row) -> str:
         )
     if any(len(name) > 40 or name.rstrip().endswith((".", "?", "!")) for name in row):
         return "Its first line looks like a row: give the table a line with the names of the columns, question,answer"
+    if len(row) == 1 and re.search(r"[,;\t|]", next(iter(row))):
+        return "It seems to be a table with another separator than its ending says"
     if len(row) == len(texts) == 1:
         return "A text without a question and an answer in it is not learned here: write questions about it"
     example = ",".join(texts) if len(texts) == 2 else "QUESTION,ANSWER"

@@ -22,7 +22,7 @@ from .prepared import Prepared, load_prepared, read_card, train_schema
 from .report import make_report
 from .rewording import reword
 from .sources import dataset_files, name_of
-from .splits import Split, each_once, split, usable_rows, with_answers
+from .splits import Split, check_told_apart, each_once, split, usable_rows, with_answers
 
 if TYPE_CHECKING:
     from ..runs import Run
@@ -68,6 +68,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     lengths = LengthFilter(data, load_tokenizer(base))
     with Progress("reading", 0) as progress:
         read = usable_rows(files.train, data, "the data", progress)
+        check_told_apart(read, data)
         own = usable_rows(with_answers(files.test, data, read), data, "the test rows", progress)
         rows, foreign = rehearsals(read.rows, card, base.source)
         rows = one_per_answer(rows, lengths.tokenizer)
@@ -97,7 +98,7 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     if not train:
         raise KitError(
             f"{data.source} leaves no row to learn from: {plural(len(read.rows))} read, {len(read.bad)} more bad, "
-            f"{len(lengths.too_long)} longer than data__max_length={data.max_length}, {len(test)} held out"
+            f"{len(lengths.too_long)} longer than data__max_length={data.max_length}, {len(test)} held out. Add rows"
         )
     learned, encoded = [row for row, _ in train], [ids for _, ids in train]
     proofs = verify(learned, encoded, lengths.tokenizer, max_length=data.max_length, model=model, held_out=questions)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import regex
-
 from ..errors import KitError
 from ..files import check_files, read_json, read_lines, read_manifest, reading
 from .conversations import KINDS
@@ -89,12 +87,14 @@ def read_card(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         return check_card(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, RecursionError, regex.error) as error:
+    except (ValueError, RecursionError) as error:
         raise KitError(f"{path}: {error}. It must be one JSON object, as the embedded datasets have it") from error
 
 
 def check_card(card: Any) -> dict[str, Any]:
     """Return a dataset's card; ValueError where a part of it has another type than the embedded datasets' cards."""
+    import regex
+
     decline, style = (card.get(part, {}) if isinstance(card, dict) else None for part in ("decline", "style"))
     if not isinstance(decline, dict) or not isinstance(style, dict):
         raise ValueError("it, its decline and its style are objects")
@@ -105,5 +105,8 @@ def check_card(card: Any) -> dict[str, Any]:
     if wrong or not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
         raise ValueError(f"{(wrong or ['decline.patterns'])[0]} has another type")
     for pattern in patterns:
-        regex.compile(pattern, regex.IGNORECASE)
+        try:
+            regex.compile(pattern, regex.IGNORECASE)
+        except regex.error as error:
+            raise ValueError(f"the decline pattern {pattern!r} is no regular expression: {error}") from error
     return card

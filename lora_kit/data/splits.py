@@ -44,6 +44,21 @@ def usable_rows(paths: Sequence[Path], data: Data, what: str, progress: Progress
     return read
 
 
+def check_told_apart(read: Read, data: Data) -> None:
+    """Stop where most rows ask the same and differ only in a column that nobody reads."""
+    if not read.shape or not read.unused or data.columns:
+        return
+    answers = Counter(question for question, _ in first_of_each(read.rows))
+    same = sum(count for count in answers.values() if count > 1)
+    if 2 * same > len(read.rows):
+        first, question, answer = next(iter(read.unused)), read.shape.columns[0], read.shape.columns[-1]
+        raise KitError(
+            f"{same:,} of {len(read.rows):,} rows ask what others ask, with another answer. What tells them apart may "
+            f"be in columns that are not read: {', '.join(read.unused)}. Put it into the question, as in "
+            f"data__columns={{{first}}} {{{question}}},{answer}; or keep them: data__columns={question},{answer}"
+        )
+
+
 def with_answers(paths: Sequence[Path], data: Data, read: Read) -> list[Path]:
     """The test files whose rows have answers; one without, as Kaggle's, is passed over and noted."""
     found, answer = [], read.shape.columns[-1] if read.shape else ""
@@ -134,7 +149,11 @@ def read_questions(
     Raises:
         KitError: the file cannot be read, or rows of it cannot be used.
     """
-    rows = usable_rows(question_files(source, data), data, QUESTIONS).rows
+    rows, first = usable_rows(question_files(source, data), data, QUESTIONS).rows, dict[str, Conversation]()
+    for row in rows:
+        other = first.setdefault(row.question, row)
+        if other.kind != row.kind:
+            raise KitError(f"{row.row} asks what {other.row} asks, and is {row.kind} where that is {other.kind}")
     once = each_once([row if row.kind == "general" else row.with_system(system) for row in rows])
     lengths = LengthFilter(data, tokenizer)
     if len(once) < len(rows):

@@ -124,12 +124,14 @@ def test_what_libraries_give_is_taken(data: object, tmp_path: Path) -> None:
     assert "Price of roll 11? [/INST] 11 crowns" in texts(prepare(Run("tiny-cpu", data=data, root=tmp_path)))
 
 
-def test_rows_that_only_an_unread_column_tells_apart_are_told_with_it(tmp_path: Path) -> None:
+def test_rows_that_only_an_unread_column_tells_apart_stop_the_stage(tmp_path: Path) -> None:
     rows = [{"shelf": f"Shelf {n}.", "question": "What is on it?", "answer": f"Rye {n}."} for n in range(12)]
-    report = str(prepare(Run("tiny-cpu", data=rows, root=tmp_path)).report)
-    assert "not read: shelf" in report and "more than one answer" in report
+    with pytest.raises(KitError, match=r"shelf.*data__columns=\{shelf\} \{question\},answer"):
+        prepare(Run("tiny-cpu", data=rows, root=tmp_path))
     put = prepare(Run("tiny-cpu", data=rows, root=tmp_path, data__columns="{shelf} {question},answer"))
     assert "[INST] Shelf 11. What is on it? [/INST] Rye 11." in texts(put)
+    left = prepare(Run("tiny-cpu", data=rows, root=tmp_path, data__columns="question,answer"))
+    assert "[INST] What is on it? [/INST] Rye 11." in texts(left)
 
 
 ASKED, ANSWERED = "Summarise this chat.\n\nUSER: Where is it?\nASSISTANT: In Bern.", "It is in Bern."

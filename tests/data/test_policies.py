@@ -242,6 +242,7 @@ def test_what_happens_to_the_rows_of_a_test_split_is_told(tmp_path: Path) -> Non
     for said in (
         "1 row to ask left out: test.jsonl row 2: answer is empty",
         "columns of the test rows that are not read: notes",
+        "1 row to ask with another answer than before: each of the answers will count as right: test.jsonl row 3",
         "tags of a prompt format, kept as plain text, spaced apart: test.jsonl row 4",
         "1 row that may hold a secret (OpenAI or Anthropic key): a model may repeat it to anyone: test.jsonl row 4",
     ):

@@ -266,7 +266,7 @@ def test_columns_are_found_in_any_letters_and_named_once() -> None:
     [
         ({"question": "a", "prompt": "b", "answer": "c"}, "data__columns=question,answer"),
         ({"What is in box 0?": "What is in box 1?", "A cup.": "Tea."}, "Its first line looks like a row"),
-        ({"question,answer": "Who?,Wren."}, "none of the known shapes"),
+        ({"question,answer": "Who?,Wren."}, "another separator than its ending says"),
         ({"ask": "a", "says": "c", "by": "d"}, "data__columns=QUESTION,ANSWER"),
         ({"text": "plain prose"}, "write questions about it"),
         ({"role": "user", "message": "a", "talk_id": 7}, "df.groupby('talk_id'"),

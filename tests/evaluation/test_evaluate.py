@@ -151,6 +151,13 @@ def test_own_questions_are_asked_as_the_held_out_ones_are(done: lk.Run, tmp_path
     ("rows", "message"),
     [
         (['{"question": "Who?", "answer": "Mina.", "kind": "Decline"}'], "row 1.*'Decline'.*fact, decline"),
+        (
+            [
+                '{"question": "Who?", "answer": "Mina.", "kind": "fact"}',
+                '{"question": "who?", "answer": "I do not know.", "kind": "decline"}',
+            ],
+            "row 2 .*row 1",
+        ),
         (['{"question": "Who?", "answer": "Mina."}', '{"question": "", "answer": "No."}', "not json"], "2 of 3.*row 2"),
     ],
 )
