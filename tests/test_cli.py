@@ -193,7 +193,7 @@ def test_of_the_doctor_s_json_nothing_else_is_a_part(
         print("2 GPUs are here")
         return Checkup([])
 
-    monkeypatch.setattr("lora_kit.checkup.doctor", talkative)
+    monkeypatch.setattr("lora_kit.doctor", talkative)
     assert main(["doctor", "--json"]) == 0
     told = capsys.readouterr()
     assert json.loads(told.out) == [] and "2 GPUs are here" in told.err
