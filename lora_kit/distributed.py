@@ -50,18 +50,6 @@ def main_process_first() -> AbstractContextManager[None]:
     return PartialState().main_process_first() if processes()[1] > 1 else nullcontext()
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is true in any process."""
-    import torch
-    from torch.distributed import ReduceOp, all_reduce
-
-    if processes()[1] == 1:
-        return flag
-    found = torch.tensor(float(flag), device=device)
-    all_reduce(found, op=ReduceOp.MAX)
-    return bool(found)
-
-
 def sum_over_processes(weights: Sequence[torch.nn.Parameter], loss: float, stop: bool) -> tuple[float, bool]:
     """Sum gradients, in place, and loss over all processes; `stop` becomes true where any process wants it."""
     import torch

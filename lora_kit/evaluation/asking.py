@@ -17,7 +17,6 @@ lower a KL divergence (data processing inequality), so what is measured is a low
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,15 +25,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..adapters import load_adapter, set_adapter
 from ..base import load_tokenizer, locate
 from ..data.encoding import IGNORE, Encoded
-from ..errors import KitError
 from ..files import check_files, fingerprint, read_json, write_json
 from ..generation import answers, generate_ids, stop_tokens, text_of
 from ..machine import compute_dtype, memory
 from ..merging.merge import size
 from ..progress import Progress
 from ..quantization import load_base, load_model, release
-from ..training.batches import Row
-from ..training.loss import row_logits
+from ..training.batches import Batch, Row
+from ..training.loss import learned_tokens, log_probs_of, row_logits
 from ..training.train import trained_adapter
 from .card import MODELS
 
@@ -81,8 +79,8 @@ def ask_models(
         for name in MODELS if merged else MODELS[:2]:
             made_from = inputs if name == "merged" else unmerged
             place = f"answers-{fingerprint(unmerged)[:6]}/{name}"
-            if kept := kept_answers(run, place, made_from):
-                found |= kept
+            if kept := run.find(place, made_from):
+                found |= read_json(check_files(kept) / "answers.json")
                 continue
             if name == "merged" and merged:
                 if model is not None and model is not given:
@@ -109,18 +107,6 @@ def ask_models(
         if model is not None and model is not given:
             release(model)
     return found
-
-
-def kept_answers(run: Run, place: str, inputs: dict[str, Any]) -> dict[str, Any] | None:
-    """The answers of an earlier call; damaged ones, as a power cut leaves them, are deleted: they are asked again."""
-    try:
-        folder = run.find(place, inputs)
-        return read_json(check_files(folder) / "answers.json") if folder else None
-    except KitError as error:
-        print(f"{error}: asking again")
-        for folder in run.path.glob(f"{place}*"):  # also those beside, of another merge: one of them is damaged
-            shutil.rmtree(folder)
-        return None
 
 
 def as_stored(profile: Profile, folder: Path) -> Profile | None:
@@ -186,13 +172,9 @@ def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question]) -
 
 def reference_losses(model: PreTrainedModel, encoded: Sequence[Encoded], settings: Training) -> list[float]:
     """Nats per token of each reference answer, teacher-forced."""
-    from torch.nn.functional import cross_entropy
-
     rows = [Row(*row, number) for number, row in enumerate(encoded)]
-    losses = [0.0] * len(rows)
-    for row, logits, tokens in row_logits(model, rows, settings):
-        losses[row.number] = float(cross_entropy(logits, tokens, reduction="sum")) / len(tokens)
-    return losses
+    sums = log_probs_of(model, rows, settings)
+    return [-total / learned_tokens(Batch([], [row])) for row, total in zip(rows, sums, strict=True)]
 
 
 def answer_rows(prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> list[Row]:

@@ -13,14 +13,14 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ..config import Training
+from ..config import Training
 
 GROUP = 16  # rows with the same first 16 tokens share micro-batches
 MIN_GROUP = 4  # rows; smaller groups are put together
 MIN_PREFIX = 8  # a shorter shared prefix is not worth computing apart
+PREFERENCES = ("pair", "rated")  # kinds of rows
 VALIDATE_EVERY, MAX_VALIDATION = 20, 64  # with early stopping: every 20th row, at most 64
 
 
@@ -65,19 +65,9 @@ class Batch:
     counts: bool = True  # false: computed only to keep pace with other processes
 
     @property
-    def is_pairs(self) -> bool:
-        """Whether its rows are pairs."""
-        return self.rows[0].rejected is not None
-
-    @property
-    def is_preference(self) -> bool:
-        """Whether its rows are pairs or rated answers."""
-        return self.rows[0].kind in ("pair", "rated")
-
-    @property
-    def is_rehearsal(self) -> bool:
-        """Whether its rows are rehearsal."""
-        return self.rows[0].is_rehearsal
+    def kind(self) -> str:
+        """What its loss is, as of each of its rows."""
+        return self.rows[0].kind
 
     @property
     def answers(self) -> list[Row]:
@@ -160,7 +150,7 @@ def share_of(batches: Iterable[Batch], rank: int, size: int) -> list[Batch]:
     mine = list[Batch]()
     waiting: dict[bool, list[Batch]] = {False: [], True: []}  # rehearsal goes through the model twice
     for batch in batches:
-        group = waiting[batch.is_rehearsal]
+        group = waiting[batch.kind == "rehearsal"]
         group.append(batch)
         if len(group) == size:
             mine.append(group[rank])

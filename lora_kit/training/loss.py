@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..adapters import adapter_off
 from ..data.encoding import IGNORE
 from ..errors import KitError
-from .batches import Batch, Row, for_measuring
+from .batches import PREFERENCES, Batch, Row, for_measuring
 from .forward import autocast, compute_dtype_of, head_logits, hidden_states, padded, shared_attention
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     import torch
     from torch.nn.functional import cross_entropy
 
-    if batch.is_preference:
+    if batch.kind in PREFERENCES:
         return preference_loss(log_probs(model, batch), batch)
-    if batch.is_rehearsal:
+    if batch.kind == "rehearsal":
         return rehearsal_loss(model, batch)
     total = torch.zeros((), device=model.device)
     with autocast(model):
@@ -84,7 +84,7 @@ def preference_loss(log_probs: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     margins = batch.beta * (log_probs - log_probs.new_tensor([row.reference for row in batch.answers]))
     tokens = log_probs.new_tensor([sum(label != IGNORE for label in row.labels) for row in batch.answers])
-    if batch.is_pairs:
+    if batch.kind == "pair":
         chosen, rejected = margins.chunk(2)  # (pairs,)
         loss, good = -logsigmoid(chosen - rejected), torch.arange(len(margins), device=margins.device) < len(chosen)
     else:
@@ -138,6 +138,16 @@ def row_logits(
             yield row, logits, tokens[numbers == number]
 
 
+def log_probs_of(model: PreTrainedModel, rows: Sequence[Row], settings: Training) -> list[float]:
+    """The log-probability of each row's answer, as the model stands; the rows' numbers are their places."""
+    from torch.nn.functional import cross_entropy
+
+    found = [0.0] * len(rows)
+    for row, logits, tokens in row_logits(model, rows, settings):
+        found[row.number] = -float(cross_entropy(logits, tokens, reduction="sum"))
+    return found
+
+
 def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
     """The loss over micro-batches as a step's is, with the model as it is: no dropout, no gradients."""
     import torch
@@ -152,7 +162,7 @@ def mean_loss(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
 
 def terms(batch: Batch) -> int:
     """What the mean of a step is taken over: pairs and ratings, or learned tokens."""
-    return len(batch.rows) if batch.is_preference else learned_tokens(batch)
+    return len(batch.rows) if batch.kind in PREFERENCES else learned_tokens(batch)
 
 
 def learned_tokens(batch: Batch) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..adapters import trainable
-from ..distributed import any_process
+from ..distributed import sum_over_processes
 from ..errors import KitError
 from .forward import compute_dtype_of
 from .loss import loss_sum, terms
@@ -82,8 +82,9 @@ def probe_scale(model: PreTrainedModel, batch: Batch, scaler: torch.amp.GradScal
             loss = loss_sum(model, batch)
         (loss / terms(batch) * scale).backward()
         overflows = any(not torch.isfinite(w.grad).all() for w in weights if w.grad is not None)
+        _, overflows = sum_over_processes(list(weights), 0.0, overflows)  # all of them try the same scales
         model.zero_grad()
-        if not any_process(overflows, model.device):  # all of them try the same scales
+        if not overflows:
             break
         scale /= 2
     else:

@@ -145,7 +145,7 @@ def layers_to_recompute(model: PreTrainedModel, batches: Sequence[Batch], settin
 
 def largest(batches: Sequence[Batch]) -> Batch:
     """The micro-batch that takes the most memory, for layers and logits; rehearsal has the base's logits too."""
-    return max(batches, key=lambda batch: batch.tokens + learned_tokens(batch) * (1 + batch.is_rehearsal))
+    return max(batches, key=lambda batch: batch.tokens + learned_tokens(batch) * (1 + (batch.kind == "rehearsal")))
 
 
 def measured_bytes(model: PreTrainedModel, batch: Batch, layers: int) -> tuple[int, int]:

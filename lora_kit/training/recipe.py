@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from ..base import load_tokenizer
 from ..config import Training
@@ -28,8 +28,8 @@ from ..data.prepared import Prepared
 from ..errors import KitError
 from ..files import fingerprint, read_manifest, shown
 from ..quantization import check_loaded
-from .batches import Batch, Row, all_steps, epoch_steps, rows_of
-from .loss import row_logits
+from .batches import PREFERENCES, Batch, Row, all_steps, epoch_steps, rows_of
+from .loss import log_probs_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,7 +78,7 @@ def rate_for(width: int) -> float:
 def recipe(settings: Training, rows: Sequence[Row], width: int) -> Recipe:
     """The profile's settings with every "auto" decided; what the user named stays, with a line where it is far off."""
     reasons: list[str] = []
-    is_preference = rows[0].kind in ("pair", "rated")
+    is_preference = rows[0].kind in PREFERENCES
     rate = _learning_rate(settings, width, is_preference, reasons)
     size = _tokens_per_step(settings, rows, [] if is_preference else reasons)  # preferences need no 200 steps
     parts = -(-size // settings.tokens_per_micro_batch)  # of equal size: else a step would overshoot by up to a half
@@ -163,20 +163,10 @@ def pair_rows(model: PreTrainedModel, data: Prepared, run: Run) -> list[Row]:
     require(verify([answer for answer, _ in answers], [ids for _, ids in answers], tokenizer))
     rows = [Row(list(ids.input_ids), list(ids.labels), number) for number, (_, ids) in enumerate(answers)]
     known = log_probs_of(model, rows, profile.training)
-    rows = [replace(row, reference=known[row.number]) for row in rows]
+    rows = [replace(row, reference=log_prob) for row, log_prob in zip(rows, known, strict=True)]
     better, singles, worse = rows[: len(pairs)], rows[len(pairs) : len(own)], rows[len(own) :]
     found = [replace(one, rejected=two) for one, two in zip(better, worse, strict=True)]
     return [*found, *(replace(row, is_good=is_good) for row, (_, is_good) in zip(singles, rated, strict=True))]
-
-
-def log_probs_of(model: PreTrainedModel, rows: Sequence[Row], settings: Training) -> list[float]:
-    """The log-probability of each row's answer, as the model stands; their numbers are their places."""
-    from torch.nn.functional import cross_entropy
-
-    found = [0.0] * len(rows)
-    for row, logits, tokens in row_logits(model, rows, settings):
-        found[row.number] = -float(cross_entropy(logits, tokens, reduction="sum"))
-    return found
 
 
 def pairs_file(run: Run) -> Path:
@@ -187,19 +177,8 @@ def pairs_file(run: Run) -> Path:
     return path
 
 
-def check_given(model: object, data: object, run: Run) -> None:
-    """Refuse a released model, things in the wrong order, and data that was prepared for something else."""
-    import pyarrow.compute as pc
-    import torch
-
-    if not isinstance(model, torch.nn.Module) or not isinstance(data, Prepared):
-        kinds = f"{type(model).__name__}, {type(data).__name__}"
-        raise KitError(f"(model, data, run) are wanted, in this order; the first two are {kinds}")
-    check_loaded(cast("PreTrainedModel", model))
+def check_given(model: PreTrainedModel, data: Prepared, run: Run) -> None:
+    """Refuse a released model, and data that was prepared for something else."""
+    check_loaded(model)
     if read_manifest(data.folder)["fingerprint"] != fingerprint(data_inputs(run)):
         raise KitError(f"{shown(data.folder)} was prepared from other files or settings: call data = lk.prepare(run)")
-    last, config = pc.max(pc.list_flatten(data.train.data.column("input_ids"))).as_py(), cast("Any", model.config)
-    if last >= config.vocab_size:
-        raise KitError(
-            f"{shown(data.folder)} has the token {last}, the model has {config.vocab_size}: prepare it again"
-        )

@@ -17,8 +17,8 @@ from lora_kit.data.encoding import IGNORE, encode
 from lora_kit.errors import KitError
 from lora_kit.files import file_hash
 from lora_kit.training.batches import Batch, Row, epoch_steps, split_batches
-from lora_kit.training.loss import loss_sum, terms
-from lora_kit.training.recipe import log_probs_of, rate_for, recipe
+from lora_kit.training.loss import log_probs_of, loss_sum, terms
+from lora_kit.training.recipe import rate_for, recipe
 from lora_kit.training.train import read_log
 
 from ..data.test_encoding import TINY
@@ -152,10 +152,12 @@ def test_pairs_stay_together_within_the_budget() -> None:
     chosen = small_profile(training__tokens_per_step=400, training__tokens_per_micro_batch=200).training
     steps = epoch_steps([*pairs, *random_rows(20, seed=4, prefix=12)], chosen, 0)
     batches = [batch for step in steps for batch in step]
-    assert sum(len(batch.rows) for batch in batches if batch.is_pairs) == 20
+    assert sum(len(batch.rows) for batch in batches if batch.kind == "pair") == 20
     for batch in batches:
-        assert all((row.rejected is not None) == batch.is_pairs for row in batch.rows)
-        assert batch.width * len(batch.answers) <= 200 and len(batch.answers) == len(batch.rows) * (1 + batch.is_pairs)
+        assert all((row.rejected is not None) == (batch.kind == "pair") for row in batch.rows)
+        assert batch.width * len(batch.answers) <= 200 and len(batch.answers) == len(batch.rows) * (
+            2 if batch.kind == "pair" else 1
+        )
         halves = [*split_batches([batch], 2)]
         assert sum(map(terms, halves)) == terms(batch)
         assert [row for half in halves for row in half.rows] == batch.rows

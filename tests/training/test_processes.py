@@ -92,7 +92,7 @@ def test_processes_share_a_step_in_rounds_of_one_kind(size: int) -> None:
     rows = [replace(row, number=n, is_rehearsal=n % 3 == 1) for n, row in enumerate(random_rows(8))]
     shares = [share_of([Batch([], [row]) for row in rows], rank, size) for rank in range(size)]
     rounds = [*zip(*shares, strict=True)]
-    assert all(len({batch.is_rehearsal for batch in one_round}) == 1 for one_round in rounds)
+    assert all(len({batch.kind == "rehearsal" for batch in one_round}) == 1 for one_round in rounds)
     numbers = [batch.rows[0].number for one_round in rounds for batch in one_round if batch.counts]
     assert sorted(numbers) == list(range(8)) and (size > 1 or numbers == list(range(8)))
 
