@@ -17,6 +17,7 @@ lower a KL divergence (data processing inequality), so what is measured is a low
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..adapters import load_adapter, set_adapter
 from ..base import load_tokenizer, locate
 from ..data.encoding import IGNORE, Encoded
+from ..errors import KitError
 from ..files import check_files, fingerprint, read_json, write_json
 from ..generation import answers, generate_ids, stop_tokens, text_of
 from ..machine import compute_dtype, memory
@@ -79,8 +81,8 @@ def ask_models(
         for name in MODELS if merged else MODELS[:2]:
             made_from = inputs if name == "merged" else unmerged
             place = f"answers-{fingerprint(unmerged)[:6]}/{name}"
-            if kept := run.find(place, made_from):
-                found |= read_json(check_files(kept) / "answers.json")
+            if kept := kept_answers(run, place, made_from):
+                found |= kept
                 continue
             if name == "merged" and merged:
                 if model is not None and model is not given:
@@ -107,6 +109,18 @@ def ask_models(
         if model is not None and model is not given:
             release(model)
     return found
+
+
+def kept_answers(run: Run, place: str, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The answers of an earlier call; damaged ones, as a power cut leaves them, are deleted: they are asked again."""
+    try:
+        folder = run.find(place, inputs)
+        return read_json(check_files(folder) / "answers.json") if folder else None
+    except KitError as error:
+        print(f"{error}: asking again")
+        for folder in run.path.glob(f"{place}*"):  # also those beside, of another merge: one of them is damaged
+            shutil.rmtree(folder)
+        return None
 
 
 def as_stored(profile: Profile, folder: Path) -> Profile | None:

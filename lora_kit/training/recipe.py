@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from ..base import load_tokenizer
 from ..config import Training
@@ -177,8 +177,19 @@ def pairs_file(run: Run) -> Path:
     return path
 
 
-def check_given(model: PreTrainedModel, data: Prepared, run: Run) -> None:
-    """Refuse a released model, and data that was prepared for something else."""
-    check_loaded(model)
+def check_given(model: object, data: object, run: Run) -> None:
+    """Refuse a released model, things in the wrong order, and data that was prepared for something else."""
+    import pyarrow.compute as pc
+    import torch
+
+    if not isinstance(model, torch.nn.Module) or not isinstance(data, Prepared):
+        kinds = f"{type(model).__name__}, {type(data).__name__}"
+        raise KitError(f"(model, data, run) are wanted, in this order; the first two are {kinds}")
+    check_loaded(cast("PreTrainedModel", model))
     if read_manifest(data.folder)["fingerprint"] != fingerprint(data_inputs(run)):
         raise KitError(f"{shown(data.folder)} was prepared from other files or settings: call data = lk.prepare(run)")
+    last, config = pc.max(pc.list_flatten(data.train.data.column("input_ids"))).as_py(), cast("Any", model.config)
+    if last >= config.vocab_size:
+        raise KitError(
+            f"{shown(data.folder)} has the token {last}, the model has {config.vocab_size}: prepare it again"
+        )

@@ -115,6 +115,12 @@ def test_forged_data_is_one_sentence(done: lk.Run, tmp_path: Path, name: str) ->
         load_prepared(forged(done.path / "data", tmp_path / "data", **FORGED[name]))
 
 
+def test_ids_beyond_the_vocabulary_are_refused_before_training(done: lk.Run, tmp_path: Path) -> None:
+    data = load_prepared(forged(done.path / "data", tmp_path / "data", train_arrow=table(input_ids=[[1, 10**6, 2]])))
+    with pytest.raises(lk.KitError, match="has the token 1000000"):
+        lk.train(lk.load_base(done), data, done, force=True)
+
+
 def test_a_card_of_another_type_is_refused_before_any_answer(tmp_path: Path) -> None:
     for card in ({"style": {"ends_with": 3}}, {"decline": {"patterns": "no"}}, {"decline": {"patterns": [3]}}, []):
         write_json(tmp_path / "dataset.json", card)

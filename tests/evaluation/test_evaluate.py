@@ -253,6 +253,20 @@ def test_a_released_model_is_refused(done: lk.Run) -> None:
             call(done, model=model)
 
 
+@pytest.mark.parametrize("file", ["answers.json", "manifest.json"])
+def test_kept_answers_that_a_power_cut_truncated_are_asked_again(tmp_path: Path, file: str) -> None:
+    run, inputs = lk.Run("tiny-cpu", root=tmp_path), {"a": 1}
+    with run.writing("answers-1/base", inputs) as stage:
+        (stage.folder / "answers.json").write_text('{"base": []}')
+    assert asking.kept_answers(run, "answers-1/base", inputs) == {"base": []}
+    with run.writing("answers-1/base", {"a": 2}) as beside:
+        (beside.folder / "answers.json").write_text('{"base": []}')
+    path = beside.target / file
+    path.write_text(path.read_text()[:5])
+    assert asking.kept_answers(run, "answers-1/base", {"a": 2}) is None
+    assert not path.parent.exists()  # so that they can be written again
+
+
 @pytest.mark.parametrize("free_gib", [64.0, 0.001])
 def test_a_merged_model_that_learned_nothing_keeps_everything_however_it_is_loaded(
     done: lk.Run, free_gib: float, monkeypatch: pytest.MonkeyPatch
