@@ -134,7 +134,7 @@ def _is_foreign(model: dict[str, Any], name: str, ours: int | None) -> bool:
 
 
 def _expected(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
-    """What a row must decode to, and the answers that it learns; Llama 2's form is written anew, not the encoder's."""
+    """What a row must decode to, and the answers that it learns; Llama 2's form is written here a second time."""
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     if not speaks_llama2(tokenizer):
         parts = answer_parts(messages, tokenizer)
