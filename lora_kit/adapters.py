@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .adapter_files import PREFIX, Saved, read_adapter
-from .config import ALL_LINEAR
+from .config import ALL_LINEAR, Lora, Profile
 from .errors import KitError
 from .quantization import describe
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from .config import Lora, Profile
     from .runs import Run
 
 
@@ -214,18 +213,17 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "defaul
     return model.requires_grad_(False)
 
 
-def take_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "default") -> None:
-    """Fill the attached adapter with a saved one's tensors; KitError where they are damaged or of another shape."""
-    _fill(model, read_adapter(folder), folder, adapter)
+def take_adapter(model: PreTrainedModel, folder: Path, lora: Lora) -> None:
+    """Fill the attached adapter, of the settings `lora`, with a saved one's tensors, to train it further.
 
-
-def check_same_scale(folder: Path, lora: Lora) -> None:
-    """Raise KitError where another scale than the saved adapter's would make it start as another function."""
-    saved = read_adapter(folder).config
-    names = [name for name in ("r", "lora_alpha", "use_rslora") if getattr(saved, name) != getattr(lora, name)]
-    if names:
-        other = "; ".join(f"lora__{name}={getattr(saved, name)}, here {getattr(lora, name)}" for name in names)
+    KitError where it is damaged, of another shape, or of another scale: it would start as another function.
+    """
+    saved = read_adapter(folder)
+    before, now = vars(saved.config), vars(lora)
+    if names := [name for name in ("r", "lora_alpha", "use_rslora") if before[name] != now[name]]:
+        other = "; ".join(f"lora__{name}={before[name]}, here {now[name]}" for name in names)
         raise KitError(f"the adapter in {folder} was trained with {other}: set the same")
+    _fill(model, saved, folder, "default")
 
 
 def _fill(model: PreTrainedModel, saved: Saved, folder: Path, adapter: str) -> None:

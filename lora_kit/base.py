@@ -1,8 +1,7 @@
 """The base model: where its files come from (they end as a local folder), its tokenizer, its family.
 
 Safe by default: safetensors only, no remote code, a pinned revision; access is tested before anything is downloaded.
-tests/test_families.py takes a small random model of every family through loss and gradients against its own plain
-forward pass, plain PEFT, the merge, answers and GGUF. Every training also checks its own base (training/loss.py).
+tests/test_families.py tests every family, and every training its own base (training/loss.py).
 """
 
 from __future__ import annotations

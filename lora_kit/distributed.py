@@ -11,16 +11,14 @@ that computes, forward or backward, is gathered into one window first (as ZeRO-3
     process 0    part 0 of layer 0, of layer 1, ...        window: all parts of the layer that computes
     process 1    part 1 of layer 0, of layer 1, ...                every layer's weights are views of it
 
-Only frozen weights are spread: they have no gradients to scatter, and adapters are small. Embeddings, head, norms and
-the scales of the 4-bit blocks (3 % of a layer) are whole everywhere.
+Adapters, embeddings, head, norms and the scales of the 4-bit blocks (3 % of a layer) are whole everywhere.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,11 +123,16 @@ def spread_layer(model: Any, number: int, weights: Sequence[torch.nn.Parameter])
     places = model.window.split([*(weight.numel() for weight in weights), len(flat) - sum(map(len, weights))])
     for weight, place in zip(weights, places, strict=False):
         weight.data = place.view_as(weight)  # what the backward pass keeps is a view of the window too
+
+    def before_backward(layer: Any, inputs: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:  # when its gradient is known, the layer's own backward pass begins
+            output.register_hook(lambda gradient: gather(model, number))
+
     layer.register_forward_pre_hook(lambda *_: gather(model, number))
-    layer.register_forward_hook(lambda layer, inputs, output: before_backward(output, partial(gather, model, number)))
+    layer.register_forward_hook(before_backward)
 
 
-def gather(model: Any, number: int, *_: object) -> None:
+def gather(model: Any, number: int) -> None:
     """Fill the window with a layer's weights; nothing happens where it has them."""
     from torch import distributed
 
@@ -137,12 +140,6 @@ def gather(model: Any, number: int, *_: object) -> None:
         into_one = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor  # torch < 2.13
         into_one(model.window, model.model.layers[number].part)
         model.in_window = number
-
-
-def before_backward(output: torch.Tensor, action: Callable[[torch.Tensor], None]) -> None:
-    """Call `action` when the gradient of a layer's output is known: now the layer's own backward pass begins."""
-    if output.requires_grad:
-        output.register_hook(action)
 
 
 def is_spread(model: PreTrainedModel) -> bool:

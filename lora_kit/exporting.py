@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from .evaluation.evaluate import evaluation_inputs
 from .evaluation.report import markdown_card
 from .files import check_files, disk_errors, read_json, read_manifest, reading, shown, whole_file
 from .gguf import write_gguf
-from .llama_cpp import check_gguf, check_installed, reference
+from .llama_cpp import check_gguf, reference
 from .machine import without_token
 from .merging.cards import card_texts
 from .merging.merge import check_room, merge_inputs, size
@@ -98,8 +99,8 @@ def check_format(kind: str, check: bool = False) -> None:
         raise KitError(f"there is no export {kind!r}; lora_kit exports {', '.join(FORMATS)}. {smaller}")
     if check and kind == "adapter-zip":
         raise KitError("check=True asks a GGUF file with llama.cpp: export gguf, gguf-q8_0 or ollama")
-    if check:
-        check_installed()
+    if check and find_spec("xllamacpp") is None:
+        raise KitError("check=True asks the file with llama.cpp, which is not installed: pip install xllamacpp")
 
 
 def plain_name(name: str) -> str:

@@ -3,8 +3,8 @@
     llama.cpp   messages -> the file's own chat template -> ids -> greedy answer
     here        messages -> ids as in training, and the merged model's logits along llama.cpp's answer
 
-An answer in which every token is the merged model's likeliest is its own greedy answer. llama.cpp rounds otherwise than
-PyTorch, and in 8 bits weights and activations once more: that may decide between tokens that are nearly as likely.
+An answer in which every token is the merged model's likeliest is its own greedy answer. llama.cpp rounds otherwise,
+which may decide between tokens that are nearly as likely.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import HTTPError
 
 from .base import load_tokenizer, read_config
+from .config import Profile
 from .data.prepare import data_inputs
 from .data.prepared import load_prepared
 from .errors import KitError
@@ -33,11 +33,8 @@ from .files import version
 from .generation import check_length, stop_tokens, text_of
 from .progress import Progress
 from .quantization import load_model, release
+from .runs import Run
 from .training.loss import row_logits
-
-if TYPE_CHECKING:
-    from .config import Profile
-    from .runs import Run
 
 QUESTIONS = 14  # of each kind, at most
 ROUNDING = {"F16": 0.05, "Q8_0": 1.0}  # nats between two tokens; log-probabilities of SmolLM2 move by 0.012 and 0.56
@@ -51,12 +48,6 @@ print(server.listening_address, flush=True)
 sys.stdin.read()
 """
 Post = Callable[..., Any]
-
-
-def check_installed() -> None:
-    """Raise KitError where llama.cpp is not installed."""
-    if find_spec("xllamacpp") is None:
-        raise KitError("check=True asks the file with llama.cpp, which is not installed: pip install xllamacpp")
 
 
 def reference(run: Run, merged: Path) -> Profile:

@@ -83,8 +83,7 @@ def before_after(figures: dict[str, dict[str, Any]]) -> Figure:
         axes.set(xlim=(0, max(1.12, axes.get_xlim()[1])), ylim=(len(figures) - 0.45, -0.55))
         axes.set_xlabel("share of the questions (kept: agreement with the base); lines: 95 % intervals")
         axes.grid(axis="x")
-        title(axes, "Before and after")
-        legend(axes, [Patch(color=MODELS[model], label=model) for model in models])
+        title(axes, "Before and after", [Patch(color=MODELS[model], label=model) for model in models])
     return figure
 
 
@@ -108,8 +107,7 @@ def memory_bars(needs: Mapping[str, Mapping[str, float]], limit: float | None = 
         axes.set_yticks(range(len(needs)), [fill(way, 20) for way in needs])  # longer ones push the title aside
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set(xlim=(0, 1.15 * most / unit), ylim=(len(needs) - 0.5, -0.8), xlabel=name)
-        title(axes, "What fits")
-        legend(axes, axes.containers)
+        title(axes, "What fits", axes.containers)
     return figure
 
 
@@ -124,8 +122,7 @@ def nf4_levels(weights: torch.Tensor, levels: torch.Tensor, block: int = 64) -> 
         lines = [axes.axvline(level, color=MODELS["merged"], lw=1.2, label="levels") for level in levels.tolist()]
         axes.set(xlabel="weight over the largest of its block", ylabel="weights", xlim=(-1.02, 1.02))
         axes.yaxis.set_major_formatter("{x:,.0f}")
-        title(axes, "NF4's levels")
-        legend(axes, [axes.patches[0], lines[0]])
+        title(axes, "NF4's levels", [axes.patches[0], lines[0]])
     return figure
 
 
@@ -141,9 +138,7 @@ def bars(groups: Mapping[str, Mapping[str, float]], text: str, axis: str) -> Fig
             axes.bar_label(drawn, fmt="{:.3g}", padding=5, fontsize=8.5, color=INK)
         axes.set_yticks(range(len(groups)), list(groups), color=INK)
         axes.set(xlim=(0, 1.12 * axes.dataLim.x1), ylim=(len(groups) - 0.5, -0.5), xlabel=axis)
-        title(axes, text)
-        if len(series) > 1:
-            legend(axes, axes.containers)
+        title(axes, text, axes.containers if len(series) > 1 else ())
     return figure
 
 
@@ -158,8 +153,7 @@ def singular_values(spectra: Mapping[str, torch.Tensor], r: int) -> Figure:
         axes.axvline(r, color=FAINT, lw=1.2, ls="--")
         axes.annotate(f"r = {r}", (r, axes.get_ylim()[1]), (4, -8), **beside(INK))
         axes.set(xlabel="which, largest first", ylabel="singular value", ylim=(0, None), xlim=(1, None))
-        title(axes, "What the update is made of")
-        legend(axes, axes.get_lines()[:-1])
+        title(axes, "What the update is made of", axes.get_lines()[:-1])
     return figure
 
 
@@ -202,7 +196,6 @@ def _draw_loss(axes: Axes, log: Sequence[dict[str, Any]]) -> None:
         axes.plot(*pairs, "o--", color=MODELS["merged"], lw=1.2, ms=5, label="held-out rows")
     axes.set_ylabel("loss (nats)")
     axes.grid(axis="y")
-    title(axes, "Training loss")
     clear = [*smooth(losses), *(row["evaluation_loss"] for row in checked)]  # single steps may be near zero
     low, high = max(min(clear) / 3, 1e-6), 1.5 * max(*clear, *losses, 1e-5)
     axes.set_yscale("log", nonpositive="clip")  # from some nats to hundredths
@@ -210,7 +203,7 @@ def _draw_loss(axes: Axes, log: Sequence[dict[str, Any]]) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 30 * low else (1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
-    legend(axes, axes.get_lines())
+    title(axes, "Training loss", axes.get_lines())
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -239,11 +232,8 @@ def beside(colour: str) -> dict[str, Any]:
     return {"textcoords": "offset points", "va": "center", "fontsize": 8.5, "color": colour}
 
 
-def title(axes: Axes, text: str) -> None:
-    """The title, on the left."""
+def title(axes: Axes, text: str, handles: Sequence[Any] = ()) -> None:
+    """The title, on the left, and on its line a legend of the handles, where it covers no data."""
     axes.set_title(text, loc="left", fontsize=12, fontweight="bold", pad=14)
-
-
-def legend(axes: Axes, handles: Sequence[Any]) -> None:
-    """A legend on the title's line, where it covers no data."""
-    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles), borderaxespad=0.2)
+    if handles:
+        axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(handles), borderaxespad=0.2)

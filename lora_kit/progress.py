@@ -1,10 +1,5 @@
 """What long work shows: one rewritten line in a terminal, plain lines in a log, a live panel in a notebook.
 
-    with Progress("training", total=480) as progress:
-        for step in range(480):
-            ...
-            progress.update(step + 1, loss=loss)
-
 LORA_KIT_PROGRESS=off keeps it quiet.
 """
 

@@ -19,7 +19,6 @@ from lora_kit.adapters import (
     adapter_state,
     attach,
     attach_lora,
-    check_same_scale,
     detach_lora,
     is_fresh,
     load_adapter,
@@ -139,7 +138,9 @@ def test_a_foreign_or_damaged_adapter_is_refused(folder: Path, tmp_path: Path) -
     with pytest.raises(KitError, match=r"r8.*do not multiply at rank 4"):
         load_adapter(load_small_llama(folder), other)
     with pytest.raises(KitError, match=r"another model or rank: .*lora_A"):
-        take_adapter(adapted(folder), save_adapted(folder, tmp_path / "r16", lora__r=16))
+        take_adapter(
+            adapted(folder), save_adapted(folder, tmp_path / "r16", lora__r=16), small_profile(lora__r=16).lora
+        )
     weights = save_adapted(folder, tmp_path / "cut") / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     for place in ("cut", "nowhere"):
@@ -210,9 +211,9 @@ def test_an_adapter_s_tensors_that_are_no_adapter(folder: Path, tmp_path: Path, 
 
 def test_another_scale_than_the_saved_one_is_refused(folder: Path, tmp_path: Path) -> None:
     saved = save_adapted(folder, tmp_path)
-    check_same_scale(saved, small_profile().lora)
+    take_adapter(adapted(folder), saved, small_profile().lora)
     with pytest.raises(KitError, match="lora__lora_alpha=64, here 8; lora__use_rslora=False, here True"):
-        check_same_scale(saved, small_profile(lora__lora_alpha=8, lora__use_rslora=True).lora)
+        take_adapter(adapted(folder), saved, small_profile(lora__lora_alpha=8, lora__use_rslora=True).lora)
 
 
 def test_an_adapter_is_fresh_until_it_is_trained_and_only_with_its_own_settings(folder: Path) -> None:

@@ -135,8 +135,8 @@ def test_the_token_is_asked_for_only_when_the_base_is_gated_and_is_never_shown(m
 def test_bitsandbytes_must_have_a_file_for_torch_s_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     put_gpus(monkeypatch, T4)
     monkeypatch.setattr(module, "bitsandbytes_builds", lambda: {"126", "128", "cpu"})
-    for cuda, fits, fix in (("128", True, ""), ("132", False, "bitsandbytes"), ("", False, "with CUDA")):
-        monkeypatch.setattr(module, "torch_cuda", lambda cuda=cuda: cuda)
+    for cuda, fits, fix in (("12.8", True, ""), ("13.2", False, "bitsandbytes"), (None, False, "with CUDA")):
+        monkeypatch.setattr("torch.version.cuda", cuda)
         check = by_name(doctor("tinyllama-t4"))["bitsandbytes build"]
         assert check.ok is fits and (fits or fix in check.fix)
     assert by_name(doctor("tiny-cpu"))["bitsandbytes build"].ok

@@ -91,7 +91,7 @@ def test_only_the_merged_model_s_own_answer_loses_nothing(run: lk.Run) -> None:
 
 
 def test_without_llama_cpp_nothing_is_written(run: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
     monkeypatch.setattr(exporting, "write_gguf", lambda *_, **__: pytest.fail("written"))
     with pytest.raises(KitError, match="pip install xllamacpp"):
         lk.export(run, "gguf", check=True)

@@ -1,10 +1,4 @@
-"""Two exercises for each notebook: `check` says what is off and never raises, `hint` helps, `solution` shows one way.
-
-def quantized_bytes(weights, block, scale_bytes):
-    ...
-
-exercises.check(quantized_bytes)
-"""
+"""Two exercises for each notebook: `check` says what is off and never raises, `hint` helps, `solution` shows a way."""
 
 from __future__ import annotations
 

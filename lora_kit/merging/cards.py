@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..adapter_files import read_adapter
+from ..config import Base
 from ..data.prepare import data_inputs
 from ..data.prepared import load_prepared
 from ..files import read_manifest
+from ..runs import Run
 from ..templates import render
 from ..training.train import adapter_stage, train_inputs
 from .certificate import Certificate, table
-
-if TYPE_CHECKING:
-    from ..config import Base
-    from ..runs import Run
 
 META = "Meta Platforms, Inc. All Rights Reserved.\n"
 NOTICES = {  # licence -> the line that must go with every copy (section 1.b.iii)

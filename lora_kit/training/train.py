@@ -110,8 +110,7 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
         adapters.detach_lora(model)
         adapters.attach_lora(model, run)
     if start is not None:
-        adapters.check_same_scale(Path(start).expanduser(), lora)
-        adapters.take_adapter(model, Path(start).expanduser())
+        adapters.take_adapter(model, Path(start).expanduser(), lora)
 
 
 def _fit(
