@@ -17,7 +17,7 @@ from .distributed import processes
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WORK = 1e9  # parameters times tokens of the forward pass that is timed: about 30 ms on two cores
+WORK = 3e8  # parameters times tokens of the forward pass that is timed: about 10 ms on two cores
 TIMES = 3
 CLEARLY = 1.3  # times as fast, at least: single measurements differ, and a quiet machine uses all threads
 

@@ -26,7 +26,7 @@ class Clock:
         return 4_000_000
 
     def __call__(self, ids: torch.Tensor, use_cache: bool) -> None:
-        assert ids.shape == (1, 250) and int(ids.max()) < 100
+        assert ids.shape == (1, 75) and int(ids.max()) < 100
         self.now += self.seconds[torch.get_num_threads()]
         self.passes += 1
 
