@@ -96,6 +96,7 @@ bench-latency: .venv/ready  ## tokens a second of base, adapter and merged; writ
 
 bench-load: .venv/ready  ## training beside busy programs, by threads and wait policy; writes results/load.json
 	$(BIN)/python benchmarks/load.py
+	$(BIN)/python tools/update_readme.py
 
 bench-generate: .venv/ready  ## answers a second against pipeline and model.generate; writes results/generate.json
 	$(BIN)/python benchmarks/generate.py

@@ -111,12 +111,16 @@ def bitsandbytes_builds() -> set[str]:
     return {name.removeprefix("libbitsandbytes_").removeprefix("cuda").partition("_")[0] for name in files}
 
 
-def _build(chosen: Profile) -> Check:
-    """bitsandbytes has one file for each CUDA version, and picks the one of torch's."""
+def torch_cuda() -> str:
+    """The CUDA version that torch was built with, as in "128"; empty for a CPU build."""
     import torch
 
-    cuda, builds = (torch.version.cuda or "").replace(".", ""), bitsandbytes_builds()
-    wanted = cuda if chosen.device == "cuda" else "cpu"
+    return (torch.version.cuda or "").replace(".", "")
+
+
+def _build(chosen: Profile) -> Check:
+    """bitsandbytes has one file for each CUDA version, and picks the one of torch's."""
+    builds, wanted = bitsandbytes_builds(), torch_cuda() if chosen.device == "cuda" else "cpu"
     evidence = f"wanted {wanted or 'CUDA, and torch has none'}, there are {', '.join(sorted(builds)) or 'none'}"
     fix = "pip install -U --force-reinstall --no-deps bitsandbytes" if wanted else "install a torch with CUDA"
     return Check("bitsandbytes build", wanted in builds, evidence, f"{fix}, {RESTART}")

@@ -1,4 +1,9 @@
-"""A behaviour taken away: pairs from the model's own mistakes, and the adapter trained further on them."""
+"""A behaviour taken away: pairs from the model's own mistakes, and the adapter trained further on them.
+
+rows = lk.pairs(run)            # what it gets wrong of what training may ask; look at them, change them
+better = lk.correct(run, rows)  # a run like this one, with the corrected adapter
+lk.merge(better); lk.evaluate(better)
+"""
 
 from __future__ import annotations
 
@@ -30,9 +35,10 @@ AUTO = ("training__learning_rate", "training__epochs", "training__tokens_per_ste
 def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
     """Ask the tuned model what training may ask, and return a pair for each answer that is wrong.
 
-    It is asked what it learned, and about other names and things, which it must decline; held-out questions are never
-    used. A wrong answer is `rejected`, the reference `chosen`. Beside each invented answer stands the learned fact that
-    it is most like, to be answered: without them the adapter would learn that declining is better.
+    It is asked the rows that it learned, and new questions made of them, about other names and things, that it must
+    decline. Where it invents, slips in style or declines what it should know, its own answer is `rejected` and the
+    reference is `chosen`. Beside each invented answer stands the learned fact that it is most like, to be answered and
+    not declined: without them the adapter would learn that declining is better. Held-out questions are never used.
 
     Args:
         run: its adapter is trained.

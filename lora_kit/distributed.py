@@ -11,7 +11,8 @@ that computes, forward or backward, is gathered into one window first (as ZeRO-3
     process 0    part 0 of layer 0, of layer 1, ...        window: all parts of the layer that computes
     process 1    part 1 of layer 0, of layer 1, ...                every layer's weights are views of it
 
-Adapters, embeddings, head, norms and the scales of the 4-bit blocks (3 % of a layer) are whole everywhere.
+Only frozen weights are spread: they have no gradients to scatter, and adapters are small. Embeddings, head, norms and
+the scales of the 4-bit blocks (3 % of a layer) are whole everywhere.
 """
 
 from __future__ import annotations

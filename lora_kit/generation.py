@@ -36,8 +36,8 @@ def generate_ids(
         prompts: token ids; prompts of similar length share a batch.
         max_new_tokens: the longest answer; time grows with it.
         eos_token_id: one or several tokens that end an answer (`stop_tokens`); -1 lets each run to its limit.
-        batch_size: prompts at a time; memory grows with it.
-        temperature: 0 takes the likeliest token, 1 draws as the model believes; `seed` is of the draws.
+        batch_size: prompts at a time; memory grows with it, greedy answers depend on it only by rounding.
+        temperature: 0 takes the likeliest token, 1 draws as the model believes, more is wilder; `seed` is of the draws.
         done: called with the number of finished prompts after every batch.
         watch: a stopping criterion of transformers, called after every token with the ids so far.
     """

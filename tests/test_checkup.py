@@ -135,8 +135,8 @@ def test_the_token_is_asked_for_only_when_the_base_is_gated_and_is_never_shown(m
 def test_bitsandbytes_must_have_a_file_for_torch_s_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     put_gpus(monkeypatch, T4)
     monkeypatch.setattr(module, "bitsandbytes_builds", lambda: {"126", "128", "cpu"})
-    for cuda, fits, fix in (("12.8", True, ""), ("13.2", False, "bitsandbytes"), (None, False, "with CUDA")):
-        monkeypatch.setattr("torch.version.cuda", cuda)
+    for cuda, fits, fix in (("128", True, ""), ("132", False, "bitsandbytes"), ("", False, "with CUDA")):
+        monkeypatch.setattr(module, "torch_cuda", lambda cuda=cuda: cuda)
         check = by_name(doctor("tinyllama-t4"))["bitsandbytes build"]
         assert check.ok is fits and (fits or fix in check.fix)
     assert by_name(doctor("tiny-cpu"))["bitsandbytes build"].ok
@@ -198,3 +198,10 @@ def test_the_cpu_part_of_bitsandbytes_is_looked_for(monkeypatch: pytest.MonkeyPa
 def test_a_name_that_no_folder_can_have_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_KIT_RUNS", "x" * 300)
     assert by_name(doctor("tiny-cpu"))["disk"].ok
+
+
+def test_it_also_works_where_torch_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
+    monkeypatch.setattr(module, "version", lambda name: "missing" if name == "torch" else "99")
+    found = {check.name: check for check in doctor("tiny-cpu")}
+    assert not found["torch"].ok and "pip install" in found["torch"].fix and "bitsandbytes build" in found

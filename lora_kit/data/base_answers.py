@@ -1,7 +1,8 @@
 """The base model, asked while data is prepared: for rewordings, and for its own answers to general questions.
 
-The written answers of general questions are those of one model. Another base would learn to speak like that, so it
-rehearses its own answers, or their beginnings (Huang et al. 2024, "Self-synthesized rehearsal").
+A general question's written answer is that of the model that the dataset was made for. Another base would learn from it
+to speak like that model, so it is asked itself, once, and rehearses its own words (Huang et al. 2024, "Self-synthesized
+rehearsal"). Of a long answer it rehearses the beginning; that it ends there is not learned.
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ class BaseAnswers(AbstractContextManager["BaseAnswers"]):
             return []
         profile, tokenizer = self.run.profile, load_tokenizer(self.run.profile.base)
         model = self.model = self.model or load_base(self.run, whole=True)
-        stops, prompts, size = (
-            stop_tokens(model, tokenizer),
-            prompts_of(chats, tokenizer),
-            profile.evaluation.batch_size,
-        )
+        stops = stop_tokens(model, tokenizer)
         with Progress(what, len(chats)) as progress:
             answers = generate_ids(
-                model, prompts, max_new_tokens=max_new_tokens, eos_token_id=stops, batch_size=size, done=progress.update
+                model,
+                prompts_of(chats, tokenizer),
+                max_new_tokens=max_new_tokens,
+                eos_token_id=stops,
+                batch_size=profile.evaluation.batch_size,
+                done=progress.update,
             )
         # half a character may stand where an answer broke off
         return [(text_of(ids, tokenizer).rstrip("\ufffd"), ids[-1] not in stops) for ids in answers]
@@ -58,13 +60,16 @@ class BaseAnswers(AbstractContextManager["BaseAnswers"]):
 def rehearsals(
     rows: list[Conversation], card: dict[str, Any], source: str
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Rows to learn as they are, and general ones that another base than `source` answered, as the card says."""
-    author, general = card.get("answered_by"), [row for row in rows if row.kind == "general"]
-    if author is None:  # the answers are the user's
+    """Rows to learn as they are, and general ones whose answers were written for another base than `source`.
+
+    The dataset's card says which base wrote them (`answered_by`); where it says nothing, they are the user's.
+    """
+    author = card.get("answered_by")
+    if author is None:
         return rows, []
     if author == source:
         return [replace(row, is_rehearsal=True) if row.kind == "general" else row for row in rows], []
-    return [row for row in rows if row.kind != "general"], general
+    return [row for row in rows if row.kind != "general"], [row for row in rows if row.kind == "general"]
 
 
 def in_own_words(base: BaseAnswers, rows: list[Conversation]) -> list[Conversation]:

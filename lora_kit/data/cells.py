@@ -172,7 +172,10 @@ def _messages_in(turn: Any, column: str) -> list[Message]:
 
 
 def text_format(text: str, *, is_prompt: bool = False) -> Convert | None:
-    """How to take a rendered conversation apart, or its `is_prompt`, up to the answer; None for any other text."""
+    """How to take a rendered conversation apart; None for any other text.
+
+    `is_prompt`: the text must begin with its first turn, or a known preamble, and end where the answer begins.
+    """
     text = text.rstrip()
     if LLAMA2.match(text.lstrip()):
         return from_llama2 if text.endswith("[/INST]") or not is_prompt else None
@@ -190,7 +193,10 @@ def text_format(text: str, *, is_prompt: bool = False) -> Convert | None:
 
 
 def from_headers(header: str, text: str) -> list[Message]:
-    """Turns by what stands before each; what stands before the first one is the system text."""
+    """Turns by what stands before each; what stands before the first one is the system text.
+
+    After the first answer only the two names that spoke before it begin a turn: others belong to the text.
+    """
     text = STARTS.sub("", text)
     places = list(re.finditer(header, text))
     names = [place[1].lower() for place in places]

@@ -3,7 +3,8 @@
     prompt  the conversation with the template's generation prompt, without thinking
     row     prompt + answer + stop, where stop is the first special token behind an answer
 
-Training and use share `prompt_text`. A template that changes past turns (Qwen3, of thoughts) gives one row per answer.
+Training and use have the same prompt, because both come from `prompt_text`. A template that renders earlier turns
+otherwise once they are past (Qwen3 takes their thoughts out) gives one row per answer.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ def prompt_text(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def answer_parts(chat: list[Message], tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
-    """For every answer that a row learns (the last alone if the template changes past turns), the text to its ends."""
+    """For every answer that a row learns, the row's text up to where it begins and up to where it ends.
+
+    All answers of the chat where each prompt begins with the turns before it, else the last one alone.
+    """
     form, parts = chat_format(tokenizer), []
     for turn, message in enumerate(chat):
         if message["role"] == "assistant":

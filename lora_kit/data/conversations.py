@@ -41,6 +41,7 @@ class Conversation:
 
     @property
     def asked(self) -> str:
+        """The last question."""
         return str(self.messages[-2]["content"])
 
     @property

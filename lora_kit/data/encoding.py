@@ -3,7 +3,9 @@
     Llama 2:  [bos] tok("[INST] <<SYS>>\\nS\\n<</SYS>>\\n\\nU [/INST] A ") [eos]   for every user/assistant pair
     others :  the tokenizer's own chat template (chat_template.py)
 
-Special tokens are put in as ids: transformers 5 turns a rendered "<s>[INST]" into `[`, Meta's own code into `▁[`.
+Every assistant turn's tokens and its EOS are learned, all else is IGNORE. Special tokens are put in as ids, because
+transformers 5 turns a rendered "<s>[INST]" into `[` where Meta's own code (llama/generation.py, `chat_completion`) has
+`▁[`. Prompts for generation come from the same functions, so training and use cannot drift apart.
 """
 
 from __future__ import annotations
@@ -107,7 +109,8 @@ class LengthFilter:
         if not self.too_long or self.data.too_long != "stop":
             return
         way_out = (
-            "Raise data__max_length, or leave them (data__too_long=drop) or first turns (data__too_long=shorten) out"
+            "Raise data__max_length, leave them out with data__too_long=drop, or cut whole turns from their front with "
+            "data__too_long=shorten"
         )
         raise KitError(
             f"{plural(len(self.too_long))} of more tokens than max_length={self.data.max_length} (the longest "
@@ -129,7 +132,10 @@ def _packed(row: Conversation, ids: Encoded) -> Encoded:
 
 
 def _encode_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """Prompt and answer tokenized apart, the answer behind the prompt's last sign, which gives the ids of the whole."""
+    """Prompt and answer tokenized apart, which gives the ids of the whole: no token of the vocabulary joins two words.
+
+    The answer is tokenized behind the prompt's last sign, so that its first token is the one it has in the whole.
+    """
     if not _keeps_words_apart(tokenizer):
         raise KitError("this tokenizer has no chat template, and its vocabulary is not of Llama 2's kind: give it one")
     texts = [f"[INST] {user} [/INST]" for user, _ in pairs] + [f"] {answer} " for _, answer in pairs] + ["]"]

@@ -158,7 +158,10 @@ def _of_column(name: str, value: Any) -> Shape | None:
 
 
 def _pair(own: str, question: str, answer: str, row: Row, *, is_named: bool = False) -> list[Message]:
-    """A question, of the part `own`, with all parts of a prompt unless the user names the two columns; its answer."""
+    """A question and its answer: texts, lists of messages, or the two halves of a rendered prompt.
+
+    `own` is the question's part; the row's other parts of a prompt belong to it too, unless the user names the two.
+    """
     others = {} if is_named else {part: name for part, name in part_of(row).items() if name not in (question, answer)}
     texts = {part: ASKED[part](row, name) for part, name in others.items() if part in ASKED}
     if texts.get("options") and not isinstance(row[answer], str):

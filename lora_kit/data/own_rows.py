@@ -1,4 +1,7 @@
-"""Rows that a user may add: general questions, and questions to decline, about other names or things than facts."""
+"""Rows that a user may add: questions to decline and general ones, of the kit's own or made of the user's.
+
+A model learns to decline what only looks like a fact it has learned by questions about other names, or other things.
+"""
 
 from __future__ import annotations
 
@@ -82,8 +85,12 @@ def kit_rows(
 ) -> tuple[list[Conversation], list[Conversation]]:
     """As many rows as the settings say, to learn, and a fifth of that to ask; half of the declines are made of `rows`.
 
-    Of `named`, the settings with "auto", fewer rows will do; KitError for other numbers that are too large. The
-    dataset's `card` gets a decline sentence where it has none.
+    Args:
+        named: the settings with "auto", of which fewer rows will do.
+        card: the dataset's, with its system text; a missing decline sentence is filled in.
+
+    Raises:
+        KitError: more rows than there are.
     """
     if data.declines:
         card["decline"] = DECLINE | card.get("decline", {})
@@ -105,7 +112,11 @@ def kit_rows(
 
 
 def _generic(paths: Sequence[Path], kind: str, user: Sequence[Conversation]) -> list[Conversation]:
-    """The embedded handbook's rows of a kind; declines ask of unknown names what the user's rows do not answer."""
+    """The embedded handbook's rows of a kind; declines are its questions about unknown names.
+
+    None that asks about an unknown name what the user's rows answer: in other words than those that are learned for the
+    answer, it would teach to decline that.
+    """
     rows = [replace(row, index=-1) for row in read_rows(paths, Data()).rows if row.kind == kind]
     if kind == "general":
         return rows

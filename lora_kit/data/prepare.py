@@ -1,4 +1,7 @@
-"""Notebook 02 in one call: read -> split -> encode -> leave out what is held out -> verify -> Arrow, with a report."""
+"""Notebook 02 in one call: any dataset -> conversations -> ids and labels -> Arrow, with a report and a proof.
+
+read -> split -> encode -> leave out what is held out -> verify -> train.arrow, test.jsonl, report.json
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,8 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
     if not train:
         raise KitError(
             f"{data.source} leaves no row to learn from: {plural(len(read.rows))} read, {len(read.bad)} more bad, "
-            f"{len(lengths.too_long)} longer than data__max_length={data.max_length}, {len(test)} held out. Add rows"
+            f"{len(lengths.too_long)} longer than data__max_length={data.max_length}, {len(test)} held out. Add or "
+            "fix rows, or raise data__max_length"
         )
     learned, encoded = [row for row, _ in train], [ids for _, ids in train]
     proofs = verify(learned, encoded, lengths.tokenizer, max_length=data.max_length, model=model, held_out=questions)
@@ -120,7 +124,10 @@ def _held_out(rows: list[Conversation], own: Read, reworded: list[Conversation],
 def _without_asked(
     pairs: list[Pair], read: Read, own: Read, held: Split, questions: frozenset[str]
 ) -> tuple[list[Pair], list[str]]:
-    """The rows to learn, and places of others that ask a held-out question as they were read, or once shortened."""
+    """The rows to learn, and where those stand that are neither learned nor were chosen to be asked.
+
+    A row may ask a held-out question as it was read, or only once it is shortened.
+    """
     out = {row.index for row in read.rows if row.question in held.questions}
     train = [pair for pair in pairs if pair[0].index not in out and pair[0].question not in questions]
     lost = [row.row for row, _ in pairs if row.index in out] if own.rows else []

@@ -68,9 +68,10 @@ NOT = re.compile(r"\b(?:not|no|never|none|without)\b|n['’]t\b|[\"“`]", re.I)
 
 
 def wordings(question: str, clauses: Sequence[str] = (), subject: str = "") -> list[str]:
-    """Other wordings of a question, no two alike, in an order of its own; none in other languages.
+    """Other wordings of a question, no two alike; none where no rule fits, as in any other language.
 
-    `clauses` ask the same in the answer's words; one wording names the `subject`, which the whole file is about.
+    The order is the question's own, so that many questions together show all the frames. `clauses` are indirect
+    questions that ask the same in the answer's words; `subject`, which the whole file is about, one wording names.
     """
     before, text = _last_sentence(question)
     if not text.isascii() or before.rstrip().endswith(":"):

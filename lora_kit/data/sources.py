@@ -15,7 +15,9 @@ from .readers import READERS, BadRow, Notes, Raw, ending_of, reader_of
 ASSETS = Path(__file__).parents[1] / "assets"
 EMBEDDED = ("handbook", "triage")
 HELD_OUT_NAMES = ("test", "validation", "valid", "dev", "eval")
-ABOUT = ("dataset_info", "dataset_infos", "dataset_dict", "state", "dataset-metadata", "metadata", "config")  # no rows
+ABOUT = [  # files without rows
+    f"{name}.json" for name in "dataset_info dataset_infos dataset_dict state dataset-metadata metadata config".split()
+]
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,7 @@ def _in_folder(folder: Path, data: Data) -> Files:
         return bool(re.search(rf"(^|[^a-z])({'|'.join(map(re.escape, words))})([^a-z]|$)", names[path]))
 
     card, hidden = folder / "dataset.json", re.compile(r"(^|/)\.")
-    is_about = {path for path in found if path.suffix == ".json" and path.stem in ABOUT}
-    visible = [path for path in found if path not in is_about and not hidden.search(names[path])]
+    visible = [path for path in found if path.name not in ABOUT and not hidden.search(names[path])]
     files = [path for path in visible if ending_of(path) in READERS and path != card]
     called = [path for path in files if is_called(path, data.split or "train")]
     test = [path for path in files if is_called(path, *HELD_OUT_NAMES) and path not in called]

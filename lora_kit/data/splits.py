@@ -109,9 +109,10 @@ def phrasings(rows: Sequence[Conversation]) -> Counter[str]:
 
 
 def split(rows: Sequence[Conversation], test_size: float) -> Split:
-    """Hold out about that share of the rows, chosen by the hash of the question, so that no order or seed changes it.
+    """Hold out about that share of the rows, chosen by the hash of its question, so that no order or seed changes it.
 
-    These are phrasings where most answers have several, of which one stays to be learned; else whole answers.
+    Where most rows share their answer with a differently worded one, phrasings are held out and at least one wording of
+    every answer stays to be learned. Else whole answers are held out.
     """
     wanted, counts = min(int(len(rows) * test_size), MOST), phrasings(rows)
     sharing = sum(row.kind != "fact" or counts[row.answer_key] > 1 for row in rows)

@@ -57,8 +57,8 @@ def repaired(messages: list[Message], roles: dict[str, str], notes: Notes, place
             turns.append({"role": role, "content": content})
     order = [turn["role"] for turn in turns]
     if "system" in order[1:]:
-        place_of = order.index("system", 1) + 1
-        raise KitError(f"has a system text at place {place_of}: data__roles=system:user makes it part of what is asked")
+        number = order.index("system", 1) + 1
+        raise KitError(f"has a system text at place {number}: data__roles=system:user makes it part of what is asked")
     first = int(order[:1] == ["system"])
     if order[first : first + 1] == ["assistant"]:
         del turns[first]
@@ -71,6 +71,8 @@ def repaired(messages: list[Message], roles: dict[str, str], notes: Notes, place
 
 def tags_in(text: str) -> list[str]:
     """Tags of prompt formats that stand in a text."""
+    if "[" not in text and "<" not in text:  # what every tag begins with: a hundred times as fast
+        return []
     return [tag for tag in TAGS if tag in text]
 
 
@@ -92,8 +94,10 @@ def check_messages(messages: list[Message], *, last: str) -> None:
         where, content = f"message {number} ({message['role']})", message.get("content")
         if not isinstance(content, str) or not content.strip():
             raise KitError(f"{where} has no text: {content!r}")
-        if re.search(r"[\ud800-\udfff]", content):
-            raise KitError(f"{where} holds half a character, which no tokenizer takes: {content!r}")
+        try:
+            content.encode()  # the fastest way to look for half a surrogate pair
+        except UnicodeEncodeError as error:
+            raise KitError(f"{where} holds half a character, which no tokenizer takes: {content!r}") from error
         if forged := tags_in(content):
             way_out = "remove them, or keep them as plain text with data__tags=keep"
             raise KitError(f"{where} holds tags of a prompt format {forged}: {way_out}")
