@@ -33,3 +33,15 @@ def prose(path: Path) -> str:
 def test_texts_are_plain_english(path: Path) -> None:
     found = [match[0] for match in WORDS.finditer(prose(path))]
     assert not found, f"{path.relative_to(ROOT)}: {found}; write fix, on, also, per step, resumes, identical ..."
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_pages_lead_somewhere(page: Path) -> None:
+    """Files and headings; a heading's anchor is its text in lower case with hyphens."""
+    for file, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
+        target = page.parent / file if file else page
+        assert target.exists(), f"{page.name}: {file}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in anchors, f"{page.name}: {file}#{anchor}"

@@ -1,4 +1,4 @@
-"""The README's table of models and T4s comes from a formula, which is held to the kit's own counts."""
+"""The table of models and T4s comes from a formula, which is held to the kit's own counts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lora_kit.training.plan import fixed_bytes, measured_bytes
 
 from .models import llama, random_rows, save_small_llama, small_profile
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
 SMALL = Shape(layers=3, dim=256, mlp=512, queries=256, keys=128, vocab=256)
 
 
 def test_the_table_is_the_formula() -> None:
-    assert f"<!-- cards:start -->\n{table()}\n<!-- cards:end -->" in README
+    assert f"<!-- cards:start -->\n{table()}\n<!-- cards:end -->" in PAGE
     assert {PROFILES[name].base.title for name in ("llama2-7b-t4", "mistral-7b-t4")} <= MODELS.keys()
 
 

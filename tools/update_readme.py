@@ -1,6 +1,6 @@
-"""Write the figures of both READMEs from the last benches: python tools/update_readme.py
+"""Write the figures of the READMEs and of docs/ from the last benches: python tools/update_readme.py
 
-Each benchmarks/results/<name>.json becomes what stands between the marks of that name, in README.md or
+Each benchmarks/results/<name>.json becomes what stands between the marks of that name, in the README, a page of docs or
 benchmarks/README.md, and a line of the README's summary. The demo's also becomes docs/before_after.png.
 """
 
@@ -422,7 +422,6 @@ def measured(records: dict[str, dict[str, Any]]) -> str:
     return "\n".join(["| what | lora_kit, and others | command |", "|---|---|---|", *table])
 
 
-ON_FRONT: dict[str, Callable[[dict[str, Any]], str]] = {"demo": table, "phrasings": phrasings}
 IN_BENCHES: dict[str, Callable[[dict[str, Any]], str]] = {
     "data": data,
     "train": train,
@@ -452,8 +451,8 @@ def write_page(page: Path, texts: dict[str, str]) -> None:
 
 def main() -> None:
     records = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
-    front = {name: block(records[name]) for name, block in ON_FRONT.items()}
-    write_page(ROOT / "README.md", front | {"measured": measured(records)})
+    write_page(ROOT / "README.md", {"demo": table(records["demo"]), "measured": measured(records)})
+    write_page(ROOT / "docs" / "data.md", {"phrasings": phrasings(records["phrasings"])})
     write_page(ROOT / "benchmarks" / "README.md", {name: block(records[name]) for name, block in IN_BENCHES.items()})
     write_page(ROOT / "notebooks" / "README.md", {"notebooks": notebooks(records["notebooks"])})
     first = records["demo"]["seeds"][0]

@@ -1,4 +1,4 @@
-"""Which base fits how many T4s in 4 bits, by formula: python tools/which_cards.py writes the README's table.
+"""Which base fits how many T4s in 4 bits, by formula: python tools/which_cards.py writes the table of docs/training.md.
 
 Nothing here is measured on a T4. Each card has
 
@@ -93,6 +93,6 @@ def table() -> str:
 if __name__ == "__main__":
     from update_readme import write_block
 
-    readme = ROOT / "README.md"
-    readme.write_text(write_block(readme.read_text(encoding="utf-8"), "cards", table()), encoding="utf-8")
+    page = ROOT / "docs" / "training.md"
+    page.write_text(write_block(page.read_text(encoding="utf-8"), "cards", table()), encoding="utf-8")
     print(table())
