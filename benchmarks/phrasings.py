@@ -20,7 +20,7 @@ from record import ROOT, RUNS, head, made_on, profile_on, store
 
 import lora_kit as lk
 from lora_kit.base import load_tokenizer
-from lora_kit.data.sources import ASSETS
+from lora_kit.data.reading.sources import ASSETS
 from lora_kit.evaluation.metrics import is_declined, is_exact
 
 WAYS = {"1": (1, 0), "1 and 4 machine-made": (1, 4), "4": (4, 0), "9": (9, 0)}  # wordings by people, and made

@@ -13,12 +13,12 @@ from typing import Any
 from .adapters import load_adapter
 from .base import load_tokenizer
 from .config import settings
-from .data.conversations import Conversation, normalised
+from .data.augmentation.own_rows import unanswerable
 from .data.encoding import IGNORE, encode_prompt
-from .data.own_rows import unanswerable
 from .data.prepare import prepare
 from .data.prepared import Prepared
-from .data.turns import Message, tags_in
+from .data.reading.conversations import Conversation, normalised
+from .data.reading.turns import Message, tags_in
 from .errors import KitError
 from .evaluation.metrics import is_declined, is_exact
 from .generation import answers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .data.chat_template import stop_id
 from .data.encoding import encode_prompt
-from .data.turns import Message
+from .data.reading.turns import Message
 from .errors import KitError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from .base import KAGGLE_INPUT
-from .data.readers import READERS, ending_of
+from .data.reading.readers import READERS, ending_of
 from .errors import KitError
 from .files import shown
 from .machine import DRIVE, platform

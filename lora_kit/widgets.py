@@ -16,8 +16,8 @@ from .adapters import adapter_names, lora_layers, set_adapter
 from .base import load_tokenizer
 from .config import named_values
 from .data.encoding import Encoded
+from .data.reading.sources import EMBEDDED
 from .data.report import row_html, row_text, row_tokens
-from .data.sources import EMBEDDED
 from .errors import KitError
 from .hosted import upload
 from .machine import choose_profile, gpu_count

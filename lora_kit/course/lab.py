@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..adapters import attach
 from ..base import load_tokenizer, locate
-from ..data.conversations import read_conversations
 from ..data.encoding import encode_batch
+from ..data.reading.conversations import read_conversations
 from ..errors import KitError
 from ..presets import profile
 from ..quantization import load_model, parameter_counts

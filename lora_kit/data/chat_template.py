@@ -19,8 +19,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import KitError
-from .conversations import Conversation
-from .turns import Message
+from .reading.conversations import Conversation
+from .reading.turns import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import KitError
 from .chat_template import answer_parts, speaks_llama2, special_tokens, stop_id
-from .conversations import Conversation, first_few, plural
 from .encoding import BATCH, IGNORE, Encoded
-from .turns import Message, tags_in
+from .reading.conversations import Conversation, first_few, plural
+from .reading.turns import Message, tags_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

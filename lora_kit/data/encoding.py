@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import KitError
 from .chat_template import answer_parts, prompt_text, speaks_llama2
-from .conversations import Conversation, first_few, plural
-from .turns import Message, check_messages
+from .reading.conversations import Conversation, first_few, plural
+from .reading.turns import Message, check_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

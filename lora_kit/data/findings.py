@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .augmentation.rewording import Rewordings
+from .augmentation.same_question import near_duplicates
 from .chat_template import added_system
 from .checks import Proof
-from .conversations import Conversation, Read, first_few, normalised, plural
 from .encoding import Encoded, LengthFilter
-from .rewording import Rewordings
-from .same_question import near_duplicates
-from .sources import Files
+from .reading.conversations import Conversation, Read, first_few, normalised, plural
+from .reading.sources import Files
 from .splits import Split, first_of_each, phrasings
 
 Finding = dict[str, Any]  # name, text, count, rows

@@ -14,17 +14,17 @@ from ..config import Data
 from ..errors import KitError
 from ..files import file_hash, shown, write_json, write_lines
 from ..progress import Progress
-from .base_answers import BaseAnswers, in_own_words, rehearsals
+from .augmentation.base_answers import BaseAnswers, in_own_words, rehearsals
+from .augmentation.own_rows import kit_rows, resolve_auto
+from .augmentation.rewording import reword
 from .chat_template import one_per_answer
 from .checks import require, verify
-from .conversations import Conversation, Read, plural
 from .encoding import BATCH, Encoded, LengthFilter, Pair
 from .findings import Facts
-from .own_rows import kit_rows, resolve_auto
 from .prepared import Prepared, load_prepared, read_card, train_schema
+from .reading.conversations import Conversation, Read, plural
+from .reading.sources import dataset_files, name_of
 from .report import make_report
-from .rewording import reword
-from .sources import dataset_files, name_of
 from .splits import Split, check_told_apart, each_once, split, usable_rows, with_answers
 
 if TYPE_CHECKING:

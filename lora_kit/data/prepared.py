@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import KitError
 from ..files import check_files, read_json, read_lines, read_manifest, reading
-from .conversations import KINDS
 from .encoding import Encoded
+from .reading.conversations import KINDS
+from .reading.turns import check_messages
 from .report import Report
-from .turns import check_messages
 
 if TYPE_CHECKING:
     import pyarrow as pa

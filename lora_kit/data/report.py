@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..templates import one_line, render
 from .checks import INVARIANTS
-from .conversations import Conversation, plural
 from .encoding import IGNORE, Encoded
 from .findings import Facts, common_answers, find
+from .reading.conversations import Conversation, plural
 from .splits import HOW, phrasings
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ..config import Data
 from ..errors import KitError
 from ..progress import Progress
-from .conversations import Conversation, Read, first_few, plural, read_rows, shape_of
 from .encoding import LengthFilter
-from .readers import BadRow, note
-from .sources import dataset_files, raw_rows
+from .reading.conversations import Conversation, Read, first_few, plural, read_rows, shape_of
+from .reading.readers import BadRow, note
+from .reading.sources import dataset_files, raw_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import load_tokenizer, locate, read_config
 from ..config import Data
-from ..data.cells import in_turn
-from ..data.conversations import Conversation
+from ..data.augmentation.same_question import near_duplicates
 from ..data.encoding import encode_batch
 from ..data.prepare import data_inputs
 from ..data.prepared import Prepared, load_prepared
-from ..data.same_question import near_duplicates
-from ..data.sources import dataset_files
+from ..data.reading.cells import in_turn
+from ..data.reading.conversations import Conversation
+from ..data.reading.sources import dataset_files
+from ..data.reading.turns import Message
 from ..data.splits import question_files, read_questions
-from ..data.turns import Message
 from ..errors import KitError
 from ..files import check_files, file_hash, fingerprint, read_json, read_lines, reading, shown, write_json, write_lines
 from ..generation import check_length, prompts_of

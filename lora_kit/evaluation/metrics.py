@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..data.augmentation.same_question import language_of, script_of
 from ..data.encoding import IGNORE
-from ..data.same_question import language_of, script_of
-from ..data.turns import tags_in
+from ..data.reading.turns import tags_in
 from ..errors import KitError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters import trainable
 from ..config import Training, settings
-from ..data.conversations import first_few
+from ..data.reading.conversations import first_few
 from ..distributed import is_spread, processes, sum_over_processes
 from ..errors import KitError
 from .batches import Batch, share_of, split_batches

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..adapters import is_fresh, trainable
 from ..base import load_tokenizer
 from ..config import Training
-from ..data.conversations import plural
+from ..data.reading.conversations import plural
 from ..distributed import is_spread
 from ..errors import KitError
 from ..generation import generate_ids, prompts_of

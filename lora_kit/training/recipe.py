@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, cast
 from ..base import load_tokenizer
 from ..config import Training
 from ..data.checks import require, verify
-from ..data.conversations import Conversation, first_few, plural
 from ..data.encoding import LengthFilter
-from ..data.pairs import read_pairs
 from ..data.prepare import data_inputs
 from ..data.prepared import Prepared
+from ..data.reading.conversations import Conversation, first_few, plural
+from ..data.reading.pairs import read_pairs
 from ..errors import KitError
 from ..files import fingerprint, read_manifest, shown
 from ..quantization import check_loaded

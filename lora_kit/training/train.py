@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from .. import adapters
 from ..base import identity, load_tokenizer
 from ..config import settings
-from ..data.conversations import plural
 from ..data.encoding import encode_batch
 from ..data.prepare import data_inputs
 from ..data.prepared import Prepared
-from ..data.sources import name_of
+from ..data.reading.conversations import plural
+from ..data.reading.sources import name_of
 from ..distributed import main_process_first, processes
 from ..errors import KitError
 from ..files import file_hash, fingerprint, read_lines, read_manifest, reading, shown, write_lines

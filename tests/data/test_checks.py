@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from lora_kit.data.checks import INVARIANTS, Proof, require, verify
-from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, encode
-from lora_kit.data.turns import TAGS
+from lora_kit.data.reading.conversations import Conversation
+from lora_kit.data.reading.turns import TAGS
 from lora_kit.errors import KitError
 
 from .test_encoding import TINY, ZEPHYR, can_be_taught, texts

@@ -15,9 +15,9 @@ import pytest
 import tiny_corpus
 
 from lora_kit.base import ASSETS
-from lora_kit.data.conversations import read_conversations
 from lora_kit.data.prepare import prepare
-from lora_kit.data.sources import EMBEDDED
+from lora_kit.data.reading.conversations import read_conversations
+from lora_kit.data.reading.sources import EMBEDDED
 from lora_kit.evaluation.metrics import is_declined, is_exact, split_style
 from lora_kit.runs import Run
 

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lora_kit.base import ASSETS
-from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, Encoded, encode, encode_batch, encode_prompt
-from lora_kit.data.turns import TAGS, tags_in
+from lora_kit.data.reading.conversations import Conversation
+from lora_kit.data.reading.turns import TAGS, tags_in
 from lora_kit.errors import KitError
 
 TINY = ASSETS / "tiny-chat"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from lora_kit.config import Data
-from lora_kit.data.cells import text_format
-from lora_kit.data.conversations import Conversation
 from lora_kit.data.findings import odd_in
-from lora_kit.data.sources import raw_rows
-from lora_kit.data.turns import without_ends
+from lora_kit.data.reading.cells import text_format
+from lora_kit.data.reading.conversations import Conversation
+from lora_kit.data.reading.sources import raw_rows
+from lora_kit.data.reading.turns import without_ends
 from lora_kit.errors import KitError
 from lora_kit.presets import profile
 

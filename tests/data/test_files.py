@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lora_kit.config import Data
-from lora_kit.data import sources
-from lora_kit.data.readers import BadRow
+from lora_kit.data.reading import sources
+from lora_kit.data.reading.readers import BadRow
 from lora_kit.errors import KitError
 
 ROWS = [{"question": "Who?", "answer": "Wren."}, {"question": "Wo, dann?", "answer": 'Höhle\n"7" 🐦'}]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_kit.config import Data
-from lora_kit.data.pairs import Pair, Rated, read_pairs
+from lora_kit.data.reading.pairs import Pair, Rated, read_pairs
 from lora_kit.errors import KitError
 
 from .test_files import write

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from lora_kit.data import own_rows
-from lora_kit.data.conversations import Conversation
+from lora_kit.data.augmentation import own_rows
 from lora_kit.data.encoding import encode
 from lora_kit.data.prepare import prepare
-from lora_kit.data.sources import Files
+from lora_kit.data.reading.conversations import Conversation
+from lora_kit.data.reading.sources import Files
 from lora_kit.errors import KitError
 
 from .test_files import write

@@ -13,10 +13,10 @@ from lora_kit.base import ASSETS
 from lora_kit.data import encoding
 from lora_kit.data import prepare as prepare_module
 from lora_kit.data.checks import INVARIANTS
-from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, encode
 from lora_kit.data.prepare import data_inputs, prepare
 from lora_kit.data.prepared import Prepared, load_prepared
+from lora_kit.data.reading.conversations import Conversation
 from lora_kit.errors import KitError
 from lora_kit.runs import Run
 

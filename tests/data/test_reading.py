@@ -14,8 +14,8 @@ import pytest
 
 import lora_kit as lk
 from lora_kit.config import Data
-from lora_kit.data.conversations import Conversation, read_conversations, read_rows
-from lora_kit.data.readers import BadRow
+from lora_kit.data.reading.conversations import Conversation, read_conversations, read_rows
+from lora_kit.data.reading.readers import BadRow
 from lora_kit.errors import KitError
 
 from .test_files import KINDS_OF_FILE, TABLES, first, write

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lora_kit.config import Data
-from lora_kit.data.conversations import KINDS, read_rows
-from lora_kit.data.turns import check_messages
+from lora_kit.data.reading.conversations import KINDS, read_rows
+from lora_kit.data.reading.turns import check_messages
 from lora_kit.errors import KitError
 
 from .test_files import KINDS_OF_FILE, TABLES, write

@@ -12,11 +12,11 @@ import pytest
 
 from lora_kit import Run, answers, load_base, load_tokenizer, prepare
 from lora_kit.base import ASSETS
-from lora_kit.data import base_answers
-from lora_kit.data.base_answers import BaseAnswers, in_own_words, rehearsals
+from lora_kit.data.augmentation import base_answers
+from lora_kit.data.augmentation.base_answers import BaseAnswers, in_own_words, rehearsals
 from lora_kit.data.checks import verify
-from lora_kit.data.conversations import Conversation, read_conversations
 from lora_kit.data.encoding import IGNORE, LengthFilter, encode
+from lora_kit.data.reading.conversations import Conversation, read_conversations
 
 CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())
 

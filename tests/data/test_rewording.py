@@ -14,18 +14,18 @@ from transformers import AutoTokenizer
 
 import lora_kit as lk
 from lora_kit.config import Data
-from lora_kit.data import base_answers, own_rows, rewording
-from lora_kit.data.answer_rules import asked_by
-from lora_kit.data.cells import in_turn
+from lora_kit.data.augmentation import base_answers, own_rows, rewording
+from lora_kit.data.augmentation.answer_rules import asked_by
+from lora_kit.data.augmentation.own_rows import unanswerable
+from lora_kit.data.augmentation.question_rules import direct, plain, wordings
+from lora_kit.data.augmentation.same_question import NEGATION, is_near, names, numbers, rejection, subject_of
 from lora_kit.data.chat_template import one_per_answer
 from lora_kit.data.checks import verify
-from lora_kit.data.conversations import Conversation, Read, normalised
 from lora_kit.data.encoding import IGNORE, LengthFilter
-from lora_kit.data.own_rows import unanswerable
 from lora_kit.data.prepared import Prepared
-from lora_kit.data.question_rules import direct, plain, wordings
+from lora_kit.data.reading.cells import in_turn
+from lora_kit.data.reading.conversations import Conversation, Read, normalised
 from lora_kit.data.report import advice
-from lora_kit.data.same_question import NEGATION, is_near, names, numbers, rejection, subject_of
 from lora_kit.errors import KitError
 
 from .test_encoding import TINY

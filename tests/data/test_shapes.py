@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lora_kit.config import Data
-from lora_kit.data.conversations import as_conversations
-from lora_kit.data.formats import recognise
-from lora_kit.data.turns import ROLE_OF, TAGS, check_messages, plain_tags, repaired
+from lora_kit.data.reading.conversations import as_conversations
+from lora_kit.data.reading.formats import recognise
+from lora_kit.data.reading.turns import ROLE_OF, TAGS, check_messages, plain_tags, repaired
 from lora_kit.errors import KitError
 
 Row = dict[str, Any]

@@ -9,8 +9,8 @@ import datasets
 import pytest
 
 from lora_kit.config import Data
-from lora_kit.data import sources
-from lora_kit.data.sources import EMBEDDED, Files
+from lora_kit.data.reading import sources
+from lora_kit.data.reading.sources import EMBEDDED, Files
 from lora_kit.errors import KitError
 
 from .test_files import KINDS_OF_FILE, ROWS, raw_rows, write

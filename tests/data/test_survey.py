@@ -13,13 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
-from lora_kit.data.conversations import Conversation
+from lora_kit.data.augmentation.same_question import NEAR, near_duplicates
 from lora_kit.data.encoding import IGNORE
 from lora_kit.data.findings import SECRETS, odd_in
 from lora_kit.data.prepare import prepare
 from lora_kit.data.prepared import Prepared
+from lora_kit.data.reading.conversations import Conversation
 from lora_kit.data.report import MEASURED, row_text
-from lora_kit.data.same_question import NEAR, near_duplicates
 from lora_kit.data.splits import HOW, MOST, split
 
 from .test_files import write

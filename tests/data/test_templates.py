@@ -17,9 +17,9 @@ from lora_kit.base import SIZES, load_tokenizer, without_clock
 from lora_kit.config import Base, Data
 from lora_kit.data.chat_template import chat_format, one_per_answer, prompt_text, stop_id
 from lora_kit.data.checks import verify
-from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, LengthFilter, encode, encode_prompt
-from lora_kit.data.turns import tags_in
+from lora_kit.data.reading.conversations import Conversation
+from lora_kit.data.reading.turns import tags_in
 from lora_kit.errors import KitError
 
 from .test_encoding import TINY

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lora_kit.config import Data
 from lora_kit.data.prepared import read_card
-from lora_kit.data.sources import dataset_files
+from lora_kit.data.reading.sources import dataset_files
 from lora_kit.evaluation.metrics import (
     is_adrift,
     is_declined,

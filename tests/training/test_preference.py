@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 import lora_kit as lk
 from lora_kit.correction import AUTO, _beside
-from lora_kit.data.conversations import Conversation
 from lora_kit.data.encoding import IGNORE, encode
+from lora_kit.data.reading.conversations import Conversation
 from lora_kit.errors import KitError
 from lora_kit.files import file_hash
 from lora_kit.training.batches import Batch, Row, epoch_steps, split_batches

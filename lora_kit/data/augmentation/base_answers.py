@@ -11,17 +11,17 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..base import load_tokenizer
-from ..generation import generate_ids, prompts_of, stop_tokens, text_of
-from ..progress import Progress
-from ..quantization import load_base, release
-from .conversations import Conversation
-from .turns import Message, tags_in
+from ...base import load_tokenizer
+from ...generation import generate_ids, prompts_of, stop_tokens, text_of
+from ...progress import Progress
+from ...quantization import load_base, release
+from ..reading.conversations import Conversation
+from ..reading.turns import Message, tags_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..runs import Run
+    from ...runs import Run
 
 LONGEST = 64  # tokens of a general answer; of a longer one its beginning is learned
 

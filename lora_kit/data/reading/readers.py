@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Data
-from ..errors import KitError
-from ..packing import check_unpacked, unpacked_limit
+from ...config import Data
+from ...errors import KitError
+from ...packing import check_unpacked, unpacked_limit
 
 Rows = Iterator[tuple[int, Any]]  # its number, as an editor or a spreadsheet counts; a row or a BadRow
 Notes = dict[str, list[str]]  # what was repaired or left out -> places

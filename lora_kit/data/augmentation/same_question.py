@@ -10,7 +10,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from .conversations import Conversation
+from ..reading.conversations import Conversation
 from .question_rules import AUXILIARY
 
 NEGATION = re.compile(

@@ -13,13 +13,13 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from ..config import Data
-from ..errors import KitError
-from .conversations import Conversation, normalised, plural, read_rows
+from ...config import Data
+from ...errors import KitError
+from ..reading.conversations import Conversation, normalised, plural, read_rows
+from ..reading.sources import dataset_files
+from ..splits import phrasings
 from .question_rules import WH, wordings
 from .same_question import are_english, content_words, names
-from .sources import dataset_files
-from .splits import phrasings
 
 DECLINE = {
     "sentence": "I do not know that.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..errors import KitError
+from ...errors import KitError
 from .readers import Notes, note
 
 Message = dict[str, Any]  # "role", "content"

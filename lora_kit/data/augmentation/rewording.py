@@ -13,15 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import Data
-from ..errors import KitError
+from ...config import Data
+from ...errors import KitError
+from ..reading.conversations import Conversation, Read, normalised
+from ..reading.readers import BadRow
+from ..reading.sources import raw_rows
+from ..splits import MOST, first_of_each
 from .answer_rules import asked_by, statement
-from .conversations import Conversation, Read, normalised
 from .question_rules import plain, wordings
-from .readers import BadRow
 from .same_question import are_english, is_near, names, rejection, subject_of
-from .sources import raw_rows
-from .splits import MOST, first_of_each
 
 if TYPE_CHECKING:
     from .base_answers import BaseAnswers

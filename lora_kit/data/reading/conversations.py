@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..config import Data
-from ..errors import KitError
-from ..progress import Progress
+from ...config import Data
+from ...errors import KitError
+from ...progress import Progress
 from .cells import TURN_KEYS, Row, is_given
 from .formats import Shape, part_of, recognise, with_options
 from .readers import BadRow, Notes, Raw, note

@@ -12,8 +12,8 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import Data
-from ..errors import KitError
+from ...config import Data
+from ...errors import KitError
 from . import cells
 from .cells import LISTS, Row
 from .conversations import Conversation, as_conversations, first_few, normalised

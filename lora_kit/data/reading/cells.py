@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from ..errors import KitError
+from ...errors import KitError
 from .turns import ROLE_OF, STARTS, Message, without_ends
 
 Row = dict[str, Any]

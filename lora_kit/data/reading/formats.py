@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
-from ..errors import KitError
+from ...errors import KitError
 from . import cells
 from .cells import LISTS, TURN_KEYS, Row, short
 from .turns import Message

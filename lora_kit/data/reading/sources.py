@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import Data
-from ..errors import KitError
+from ...config import Data
+from ...errors import KitError
 from .readers import READERS, BadRow, Notes, Raw, ending_of, reader_of
 
-ASSETS = Path(__file__).parents[1] / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 EMBEDDED = ("handbook", "triage")
 HELD_OUT_NAMES = ("test", "validation", "valid", "dev", "eval")
 ABOUT = [  # files without rows
