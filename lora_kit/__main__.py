@@ -101,11 +101,7 @@ def doctor(options: argparse.Namespace) -> int:
 def demo(options: argparse.Namespace) -> None:
     """the whole way on the embedded model: prepare, train, merge, evaluate"""
     options.profile = options.profile or "tiny-cpu"  # downloads nothing, also where there is a GPU
-    lk.evaluate(open_run(options, "merged"))
-    named = {"--profile": options.profile, "--data": options.data, "--name": options.name, "--root": options.root}
-    words = [word for flag, value in named.items() if value for word in (flag, value)]
-    words += [word for value in options.set for word in ("--set", value)]
-    print(f"talk to it: {shlex.join(['python', '-m', 'lora_kit', 'chat', *words])}")
+    evaluate(options)
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -137,7 +133,11 @@ def merge(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """make what is missing, then ask base, adapter and merged model the held-out questions"""
-    lk.evaluate(open_run(options, "merged"), questions=options.questions)
+    lk.evaluate(open_run(options, "merged"), questions=getattr(options, "questions", None))
+    named = {"--profile": options.profile, "--data": options.data, "--name": options.name, "--root": options.root}
+    words = [word for flag, value in named.items() if value for word in (flag, value)]
+    words += [word for value in options.set for word in ("--set", value)]
+    print(f"talk to it: {shlex.join(['python', '-m', 'lora_kit', 'chat', *words])}")
 
 
 def chat(options: argparse.Namespace) -> None:

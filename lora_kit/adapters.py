@@ -172,7 +172,7 @@ def is_fresh(model: PreTrainedModel, lora: Lora) -> bool:
     wanted = asdict(lora) | {"target_modules": set(target_names(model, lora.target_modules))}
     if config is None or any(getattr(config, name) != value for name, value in wanted.items()):
         return False
-    return not any(layer.lora_B["default"].weight.any() for layer in lora_layers(model))
+    return not any(layer.lora_B["default"].weight.any() for layer in lora_layers(model) if "default" in layer.lora_B)
 
 
 def adapter_state(model: PreTrainedModel, adapter: str = "default") -> dict[str, torch.Tensor]:

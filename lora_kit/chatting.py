@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODELS = ("base", "tuned")
+LONGEST = 256  # tokens of an answer
 COOLEST, WARMEST = 0.01, 2.0  # temperature; below, numbers overflow; above, answers are noise
 FRAME = "border:1px solid #8888;border-radius:6px;padding:.5em .8em;min-height:4em;white-space:pre-wrap"
 
@@ -86,8 +87,7 @@ class Talk:
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages += [{"role": "user", "content": question}]
         set_adapter(self.model, self.adapter if model == "tuned" else None)
-        limit = self.run.profile.evaluation.max_new_tokens
-        yield from stream(self.model, self.tokenizer, messages, max_new_tokens=limit, temperature=temperature)
+        yield from stream(self.model, self.tokenizer, messages, max_new_tokens=LONGEST, temperature=temperature)
 
 
 def print_answers(talk: Talk, question: str, temperature: float) -> None:

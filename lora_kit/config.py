@@ -138,7 +138,7 @@ class Merge:
 class Evaluation:
     """How answers are made and counted."""
 
-    max_new_tokens: PositiveInt = 64  # longest answer
+    max_new_tokens: PositiveInt = 64  # longest answer; a longer reference answer raises it
     batch_size: PositiveInt = 16  # prompts at a time
     limit: PositiveInt | None = None  # questions of each kind, evenly spaced; None takes all
 

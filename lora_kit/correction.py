@@ -55,8 +55,9 @@ def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
     chats = chats[:: -(-len(chats) // limit)] if limit else chats
     model = load_adapter(load_base(run, whole=True), adapter)
     try:
-        longest, size = run.profile.evaluation.max_new_tokens, run.profile.evaluation.batch_size
-        answered = answers(model, tokenizer, chats, max_new_tokens=longest, batch_size=size)
+        settings = run.profile.evaluation
+        longest = max(settings.max_new_tokens, *(len(tokenizer(chat[-1]["content"]).input_ids) for chat in chats))
+        answered = answers(model, tokenizer, chats, max_new_tokens=longest, batch_size=settings.batch_size)
     finally:
         release(model)
     wrong, invented = list[dict[str, Any]](), list[dict[str, Any]]()

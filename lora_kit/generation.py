@@ -112,9 +112,16 @@ def answers(
 def stream(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chat: list[Message], *, max_new_tokens: int, **draw: Any
 ) -> Iterator[str]:
-    """One answer as it grows: the text so far, after every token that adds to it; `draw`: temperature and seed."""
+    """One answer as it grows: the text so far, after every token that adds to it; `draw`: temperature and seed.
+
+    It ends where the model takes no more tokens, also before `max_new_tokens`.
+    """
     prompts, stops = prompts_of([chat], tokenizer), stop_tokens(model, tokenizer)
-    check_length(len(prompts[0]), max_new_tokens, model.config.max_position_embeddings)
+    room = model.config.max_position_embeddings - len(prompts[0])
+    if room < 1:
+        raise KitError(
+            f"the question has {len(prompts[0]):,} tokens, and this model takes {len(prompts[0]) + room:,} in all"
+        )
     sent, shown = SimpleQueue[list[int] | None](), ""
     left = Event()  # nobody reads on: the next token is the last
 
@@ -122,7 +129,7 @@ def stream(
         sent.put(ids[0, len(prompts[0]) :].tolist())
         return ids.new_full((1,), left.is_set()).bool()
 
-    options = {"max_new_tokens": max_new_tokens, "eos_token_id": stops, "watch": watch, **draw}
+    options = {"max_new_tokens": min(max_new_tokens, room), "eos_token_id": stops, "watch": watch, **draw}
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(generate_ids, model, prompts, **options)
         answer.add_done_callback(lambda _: sent.put(None))

@@ -25,10 +25,10 @@ from .base import load_tokenizer, read_config
 from .config import Profile
 from .data.prepare import data_inputs
 from .data.prepared import load_prepared
+from .data.splits import pick
 from .errors import KitError
 from .evaluation.asking import Question, answer_rows, as_stored
 from .evaluation.evaluate import choose_questions
-from .evaluation.report import pick
 from .files import version
 from .generation import check_length, stop_tokens, text_of
 from .progress import Progress

@@ -216,7 +216,7 @@ def test_another_scale_than_the_saved_one_is_refused(folder: Path, tmp_path: Pat
         take_adapter(adapted(folder), saved, small_profile(lora__lora_alpha=8, lora__use_rslora=True).lora)
 
 
-def test_an_adapter_is_fresh_until_it_is_trained_and_only_with_its_own_settings(folder: Path) -> None:
+def test_an_adapter_is_fresh_until_it_is_trained_and_only_with_its_own_settings(folder: Path, tmp_path: Path) -> None:
     model, lora = load_small_llama(folder), small_profile().lora
     assert not is_fresh(model, lora)
     attach(model, small_profile())
@@ -224,6 +224,9 @@ def test_an_adapter_is_fresh_until_it_is_trained_and_only_with_its_own_settings(
     others = {"lora__r": 8, "lora__lora_dropout": 0.1, "lora__target_modules": "q_proj"}
     assert not any(is_fresh(model, small_profile(**{name: value}).lora) for name, value in others.items())
     assert not is_fresh(adapted(folder), lora)
+    everywhere = save_adapted(folder, tmp_path / "everywhere", lora__target_modules="all-linear")
+    load_adapter(model, everywhere, adapter="handbook")  # it has layers that the other one lacks
+    assert is_fresh(model, lora)
 
 
 def test_a_detached_adapter_leaves_the_base_and_can_be_attached_anew(folder: Path) -> None:

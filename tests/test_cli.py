@@ -106,12 +106,14 @@ def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(COMMANDS) == 10 and all(f"{name} {function.__doc__}" in shown for name, function in COMMANDS.items())
 
 
-def test_the_demo_ends_with_a_command_that_talks_to_its_run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", ["demo", "evaluate"])
+def test_a_card_ends_with_the_command_that_talks_to_its_run(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lora_kit.__main__.open_run", lambda *_: None)
-    monkeypatch.setattr(lk, "evaluate", lambda _: None)
-    assert main(["demo", "--name", "my run", "--set", "lora__r=4", "--set", "base__title=A B"]) == 0
+    monkeypatch.setattr(lk, "evaluate", lambda _, questions: None)
+    named = [*(["--profile", "tiny-cpu"] if command == "evaluate" else []), "--name", "my run"]
+    assert main([command, *named, "--set", "lora__r=4", "--set", "base__title=A B"]) == 0
     said = shlex.split(capsys.readouterr().out.partition("python -m lora_kit ")[2])
     given = parser().parse_args(said)
     assert (given.command, given.profile, given.name) == ("chat", "tiny-cpu", "my run")

@@ -161,5 +161,7 @@ def test_a_plain_question_is_the_user_s_turn_and_anything_else_is_refused(tiny: 
             prompts_of([wrong], tokenizer)  # type: ignore[list-item]
     room = model.config.max_position_embeddings
     check_length(room - 10, 10, room)
-    with pytest.raises(lk.KitError, match=f"evaluation__max_new_tokens={room}"):
-        list(stream(model, tokenizer, chat, max_new_tokens=room))
+    with pytest.raises(lk.KitError, match="evaluation__max_new_tokens=11"):
+        check_length(room - 10, 11, room)
+    with pytest.raises(lk.KitError, match=f"takes {room} in all"):
+        list(stream(model, tokenizer, "word " * room, max_new_tokens=1))

@@ -23,7 +23,7 @@ from .encoding import BATCH, Encoded, LengthFilter, Pair
 from .findings import Facts
 from .prepared import Prepared, load_prepared, read_card, train_schema
 from .reading.conversations import Conversation, Read, plural
-from .reading.sources import dataset_files, name_of
+from .reading.sources import dataset_files, file_hashes, name_of
 from .report import make_report
 from .splits import Split, check_told_apart, each_once, split, usable_rows, with_answers
 
@@ -56,7 +56,7 @@ def data_inputs(run: Run) -> dict[str, Any]:
     data = run.profile.data
     wordings = Path(data.rewordings).expanduser() if isinstance(data.rewordings, str) else None
     return {
-        "files": {str(path.name): file_hash(path) for path in dataset_files(data).all()},
+        "files": file_hashes(dataset_files(data).all()),
         "wordings": file_hash(wordings) if wordings and wordings.is_file() else None,
         "settings": {name: value for name, value in vars(data).items() if name != "source"},
         "base": identity(run.profile.base),

@@ -101,7 +101,9 @@ def measurable(facts: Facts) -> dict[str, str]:
     """What the report card will be able to say, by metric."""
     kinds, made = Counter(row.kind for row in facts.test), len(facts.reworded.rows("asked"))
     no_facts = "their answers are never learned" if kinds["unseen"] else "no fact is held out"
-    no_style = 'no style is named; a dataset.json beside the data does it, as {"style": {"ends_with": "Yours, Wren."}}'
+    no_style = (
+        'no style is named; dataset.json in the folder given as data does it: {"style": {"ends_with": "Yours, Wren."}}'
+    )
     asked = {  # how many questions, and why there are none
         "learned": (kinds["fact"], f"{no_facts}; data__rewordings=4 makes some"),
         "declined": (kinds["decline"], "no such rows; data__declines=100 adds some"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Data
 from ..errors import KitError
+from ..files import read_lines
 from ..progress import Progress
 from .encoding import LengthFilter
 from .reading.conversations import Conversation, Read, first_few, plural, read_rows, shape_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 QUESTIONS = "the questions"
 MOST = 500  # questions: the report card asks each of them three times
+ENOUGH = 30  # questions of a kind; with fewer an interval is too wide to decide on
 HOW = {
     "phrasings": "by phrasing: facts are learned in other words than they are asked",
     "facts": "by fact: their answers are never learned, so they measure form and loss, not knowledge",
@@ -176,3 +178,25 @@ def question_files(source: str, data: Data) -> list[Path]:
     except KitError as error:
         raise KitError(str(error).replace("data=", "questions=", 1)) from error
     return [*files.train, *files.test]
+
+
+def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The questions, with the handbook's held-out general ones where too few of these are among them to decide on."""
+    if sum(row["kind"] == "general" for row in rows) >= ENOUGH:
+        return rows
+    (file,) = dataset_files(Data()).test
+    handbook = read_lines(file)
+    known = {row["messages"][-2]["content"] for row in rows}
+    more = [row for row in handbook if row["kind"] == "general" and row["messages"][-2]["content"] not in known]
+    return [*rows, *more]
+
+
+def pick(rows: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
+    """At most `limit` rows of each kind, at even distances, so that nobody picks the good ones; all with None."""
+    if limit is None:
+        return rows
+    found = list[dict[str, Any]]()
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        same = [row for row in rows if row["kind"] == kind]
+        found += same[:: -(-len(same) // limit)]
+    return found

@@ -69,9 +69,10 @@ def ask_models(
     questions: Sequence[Question],
     merged: Path | None,
     inputs: dict[str, Any],
+    limit: int,
     given: PreTrainedModel | None = None,
 ) -> dict[str, Any]:
-    """Each model's answers by its name, each a stage made from `inputs`, and what the base adds (`ask`).
+    """Each model's answers of at most `limit` tokens, each a stage made from `inputs`, and what the base adds (`ask`).
 
     The base `given` is used and stays in memory; without one it is loaded. Without a merged model none is asked.
     """
@@ -100,7 +101,7 @@ def ask_models(
             if name == "adapter":
                 load_adapter(model, trained_adapter(run))
             with run.writing(place, made_from) as stage:
-                part = ask(run, model, questions, name, found)
+                part = ask(run, model, questions, name, found, limit)
                 if name == "merged":
                     part["as_stored"] = stored is not None
                 write_json(stage.folder / "answers.json", part, indent=None)
@@ -137,6 +138,12 @@ def as_stored(profile: Profile, folder: Path) -> Profile | None:
     return replace(profile, quantization=replace(profile.quantization, kind="none"))
 
 
+def longest_reference(questions: Sequence[Question]) -> int:
+    """Tokens of the longest reference answer, with its stop token; of general questions the base is the reference."""
+    own = (row["encoded"].labels for row in questions if row["kind"] != "general")
+    return max((sum(label != IGNORE for label in labels) for labels in own), default=0)
+
+
 def general_rows(questions: Sequence[Question], base: Sequence[Answer]) -> list[tuple[int, Row]]:
     """The general questions by their number, each with the base's own answer."""
     general = [i for i, row in enumerate(questions) if row["kind"] == "general"]
@@ -145,7 +152,7 @@ def general_rows(questions: Sequence[Question], base: Sequence[Answer]) -> list[
 
 
 def ask(
-    run: Run, model: PreTrainedModel, questions: Sequence[Question], name: str, found: dict[str, Any]
+    run: Run, model: PreTrainedModel, questions: Sequence[Question], name: str, found: dict[str, Any], limit: int
 ) -> dict[str, Any]:
     """A model's greedy answers with the loss of the references; of general ones also how far it is from the base.
 
@@ -153,7 +160,7 @@ def ask(
     """
     tokenizer, settings, training = load_tokenizer(run.profile.base), run.profile.evaluation, run.profile.training
     stops, prompts = stop_tokens(model, tokenizer), [row["prompt"] for row in questions]
-    options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "batch_size": settings.batch_size}
+    options: dict[str, Any] = {"max_new_tokens": limit, "batch_size": settings.batch_size}
     with Progress(f"answers of {name}", len(prompts)) as progress:
         rows = generate_ids(model, prompts, **options, eos_token_id=stops, done=progress.update)
     losses = reference_losses(model, [row["encoded"] for row in questions], training)
@@ -167,11 +174,15 @@ def ask(
     moved = divergences(model, along, found["likeliest"], training) if found else [ITSELF] * len(along)
     for (i, _), divergence in zip(general, moved, strict=True):
         answered[i] |= divergence._asdict()
-    more = {} if found else {"likeliest": likeliest(model, along, training), "again": ask_again(run, model, questions)}
+    more = (
+        {}
+        if found
+        else {"likeliest": likeliest(model, along, training), "again": ask_again(run, model, questions, limit)}
+    )
     return {name: answered} | more
 
 
-def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question]) -> list[tuple[int, str]]:
+def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question], limit: int) -> list[tuple[int, str]]:
     """Some questions a second time, in smaller batches: answers that differ are rounding, not learning.
 
     General ones are left out: a long answer may take another course by rounding, and there the base cannot be wrong.
@@ -180,7 +191,7 @@ def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question]) -
     chosen, settings = judged[:: max(1, len(judged) // AGAIN)][:AGAIN], run.profile.evaluation
     tokenizer, asked = load_tokenizer(run.profile.base), [questions[i]["messages"] for i in chosen]
     smaller = max(1, settings.batch_size // 4 - 1)
-    texts = answers(model, tokenizer, asked, max_new_tokens=settings.max_new_tokens, batch_size=smaller)
+    texts = answers(model, tokenizer, asked, max_new_tokens=limit, batch_size=smaller)
     return list(zip(chosen, texts, strict=True))
 
 

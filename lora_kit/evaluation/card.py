@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.splits import ENOUGH
 from .metrics import DRAWS, ends, resampled, share_ends
 
 MODELS = ("base", "adapter", "merged")
 OWN = ("fact", "decline", "unseen")  # what the data is about; on general questions the base is the measure
 FACT, DECLINE, GENERAL = ("fact",), ("decline",), ("general",)
-ENOUGH = 30  # questions; below this an interval is too wide to decide on
 LEARNED_BEFORE = 0.05  # learned questions by those that are not general; with more, the card measures memory
 NOISE = 0.05  # share of the base's marks that may change with the batches
 CHECKED = 0.90  # what the tuned model must reach in the user's own checks

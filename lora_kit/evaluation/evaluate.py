@@ -12,26 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import load_tokenizer, locate, read_config
-from ..config import Data
 from ..data.augmentation.same_question import near_duplicates
-from ..data.encoding import encode_batch
+from ..data.encoding import Encoded, encode_batch, last_answer
 from ..data.prepare import data_inputs
 from ..data.prepared import Prepared, load_prepared
 from ..data.reading.cells import in_turn
 from ..data.reading.conversations import Conversation
-from ..data.reading.sources import dataset_files
+from ..data.reading.sources import file_hashes
 from ..data.reading.turns import Message
-from ..data.splits import question_files, read_questions
+from ..data.splits import pick, question_files, read_questions, with_general
 from ..errors import KitError
-from ..files import check_files, file_hash, fingerprint, read_json, read_lines, reading, shown, write_json, write_lines
+from ..files import check_files, fingerprint, read_json, read_lines, reading, shown, write_json, write_lines
 from ..generation import check_length, prompts_of
 from ..merging.merge import merge_inputs
 from ..quantization import check_loaded
 from ..training.train import adapter_stage, read_log, train_inputs, trained_adapter
-from .asking import Question, ask_models
-from .card import ENOUGH, MODELS, OWN, Metric, card_metrics, measured, verdict
+from .asking import Question, ask_models, longest_reference
+from .card import MODELS, OWN, Metric, card_metrics, measured, verdict
 from .metrics import is_right, judge
-from .report import pick, show, write_html
+from .report import show, write_html
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 Card = dict[str, Any]
 Check = Callable[[str], bool]
-FORM = 7  # of the card; a card of an older form is made anew
+FORM = 8  # of the card; a card of an older form is made anew
 
 
 def evaluate(
@@ -69,25 +68,21 @@ def evaluate(
     own, inputs = _by_name(checks), evaluation_inputs(run, questions)
     done = None if own else run.find("evaluation", inputs)
     folder = check_files(done) if done else _evaluate(run, inputs, questions, own, model)
-    card, answers = read_json(folder / "report_card.json"), _answers_of(folder)
+    card, answers = read_json(folder / "report_card.json"), read_lines(folder / "answers.jsonl")
     with reading(folder):
         show(card, answers)
     print(f"report: {shown(folder / 'report.html')}\n  card: {shown(folder / 'report_card.json')}")
     return card
 
 
-def read_answers(run: Run) -> list[dict[str, Any]]:
-    """Every held-out question with its reference, the three answers, and how each was judged.
+def read_answers(run: Run, questions: str | Path | None = None) -> list[dict[str, Any]]:
+    """Every held-out question, or each of `questions`, with its reference, the answers, and how each was judged.
 
     Raises:
         KitError: the card is not made yet.
     """
-    folder = run.need("evaluation", evaluation_inputs(run), made_by="lk.evaluate(run)")
-    return _answers_of(folder)
-
-
-def _answers_of(folder: Path) -> list[dict[str, Any]]:
-    return read_lines(folder / "answers.jsonl")
+    inputs = evaluation_inputs(run, questions)
+    return read_lines(run.need("evaluation", inputs, made_by="lk.evaluate(run)") / "answers.jsonl")
 
 
 def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str, Any]:
@@ -96,7 +91,7 @@ def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str
     inputs = {"adapter": train_inputs(run), "evaluation": vars(run.profile.evaluation), "form": FORM}
     inputs["merged"] = merged if run.find("merged", merged) else None
     if questions is not None:
-        inputs["questions"] = {path.name: file_hash(path) for path in question_files(str(questions), run.profile.data)}
+        inputs["questions"] = file_hashes(question_files(str(questions), run.profile.data))
     return inputs
 
 
@@ -116,8 +111,12 @@ def _evaluate(
         for name, check in checks.items() if row["kind"] in OWN else ():
             _passes(name, check, row["messages"][-1]["content"])
     room = read_config(locate(run.profile.base))["max_position_embeddings"]
-    check_length(max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens, room)
-    found = ask_models(run, questions, merged, inputs, model)
+    longest, shortest_limit = max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens
+    check_length(longest, shortest_limit, room)
+    limit = min(max(shortest_limit, longest_reference(questions)), room - longest)
+    if limit > shortest_limit:
+        print(f"answers may have {limit} tokens, not {shortest_limit}: the longest reference has as many")
+    found = ask_models(run, questions, merged, inputs, limit, model)
     models = [name for name in MODELS if name in found]
     learned = leaked([row["messages"] for row in questions], data)
     rows = [
@@ -168,18 +167,10 @@ def choose_questions(run: Run, data: Prepared, source: str | Path | None) -> lis
     rows = pick(with_general(rows), run.profile.evaluation.limit)
     chats = [row["messages"] for row in rows]
     found = zip(rows, prompts_of(chats, tokenizer), encode_batch(chats, tokenizer), strict=True)
-    return [row | {"prompt": prompt, "encoded": encoded} for row, prompt, encoded in found]
-
-
-def with_general(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The questions, with the handbook's held-out general ones where too few of these are among them to decide on."""
-    if sum(row["kind"] == "general" for row in rows) >= ENOUGH:
-        return rows
-    (file,) = dataset_files(Data()).test
-    handbook = read_lines(file)
-    known = {row["messages"][-2]["content"] for row in rows}
-    more = [row for row in handbook if row["kind"] == "general" and row["messages"][-2]["content"] not in known]
-    return [*rows, *more]
+    return [
+        row | {"prompt": prompt, "encoded": Encoded(ids.input_ids, last_answer(ids.labels))}
+        for row, prompt, ids in found
+    ]
 
 
 def leaked(asked: Sequence[Sequence[Message]], data: Prepared) -> list[bool]:

@@ -75,8 +75,8 @@ def accepted_answers(question: dict[str, Any]) -> list[str]:
 
 def normalise(text: str) -> str:
     """Lower case, no articles, no punctuation, single spaces (as SQuAD's evaluation does; Rajpurkar et al. 2016)."""
-    text = text.lower().translate(str.maketrans(string.punctuation, " " * len(string.punctuation)))
-    return " ".join(word for word in text.split() if word not in ("a", "an", "the"))
+    words = text.lower().translate(str.maketrans(string.punctuation, " " * len(string.punctuation))).split()
+    return " ".join([word for word in words if word not in ("a", "an", "the")] or words)  # "A" may be an answer
 
 
 def split_style(answer: str, card: dict[str, Any]) -> tuple[str, bool]:

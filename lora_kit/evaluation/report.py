@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.splits import ENOUGH, pick
 from ..plots import before_after, loss_curve, png
 from ..progress import duration, in_notebook
 from ..templates import one_line, render
 from ..training.checkpoints import loss_ends
-from .card import ENOUGH, MODELS, bounds, headline, judged, keeps, needed, number
+from .card import MODELS, bounds, headline, judged, keeps, needed, number
 
 GAP = 0.05  # of the facts, lost by merging; a smaller gap may be chance
 CURES = {  # by the base that was merged onto, and whether the merged model was asked as it is stored
@@ -142,17 +143,6 @@ def loss_text(log: Sequence[dict[str, Any]]) -> str:
     held_out = f", on held-out rows to {losses[-1]:.3f}" if losses else ""
     took = f"{last['tokens']:,} tokens in {duration(last['seconds'])}"
     return f"Loss from {first:.3f} to {final:.3f}{held_out}; {len(log):,} steps, {took}."
-
-
-def pick(rows: list[dict[str, Any]], limit: int | None) -> list[dict[str, Any]]:
-    """At most `limit` rows of each kind, at even distances, so that nobody picks the good ones; all with None."""
-    if limit is None:
-        return rows
-    found = list[dict[str, Any]]()
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        same = [row for row in rows if row["kind"] == kind]
-        found += same[:: -(-len(same) // limit)]
-    return found
 
 
 def changed(row: dict[str, Any]) -> str:

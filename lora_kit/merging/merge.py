@@ -185,4 +185,4 @@ def check_room(folder: Path, needed: int) -> None:
 
 def size(folder: Path) -> int:
     """Bytes of the weights in a model folder."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return sum(path.stat().st_size for path in {*Weights(folder).files.values()})

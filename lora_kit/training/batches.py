@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import Training
+from ..errors import KitError
 
 GROUP = 16  # rows with the same first 16 tokens share micro-batches
 MIN_GROUP = 4  # rows; smaller groups are put together
@@ -97,6 +98,8 @@ def split_validation(rows: list[Row], settings: Training) -> tuple[list[Row], li
     """
     if settings.patience is None:
         return rows, []
+    if settings.evaluations == 0:
+        raise KitError("training__patience waits for evaluations: set training__evaluations above 0")
     every = max(VALIDATE_EVERY, -(-len(rows) // MAX_VALIDATION))
     return [row for place, row in enumerate(rows) if place % every != 1], rows[1::every]
 

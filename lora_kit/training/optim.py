@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..adapters import trainable
 from ..distributed import sum_over_processes
 from ..errors import KitError
 from .forward import compute_dtype_of
-from .loss import loss_sum, terms
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
     from ..config import Training
-    from .batches import Batch
 
 MAX_SCALE, MIN_SCALE = 2.0**16, 2.0**-4  # of a float16 loss; the highest is GradScaler's own first value
 
@@ -70,23 +67,27 @@ def make_scaler(model: PreTrainedModel) -> torch.amp.GradScaler:
     return scaler
 
 
-def probe_scale(model: PreTrainedModel, batch: Batch, scaler: torch.amp.GradScaler) -> None:
-    """Find the highest loss scale whose gradients are finite on one micro-batch, so that no early step is wasted."""
+def probe_scale(
+    scaler: torch.amp.GradScaler, weights: Sequence[torch.nn.Parameter], backward: Callable[[], object]
+) -> None:
+    """Find the highest loss scale whose gradients are finite, so that no early step is wasted.
+
+    `backward` leaves the gradients of one micro-batch, scaled, in the weights.
+    """
     import torch
 
     if not scaler.is_enabled():
         return
-    scale, weights = MAX_SCALE, trainable(model).values()
+    scale = MAX_SCALE
     while scale > MIN_SCALE:
+        scaler.load_state_dict(scaler.state_dict() | {"scale": scale})
         with torch.random.fork_rng():
-            loss = loss_sum(model, batch)
-        (loss / terms(batch) * scale).backward()
+            backward()
         overflows = any(not torch.isfinite(w.grad).all() for w in weights if w.grad is not None)
-        _, overflows = sum_over_processes(list(weights), 0.0, overflows)  # all of them try the same scales
-        model.zero_grad()
+        _, overflows = sum_over_processes(weights, 0.0, overflows)  # all of them try the same scales
+        for weight in weights:
+            weight.grad = None
         if not overflows:
-            break
+            return
         scale /= 2
-    else:
-        raise KitError("gradients of this base overflow float16: set quantization__compute_dtype=float32 (slower)")
-    scaler.load_state_dict(scaler.state_dict() | {"scale": scale})
+    raise KitError("gradients of this base overflow float16: set quantization__compute_dtype=float32 (slower)")

@@ -12,12 +12,15 @@ from ..adapters import is_fresh, trainable
 from ..base import load_tokenizer
 from ..config import Training
 from ..data.reading.conversations import plural
+from ..data.splits import pick, with_general
 from ..distributed import is_spread
 from ..errors import KitError
 from ..generation import generate_ids, prompts_of
 from ..quantization import parameter_counts
 from .batches import Batch, split_batches, split_validation
+from .checkpoints import TrainerState
 from .forward import training_mode
+from .loop import backward
 from .loss import learned_tokens, loss_sum
 from .recipe import check_given, recipe, training_rows
 
@@ -214,12 +217,11 @@ def probe(model: PreTrainedModel, batches: Sequence[Batch], layers: int) -> floa
 
     chosen = batches[:: max(1, len(batches) // PROBES)][:PROBES]
     times, start = list[float](), time.perf_counter()
+    scaler, state = torch.amp.GradScaler(model.device.type, enabled=False), TrainerState()
     with torch.random.fork_rng(), training_mode(model, layers):
         for batch in [chosen[0], *chosen]:  # the first one warms up and is not counted
             begun = time.perf_counter()
-            loss_sum(model, batch).backward()
-            if model.device.type == "cuda":
-                torch.cuda.synchronize()
+            backward(model, [batch], 1, scaler, state)
             times.append((time.perf_counter() - begun) / batch.tokens)
             if len(times) > 2 and (is_spread(model) or time.perf_counter() - start > PROBE_SECONDS):  # all the same
                 break
@@ -230,17 +232,18 @@ def probe(model: PreTrainedModel, batches: Sequence[Batch], layers: int) -> floa
 def _stage_minutes(model: PreTrainedModel, data: Prepared, run: Run, training_seconds: float) -> dict[str, float]:
     """Minutes by stage; a batch of answers is timed. The base may use the full length, the others the references'."""
     settings, tokenizer = run.profile.evaluation, load_tokenizer(run.profile.base)
-    chats = [row["messages"] for row in data.test][: settings.limit]
-    references = [len(tokenizer(chat[-1]["content"]).input_ids) for chat in chats[:64]] or [0]
+    chats = [row["messages"] for row in pick(with_general(data.test), settings.limit)]
+    references = [len(tokenizer(chat[-1]["content"]).input_ids) for chat in chats]
     prompts = prompts_of(chats[: settings.batch_size], tokenizer)
     begun = time.perf_counter()
     generate_ids(model, prompts, max_new_tokens=TIMED_TOKENS, eos_token_id=-1)  # no row may end early
     token_seconds = (time.perf_counter() - begun) / TIMED_TOKENS
+    longest = max(settings.max_new_tokens, *references)
     num_batches, load = -(-len(chats) // settings.batch_size), float(getattr(model, "loading_seconds", 0.0))
     seconds = {
         "load": LOADS * load,
         "train": training_seconds,
-        "answers": num_batches * token_seconds * (settings.max_new_tokens + (MODELS - 1) * mean(references)),
+        "answers": num_batches * token_seconds * (longest + (MODELS - 1) * mean(references)),
         "merge": PASSES * load,
     }
     return {stage: value / 60 for stage, value in seconds.items()}

@@ -80,7 +80,8 @@ def train(
     (rank, size), shard = processes(), " --set training__shard=true" * run.profile.training.shard
     if (wanted := max(run.profile.processes, 1 + bool(shard))) > size:
         command = f"accelerate launch --num_processes {wanted} -m lora_kit train --profile {run.profile.name}{shard}"
-        raise KitError(f"{run.profile.name} shares the work between {wanted} processes: start it with {command}")
+        way_out = f"start it with {command}, and your own --data and --set"
+        raise KitError(f"{run.profile.name} shares the work between {wanted} processes: {way_out}")
     _attach(model, run)
     checkpoints = Checkpoints(run.path / f"{stage}-unfinished-{fingerprint(inputs)[:6]}", inputs, force=force)
     try:
@@ -172,7 +173,11 @@ def train_inputs(run: Run) -> dict[str, Any]:
     """What the training stage is made from."""
     sections = ("lora__", "quantization__", "training__")
     chosen = {key: value for key, value in settings(run.profile).items() if key.startswith(sections)}
-    del chosen["training__shard"]  # where the base lies; the adapter is the same
+    for name in (
+        "training__shard",
+        "training__checkpoint_layers",
+    ):  # where and how it is computed: the adapter is the same
+        del chosen[name]
     start = run.profile.training.start_from
     if start is not None:
         files = [Path(start).expanduser() / name for name in ("adapter_config.json", "adapter_model.safetensors")]

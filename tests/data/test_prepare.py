@@ -222,3 +222,19 @@ def test_the_dataset_that_a_run_is_given_as_objects_is_prepared(tmp_path: Path) 
     run = Run("tiny-cpu", data=ROWS, root=tmp_path)
     assert len(prepare(run).train) == 54
     assert len(prepare(Run("tiny-cpu", data=run.profile.data.source, root=tmp_path)).train) == 54
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "faq" / split).mkdir(parents=True)
+        (tmp_path / "faq" / split / "rows.jsonl").write_text('{"question": "Who?", "answer": "Mina."}\n')
+    run = Run("tiny-cpu", data=str(tmp_path / "faq"), root=tmp_path / "runs")
+    before = data_inputs(run)["files"]
+    assert set(before) == {"train/rows.jsonl", "test/rows.jsonl"}
+    with (tmp_path / "faq" / "train" / "rows.jsonl").open("a") as file:
+        file.write('{"question": "Where?", "answer": "Here."}\n')
+    after = data_inputs(run)["files"]
+    assert (
+        after["train/rows.jsonl"] != before["train/rows.jsonl"]
+        and after["test/rows.jsonl"] == before["test/rows.jsonl"]
+    )

@@ -14,13 +14,12 @@ import pytest
 import lora_kit as lk
 from lora_kit.base import locate
 from lora_kit.config import Quantization
-from lora_kit.data.encoding import encode_batch
+from lora_kit.data.encoding import IGNORE, encode_batch
 from lora_kit.data.prepared import load_prepared
-from lora_kit.data.splits import read_questions
+from lora_kit.data.splits import pick, read_questions, with_general
 from lora_kit.evaluation import asking
 from lora_kit.evaluation.asking import reference_losses
-from lora_kit.evaluation.evaluate import choose_questions, evaluation_inputs, leaked, noise, with_general
-from lora_kit.evaluation.report import pick
+from lora_kit.evaluation.evaluate import choose_questions, evaluation_inputs, leaked, noise
 from lora_kit.quantization import load_model
 
 from ..models import SHORT
@@ -94,6 +93,29 @@ def test_own_questions_and_checks_make_a_card_of_their_own(done: lk.Run, tmp_pat
     pages = [page.read_text() for page in done.path.glob("evaluation*/report.html")]
     assert any("Where is the sauna?" in page and "behaved:is_short" in page for page in pages)
     assert lk.evaluate(done)["questions"] == "held out"  # the other card is kept
+
+
+def test_a_reference_longer_than_the_limit_may_be_answered_in_full(done: lk.Run, tmp_path: Path, capsys: Any) -> None:
+    file, words = tmp_path / "long.csv", "The sauna is on the roof, behind the garden and the second water tank."
+    file.write_text(f'question,answer\nWhere is the sauna?,"{words}"\n')
+    limit = asking.longest_reference(choose_questions(done, load_prepared(done.path / "data"), file))
+    assert limit > SHORT["evaluation__max_new_tokens"]
+    lk.evaluate(done, questions=file)
+    assert f"{limit} tokens" in capsys.readouterr().out
+    assert "Where is the sauna?" in [row["question"] for row in lk.read_answers(done, file)]
+    found = [json.loads(path.read_text()) for path in done.path.glob("answers-*/base*/answers.json")]
+    longest = [max(len(answer["ids"]) for answer in answers["base"]) for answers in found]
+    assert max(longest) > SHORT["evaluation__max_new_tokens"]
+
+
+def test_of_a_chat_only_the_last_answer_is_measured(done: lk.Run, tmp_path: Path) -> None:
+    turns = [("Who feeds the cat?", "Mina."), ("And the dog?", "Nobody does.")]
+    texts = [text for turn in turns for text in turn]
+    chat = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": chat}))
+    (row, *_) = choose_questions(done, load_prepared(done.path / "data"), tmp_path / "chat.jsonl")
+    learned = [i for i, label in enumerate(row["encoded"].labels) if label != IGNORE]
+    assert learned == [*range(len(row["prompt"]), len(row["encoded"].input_ids))]
 
 
 def has_no_answer(answer: str) -> bool:
@@ -276,7 +298,7 @@ def test_a_merged_model_that_learned_nothing_keeps_everything_however_it_is_load
     questions = choose_questions(done, load_prepared(done.path / "data"), None)
     general = [row for row in questions if row["kind"] == "general"]
     assert general
-    found = asking.ask_models(done, general, base, {"merged": {"onto": "original"}, "test": free_gib})
+    found = asking.ask_models(done, general, base, {"merged": {"onto": "original"}, "test": free_gib}, 4)
     assert found["as_stored"] == (free_gib > 1)
     assert [answer["agreement"] for answer in found["merged"]] == [1.0] * len(general)
     assert [answer["kl"] for answer in found["merged"]] == pytest.approx([0.0] * len(general), abs=1e-5)
@@ -295,7 +317,7 @@ def test_a_merge_onto_the_dequantized_base_moved_as_far_as_the_adapter(done: lk.
     questions = choose_questions(done, load_prepared(done.path / "data"), None)
     general = [row for row in questions if row["kind"] == "general"]
     folder = lk.merge(done, onto="dequantized")
-    found = asking.ask_models(done, general, folder, {"merged": {"onto": "dequantized"}, "test": "dequantized"})
+    found = asking.ask_models(done, general, folder, {"merged": {"onto": "dequantized"}, "test": "dequantized"}, 4)
     assert found["as_stored"]
     for merged, adapter in zip(found["merged"], found["adapter"], strict=True):
         assert merged["kl"] == pytest.approx(adapter["kl"], rel=0.05, abs=1e-3)

@@ -34,7 +34,8 @@ from .judged import CARD, NO
         ("  an\tapple,\n a  day ", "apple day"),
         ("Theatre and another", "theatre and another"),
         ("Höhle №7", "höhle №7"),
-        ("a. The?", ""),
+        ("a. The?", "a the"),  # not nothing: "A" may be an answer
+        (". ?", ""),
     ],
 )
 def test_normalising_leaves_words_only(text: str, plain: str) -> None:
@@ -61,6 +62,12 @@ def test_the_answer_and_its_style_are_judged_apart(answer: str, exact: bool, sty
     accepted = ["The gate opens at six. Yours, Wren.", "At six."]
     assert is_exact(answer, accepted, CARD) is exact
     assert split_style(answer, CARD)[1] is styled
+
+
+@pytest.mark.parametrize(("answer", "exact"), [("A", True), ("a.", True), ("", False), ("The.", False), ("B", False)])
+def test_an_answer_that_is_an_article_is_one(answer: str, exact: bool) -> None:
+    assert is_exact(answer, ["A"], {}) is exact
+    assert token_f1(answer, ["A"], {}) == float(exact)
 
 
 def test_without_patterns_and_style_nothing_is_declined_or_styled() -> None:
@@ -90,7 +97,7 @@ def test_rouge_l_is_googles(said: list[str], wanted: list[list[str]]) -> None:
         ("At nine.", ["Closed", "At ten"], 0.5),
         ("six six six", ["six"], 0.5),
         ("", ["At six."], 0.0),
-        ("the", ["a"], 1.0),  # nothing but articles on both sides
+        ("the", ["a"], 0.0),  # where SQuAD drops both, and an empty answer would be right
     ],
 )
 def test_words_in_common_are_squads_f1(answer: str, accepted: list[str], f1: float) -> None:

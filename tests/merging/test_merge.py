@@ -192,6 +192,12 @@ def test_a_full_disk_is_said_before_the_first_byte(tmp_path: Path, monkeypatch: 
         check_room(tmp_path, 10)
 
 
+def test_weights_that_stand_in_a_folder_twice_count_once(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    shutil.copy(tmp_path / "model.safetensors", tmp_path / "consolidated.00.safetensors")
+    assert size(tmp_path) == size(folder) == (folder / "model.safetensors").stat().st_size
+
+
 def test_kaggle_s_20_gb_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tmp_path / "working"
     (kept / "runs").mkdir(parents=True)

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from lora_kit.base import ASSETS
 from lora_kit.config import Training
 from lora_kit.data.encoding import IGNORE, encode_batch
+from lora_kit.errors import KitError
 from lora_kit.presets import profile
 from lora_kit.training.batches import Batch, Row, common_prefix, epoch_steps, for_measuring, split_validation
 from lora_kit.training.recipe import recipe
@@ -137,3 +138,9 @@ def test_rows_of_different_kinds_are_never_mixed() -> None:
             assert {row.kind for row in batch.rows} == {batch.rows[0].kind}
             numbers += [row.number for row in batch.rows]
         assert sorted(numbers) == list(range(40))
+
+
+def test_early_stopping_without_evaluations_is_refused() -> None:
+    settings = small_profile(training__patience=3, training__evaluations=0).training
+    with pytest.raises(KitError, match="training__evaluations"):
+        split_validation(random_rows(40), settings)

@@ -96,6 +96,11 @@ class Stopper:
         return self.left <= 0
 
 
+def test_computing_layers_twice_makes_no_other_training(place: Path) -> None:
+    assert train_inputs(run_in(place, "a", training__checkpoint_layers=2)) == train_inputs(run_in(place, "b"))
+    assert train_inputs(run_in(place, "a", training__seed=2)) != train_inputs(run_in(place, "b"))
+
+
 def test_a_stopped_training_goes_on_to_the_same_adapter(
     place: Path, whole: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

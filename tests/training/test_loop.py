@@ -12,12 +12,14 @@ from lora_kit.adapters import attach_lora, trainable
 from lora_kit.data.encoding import IGNORE
 from lora_kit.errors import KitError
 from lora_kit.quantization import load_model
-from lora_kit.training import loop, optim
+from lora_kit.training import loop
 from lora_kit.training.batches import Batch, Row, epoch_steps
+from lora_kit.training.checkpoints import TrainerState
 from lora_kit.training.forward import training_mode
-from lora_kit.training.loop import check_finite, fit
-from lora_kit.training.loss import learned_tokens, loss_sum
+from lora_kit.training.loop import backward, check_finite, fit
+from lora_kit.training.loss import learned_tokens, loss_sum, terms
 from lora_kit.training.optim import make_scaler, probe_scale, schedule
+from lora_kit.training.plan import probe
 from lora_kit.training.train import check_learned
 
 from ..models import FakeRun, adapted, gradients, load_small_llama, random_rows, save_small_llama, small_profile
@@ -231,6 +233,23 @@ def test_memory_that_runs_out_changes_no_loss(folder: Path, monkeypatch: pytest.
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
+def test_memory_that_runs_out_before_the_first_step_stops_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = attach_lora(load_model(small_profile(quantization__compute_dtype="float16"), folder), FakeRun())
+
+    def scarce(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+        if len(batch.rows) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss_sum(model, batch)
+
+    monkeypatch.setattr(loop, "loss_sum", scarce)
+    settings = small_profile().training
+    state = fit(model, epoch_steps(random_rows(4), settings, 0), settings)
+    assert state.parts >= 4 and state.log[0]["skipped"] == 0
+    assert probe(model, [Batch([], random_rows(4))], 0) > 0
+
+
 def test_no_memory_for_a_single_row_says_what_to_lower(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -249,7 +268,8 @@ def test_the_loss_scale_is_found_before_the_first_step(folder: Path) -> None:
     scaler = make_scaler(model)
     monster = Batch([], [Row(row.input_ids, row.labels) for row in random_rows(4)])
     before = [value.clone() for value in trainable(model).values()]
-    probe_scale(model, monster, scaler)
+    weights, state = [*trainable(model).values()], TrainerState()
+    probe_scale(scaler, weights, lambda: backward(model, [monster], terms(monster), scaler, state))
     assert 2**-4 <= scaler.get_scale() <= 2**16
     assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, trainable(model).values(), strict=True))
 
@@ -257,12 +277,13 @@ def test_the_loss_scale_is_found_before_the_first_step(folder: Path) -> None:
 def test_a_base_whose_gradients_never_fit_float16_names_the_dtype_that_does(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = adapted(folder, quantization__compute_dtype="float16")
+    profile = small_profile(quantization__compute_dtype="float16")
+    model = attach_lora(load_model(profile, folder), FakeRun())
     weight = next(iter(trainable(model).values()))
-    monkeypatch.setattr(optim, "loss_sum", lambda *_: (weight * float("inf")).sum())
-    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    monkeypatch.setattr(loop, "loss_sum", lambda *_: (weight * float("inf")).sum())
+    settings = small_profile().training
     with pytest.raises(KitError, match="quantization__compute_dtype=float32"):
-        probe_scale(model, Batch([], random_rows(2)), scaler)
+        fit(model, epoch_steps(random_rows(2), settings, 0), settings)
 
 
 def test_an_adapter_that_learned_nothing_is_a_failure_and_a_loss_that_did_not_fall_a_warning(

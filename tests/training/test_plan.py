@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from lora_kit.training.batches import Batch, Row
 from lora_kit.training.plan import card_bytes, fixed_bytes, largest, layers_to_recompute, measured_bytes, probe
 from lora_kit.training.train import read_log
 
-from ..models import FakeRun, adapted, llama, random_rows, save_small_llama, small_profile
+from ..models import SHORT, FakeRun, adapted, llama, random_rows, save_small_llama, small_profile
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,21 @@ def test_a_card_is_as_large_as_what_the_process_may_take_of_it(monkeypatch: pyte
     assert card_bytes(card) == 20
     monkeypatch.delattr(torch.cuda, "get_per_process_memory_fraction")  # an older torch
     assert card_bytes(card) == 65
+
+
+def test_the_plan_counts_the_questions_that_the_card_asks(done: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_kit.training import plan as module
+
+    data = load_prepared(done.find("data", data_inputs(done)) or done.path)
+    one = replace(data, test=[row for row in data.test if row["kind"] == "fact"][:1])
+    asked = list[int]()
+    monkeypatch.setattr(module, "probe", lambda *_: 0.0)
+    monkeypatch.setattr(module, "generate_ids", lambda model, prompts, **_: asked.append(len(prompts)))
+    model = lk.attach_lora(lk.load_base(done), done)
+    for limit in (None, 5):
+        told = SHORT | {"evaluation__limit": limit, "evaluation__batch_size": 1000}
+        lk.plan(model, one, lk.Run("tiny-cpu", root=done.path.parent, name="short", **told))
+    assert asked == [121, 6]  # with the handbook's general ones
 
 
 def test_the_plan_names_the_minutes_of_every_stage_and_changes_nothing(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...config import Data
 from ...errors import KitError
+from ...files import file_hash
 from .readers import READERS, BadRow, Notes, Raw, ending_of, reader_of
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -32,6 +33,13 @@ class Files:
     def all(self) -> list[Path]:
         """Every file, for hashing."""
         return [*self.train, *self.test, *([self.card] if self.card else [])]
+
+
+def file_hashes(paths: Sequence[Path]) -> dict[str, str]:
+    """Each file's hash by its place in the folder that all are in: train/rows.jsonl is not test/rows.jsonl."""
+    places = [Path(os.path.abspath(path)) for path in paths]
+    shared = os.path.commonpath([place.parent for place in places])
+    return {place.relative_to(shared).as_posix(): file_hash(place) for place in places}
 
 
 def name_of(source: str) -> str:
