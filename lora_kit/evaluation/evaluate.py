@@ -110,13 +110,7 @@ def _evaluate(
     for row in questions:  # a check that fails should fail on a reference, before minutes of answers
         for name, check in checks.items() if row["kind"] in OWN else ():
             _passes(name, check, row["messages"][-1]["content"])
-    room = read_config(locate(run.profile.base))["max_position_embeddings"]
-    longest, shortest_limit = max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens
-    check_length(longest, shortest_limit, room)
-    limit = min(max(shortest_limit, longest_reference(questions)), room - longest)
-    if limit > shortest_limit:
-        print(f"answers may have {limit} tokens, not {shortest_limit}: the longest reference has as many")
-    found = ask_models(run, questions, merged, inputs, limit, model)
+    found = ask_models(run, questions, merged, inputs, answer_tokens(run, questions), model)
     models = [name for name in MODELS if name in found]
     learned = leaked([row["messages"] for row in questions], data)
     rows = [
@@ -171,6 +165,20 @@ def choose_questions(run: Run, data: Prepared, source: str | Path | None) -> lis
         row | {"prompt": prompt, "encoded": Encoded(ids.input_ids, last_answer(ids.labels))}
         for row, prompt, ids in found
     ]
+
+
+def answer_tokens(run: Run, questions: Sequence[Question]) -> int:
+    """How many tokens an answer may have: as the settings say, or more where a reference answer has more."""
+    room, wanted = (
+        read_config(locate(run.profile.base))["max_position_embeddings"],
+        run.profile.evaluation.max_new_tokens,
+    )
+    longest = max(len(row["prompt"]) for row in questions)
+    check_length(longest, wanted, room)
+    tokens = min(max(wanted, longest_reference(questions)), room - longest)
+    if tokens > wanted:
+        print(f"answers may have {tokens} tokens, not {wanted}: the longest reference has as many")
+    return tokens
 
 
 def leaked(asked: Sequence[Sequence[Message]], data: Prepared) -> list[bool]:

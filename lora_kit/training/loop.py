@@ -65,8 +65,7 @@ def fit(
     start, evaluated, stop = time.monotonic() - state.seconds, evaluation_steps(len(steps), settings), False
     with training_mode(model, layers):
         if state.step == 0:
-            first = steps[0][0]
-            probe_scale(scaler, weights, lambda: backward(model, [first], terms(first), scaler, state))
+            probe_scale(scaler, weights, lambda: backward(model, steps[0][:1], terms(steps[0][0]), scaler, state))
         for step, batches in enumerate(steps[state.step :], start=state.step + 1):
             if stop or state.is_finished(len(steps), settings):
                 break
