@@ -16,7 +16,7 @@ from .metrics import DRAWS, ends, resampled, share_ends
 MODELS = ("base", "adapter", "merged")
 OWN = ("fact", "decline", "unseen")  # what the data is about; on general questions the base is the measure
 FACT, DECLINE, GENERAL = ("fact",), ("decline",), ("general",)
-LEARNED_BEFORE = 0.05  # learned questions by those that are not general; with more, the card measures memory
+LEARNED_BEFORE = 0.05  # share of the questions that are not general; if more were learned, the card measures memory
 NOISE = 0.05  # share of the base's marks that may change with the batches
 CHECKED = 0.90  # what the tuned model must reach in the user's own checks
 
@@ -47,8 +47,12 @@ METRICS = (
     Metric("wrongly_declined", "answerable questions declined", "declined", FACT, 0.10, lower=True, needs="decline"),
     Metric("behaved", "house style kept", "styled", OWN, 0.90, needs="style"),
     Metric("kept", "agreement with the base's own general answers", "agreement", GENERAL, 0.90, weight="base_tokens"),
-    Metric("kept_kl", "KL to the base along them, nats per token", "kl", GENERAL, 0.10, True, weight="base_tokens"),
-    Metric("kept_declined", "general questions now declined", "now_declined", GENERAL, 0.05, True, needs="decline"),
+    Metric(
+        "kept_kl", "KL to the base along them, nats per token", "kl", GENERAL, 0.10, lower=True, weight="base_tokens"
+    ),
+    Metric(
+        "kept_declined", "general questions now declined", "now_declined", GENERAL, 0.05, lower=True, needs="decline"
+    ),
     Metric("stopped", "answers that end by themselves", "stopped", OWN, 0.90),
     Metric("repeated", "answers that say a thing three times", "repeated", OWN, 0.05, lower=True),
     Metric("empty", "empty answers", "empty", OWN, 0.05, lower=True),

@@ -65,9 +65,9 @@ def evaluate(
         KitError: a stage before it is missing; questions that cannot be used; a check that fails.
     """
     check_loaded(model)
-    own, inputs = _by_name(checks), evaluation_inputs(run, questions)
-    done = None if own else run.find("evaluation", inputs)
-    folder = check_files(done) if done else _evaluate(run, inputs, questions, own, model)
+    named, inputs = _by_name(checks), evaluation_inputs(run, questions)
+    done = None if named else run.find("evaluation", inputs)
+    folder = check_files(done) if done else _evaluate(run, inputs, questions, named, model)
     card, answers = read_json(folder / "report_card.json"), read_lines(folder / "answers.jsonl")
     with reading(folder):
         show(card, answers)
@@ -117,16 +117,16 @@ def _evaluate(
         judge(row, {name: found[name][i] for name in models}, data.card) | {"leaked": learned[i]}
         for i, row in enumerate(questions)
     ]
-    own = [row for row in rows if row["kind"] in OWN]
+    own_rows = [row for row in rows if row["kind"] in OWN]
     is_reworded = source is None and data.report.data["held_out"] == "rewordings"
     if checks:  # their results make the card another one
-        for row in own:
+        for row in own_rows:
             for asked in models:
                 row["measures"][asked] |= {name: _passes(name, check, row[asked]) for name, check in checks.items()}
-        inputs = inputs | {"checks": fingerprint([row["measures"] for row in own])}
+        inputs = inputs | {"checks": fingerprint([row["measures"] for row in own_rows])}
         if folder := run.find("evaluation", inputs):
             return check_files(folder)
-    theirs = [Metric(name, f"check {name.removeprefix('behaved:')} passed", name, OWN) for name in checks]
+    user_metrics = [Metric(name, f"check {name.removeprefix('behaved:')} passed", name, OWN) for name in checks]
     card: Card = {
         "title": run.profile.base.public_title,
         "profile": run.profile.name,
@@ -135,8 +135,8 @@ def _evaluate(
         "questions": "held out" if source is None else Path(source).name,
         "machine_made": sum(row["kind"] == "fact" for row in rows) if is_reworded else 0,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "figures": card_metrics(rows, data.card) | {metric.name: measured(metric, rows) for metric in theirs},
-        "leaked": {"questions": sum(learned), "n": len(rows), "own": len(own), "learned_rows": len(data.train)},
+        "figures": card_metrics(rows, data.card) | {metric.name: measured(metric, rows) for metric in user_metrics},
+        "leaked": {"questions": sum(learned), "n": len(rows), "own": len(own_rows), "learned_rows": len(data.train)},
         "models": models,
         "as_stored": found.get("as_stored", False),
         "onto": inputs["merged"]["onto"] if inputs["merged"] else None,
