@@ -124,6 +124,7 @@ bench-preference: .venv/ready  ## what learning from pairs takes away, and its c
 
 bench-faq: .venv/ready build/smollm2  ## 200 facts asked once, on SmolLM2 as notebook 00 does it; writes results/faq.json
 	$(BIN)/python benchmarks/faq.py
+	$(BIN)/python tools/update_readme.py
 
 bench-recipe: .venv/ready build/smollm2  ## learning rate, layers, rank, steps on two bases, point by point; writes results/recipe.json
 	$(BIN)/python benchmarks/recipe.py --base tiny

@@ -3,7 +3,7 @@
 What most people bring. The facts are those of four invented workplaces; SmolLM2 learns them as notebook 00 does with
 EXTRAS on: the file, other wordings of its questions, questions to decline, general rows. The report card asks its
 held-out wordings, which are machine-made; beside it stand wordings that people wrote and no training saw. With --bare
-nothing is added. Writes benchmarks/results/faq.json.
+nothing is added; that is printed, not stored. Writes benchmarks/results/faq.json.
 """
 
 from __future__ import annotations
@@ -81,9 +81,8 @@ def main() -> None:
     options = parser.parse_args()
     found = measure(options)
     print(json.dumps(found))
-    path = ROOT / "benchmarks" / "results" / "faq.json"
-    before = json.loads(path.read_text())["figures"] if path.exists() else {}
-    store("faq", found["commit"], figures=before | {"bare" if options.bare else "extras": found})
+    if not options.bare and options.rows == 200:
+        store("faq", found["commit"], figures={"extras": found})
 
 
 if __name__ == "__main__":

@@ -230,6 +230,22 @@ def phrasings(record: dict[str, Any]) -> str:
     )
 
 
+def faq(record: dict[str, Any]) -> str:
+    (found,) = record["figures"].values()
+    card, verdict = found["card"], found["verdict"]
+    lines = ["| SmolLM2, 200 facts, each asked once | questions | base | adapter | merged |", "|---|--:|--:|--:|--:|"]
+    for name, metric in card.items():
+        shares = " | ".join(f"{metric[model]:.1%}" for model in ("base", "adapter", "merged"))
+        lines.append(f"| `{name}` | {metric['n']} | {shares} |")
+    reasons = "; ".join(verdict["reasons"]) if verdict["decision"] != "ship" else "all rules are kept"
+    return "\n".join(lines) + (
+        f"\n\nThe card's verdict: {verdict['decision']} ({reasons}). Of {found['asked']} questions that people wrote and no "
+        f"training saw, the merged model answers {found['people_exact']:.1%} exactly and declines "
+        f"{found['people_wrongly_declined']:.1%}. {found['seconds'] / 60:.0f} minutes up to the merged model "
+        f"({found['machine']}); `make bench-faq` on {record['date']}."
+    )
+
+
 def train(record: dict[str, Any]) -> str:
     figures = record["figures"]
     cases, kits, first = list(figures), list(next(iter(figures.values()))), next(iter(figures.values()))
@@ -422,6 +438,7 @@ def measured(records: dict[str, dict[str, Any]]) -> str:
     return "\n".join(["| what | lora_kit, and others | command |", "|---|---|---|", *table])
 
 
+IN_DATA: dict[str, Callable[[dict[str, Any]], str]] = {"phrasings": phrasings, "faq": faq}
 IN_BENCHES: dict[str, Callable[[dict[str, Any]], str]] = {
     "data": data,
     "train": train,
@@ -452,7 +469,7 @@ def write_page(page: Path, texts: dict[str, str]) -> None:
 def main() -> None:
     records = {path.stem: json.loads(path.read_text()) for path in RESULTS.glob("*.json")}
     write_page(ROOT / "README.md", {"demo": table(records["demo"]), "measured": measured(records)})
-    write_page(ROOT / "docs" / "data.md", {"phrasings": phrasings(records["phrasings"])})
+    write_page(ROOT / "docs" / "data.md", {name: block(records[name]) for name, block in IN_DATA.items()})
     write_page(ROOT / "benchmarks" / "README.md", {name: block(records[name]) for name, block in IN_BENCHES.items()})
     write_page(ROOT / "notebooks" / "README.md", {"notebooks": notebooks(records["notebooks"])})
     first = records["demo"]["seeds"][0]
