@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from record import ROOT, RUNS, made_on, profile_on, store
 import lora_kit as lk
 from lora_kit.base import load_tokenizer
 from lora_kit.evaluation.metrics import is_declined, is_exact
+from lora_kit.files import read_manifest
+from lora_kit.pipeline import stage_folder
 from lora_kit.widgets import EXTRAS
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -53,11 +54,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         **({} if options.bare else EXTRAS),
         **told,
     )
-    start = time.time()
     lk.make(run, until="merged")
-    made = time.time() - start
+    made = [read_manifest(folder) for stage in ("data", "training", "merged") if (folder := stage_folder(run, stage))]
     card = lk.evaluate(run)
-    model = lk.load_base(run, folder=lk.merge(run))
+    model = lk.load_adapter(lk.load_base(run), lk.trained_adapter(run))
     prompts = [[{"role": "user", "content": question}] for question, _ in asked]
     said = lk.answers(model, load_tokenizer(run.profile.base), prompts, max_new_tokens=48)
     data = lk.prepare(run).card
@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "people_exact": round(sum(right) / len(right), 4),
         "people_wrongly_declined": round(sum(is_declined(text, data) for text in said) / len(said), 4),
         "asked": len(asked),
-        "seconds": round(made),
+        "seconds": round(sum(stage["figures"].get("seconds", stage["seconds"]) for stage in made)),
         **made_on(options.device),
     }
 

@@ -240,7 +240,7 @@ def faq(record: dict[str, Any]) -> str:
     reasons = "; ".join(verdict["reasons"]) if verdict["decision"] != "ship" else "all rules are kept"
     return "\n".join(lines) + (
         f"\n\nThe card's verdict: {verdict['decision']} ({reasons}). Of {found['asked']} questions that people wrote and no "
-        f"training saw, the merged model answers {found['people_exact']:.1%} exactly and declines "
+        f"training saw, the adapter answers {found['people_exact']:.1%} exactly and declines "
         f"{found['people_wrongly_declined']:.1%}. {found['seconds'] / 60:.0f} minutes up to the merged model "
         f"({found['machine']}); `make bench-faq` on {record['date']}."
     )
