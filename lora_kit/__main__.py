@@ -16,7 +16,9 @@ from dataclasses import asdict
 
 import lora_kit as lk
 
+from .chatting import check_temperature
 from .config import named_values
+from .data.splits import question_files
 from .distributed import main_process_first
 from .errors import KitError
 from .exporting import check_format
@@ -82,6 +84,10 @@ def parser() -> argparse.ArgumentParser:
 def open_run(options: argparse.Namespace, until: str | None = None) -> lk.Run:
     """The run that the options name, with its stages made up to and with `until`."""
     overrides = named_values(options.set)
+    if plain := [name for name in overrides if "__" not in name]:
+        raise KitError(f"--set {plain[0]}=... is no setting, as lora__r=32 is: see --help for --data and --name")
+    if options.data == "":
+        raise KitError("--data is empty: name a dataset, a file or a folder")
     run = lk.Run(options.profile, data=options.data, name=options.name, root=options.root, **overrides)
     if until:
         lk.make(run, until)
@@ -133,7 +139,11 @@ def merge(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """make what is missing, then ask base, adapter and merged model the held-out questions"""
-    lk.evaluate(open_run(options, "merged"), questions=getattr(options, "questions", None))
+    run, questions = open_run(options), getattr(options, "questions", None)
+    if questions is not None:
+        question_files(questions, run.profile.data)  # a wrong name is no reason to train first
+    lk.make(run, "merged")
+    lk.evaluate(run, questions=questions)
     named = {"--profile": options.profile, "--data": options.data, "--name": options.name, "--root": options.root}
     words = [word for flag, value in named.items() if value for word in (flag, value)]
     words += [word for value in options.set for word in ("--set", value)]
@@ -142,6 +152,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def chat(options: argparse.Namespace) -> None:
     """train what is missing, then talk to base and tuned model side by side"""
+    check_temperature(options.temperature)
     run = open_run(options, "training")
     lk.chat(run, options.question, adapter=options.adapter, temperature=options.temperature)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .adapter_files import PREFIX, Saved, read_adapter
 from .config import ALL_LINEAR, Lora, Profile
 from .errors import KitError
-from .quantization import describe
+from .quantization import check_loaded, describe
 
 if TYPE_CHECKING:
     import torch
@@ -28,32 +28,32 @@ if TYPE_CHECKING:
     from .runs import Run
 
 
-def attach_lora(model: PreTrainedModel, run: Run, *, adapter: str = "default") -> PreTrainedModel:
+def attach_lora(model: PreTrainedModel, run: Run) -> PreTrainedModel:
     """Add a fresh LoRA adapter to the model's target modules; a second call changes nothing.
 
     Args:
         model: the frozen base from `load_base`; it is changed in place and returned.
         run: its profile has r, lora_alpha, lora_dropout, target_modules.
-        adapter: a name, where several adapters share one base.
 
     Raises:
         KitError: a target name that the model does not have; the message lists those it has.
     """
-    return attach(model, run.profile, adapter=adapter)
+    return attach(model, run.profile)
 
 
-def attach(model: PreTrainedModel, profile: Profile, *, adapter: str = "default") -> PreTrainedModel:
+def attach(model: PreTrainedModel, profile: Profile) -> PreTrainedModel:
     """`attach_lora` with a profile in place of a run."""
     import torch
     from peft import LoraConfig
 
-    if adapter in adapter_names(model):
-        print(f"adapter {adapter!r} is attached already")
+    check_loaded(model)
+    if "default" in adapter_names(model):
+        print("an adapter is attached already")
         return model
     targets = target_names(model, profile.lora.target_modules)
     settings = asdict(profile.lora) | {"target_modules": targets}
     torch.manual_seed(profile.training.seed)
-    _inject(model, LoraConfig(**settings, init_lora_weights="gaussian", task_type="CAUSAL_LM"), adapter)
+    _inject(model, LoraConfig(**settings, init_lora_weights="gaussian", task_type="CAUSAL_LM"), "default")
     print(f"adapter: r={profile.lora.r} on {', '.join(targets)}; {describe(model)}")
     return model
 
@@ -184,26 +184,28 @@ def adapter_state(model: PreTrainedModel, adapter: str = "default") -> dict[str,
     return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
-def save_adapter(model: PreTrainedModel, folder: Path, run: Run, *, adapter: str = "default") -> None:
+def save_adapter(model: PreTrainedModel, folder: str | Path, run: Run) -> None:
     """Write the adapter, as it is on the model, as a PEFT folder: adapter_config.json and adapter_model.safetensors."""
     from safetensors.torch import save_file
 
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {PREFIX + name: value for name, value in adapter_state(model, adapter).items()}
+    tensors = {PREFIX + name: value for name, value in adapter_state(model).items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config: Any = copy(model.peft_config[adapter])
+    config: Any = copy(model.peft_config["default"])
     config.target_modules = sorted(config.target_modules)  # a set has another order in every process
     config.base_model_name_or_path, config.revision = run.profile.base.public_source, run.profile.base.revision
     config.inference_mode = True
     config.save_pretrained(str(folder))
 
 
-def load_adapter(model: PreTrainedModel, folder: Path, *, adapter: str = "default") -> PreTrainedModel:
+def load_adapter(model: PreTrainedModel, folder: str | Path, *, adapter: str = "default") -> PreTrainedModel:
     """Add a saved adapter to the model in place, ready for use; it replaces one of the same name.
 
     Raises:
         KitError: no adapter in the folder, a damaged file, one that is not plain LoRA, or does not fit this model.
     """
+    folder = Path(folder)
     saved = read_adapter(folder)
     if unknown := saved.scales.keys() - linear_layers(model):  # before anything is changed
         raise KitError(f"the adapter in {folder} was made for another model: this one has no {min(unknown)}")

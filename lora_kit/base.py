@@ -117,9 +117,12 @@ def local_folder(base: Base) -> Path | None:
     if Path(base.source).is_dir():
         return Path(base.source)
     try:
-        return _snapshot(base, local_files_only=True)
+        folder = _snapshot(base, local_files_only=True)
     except Exception:  # not in the cache: the library has several names for that
         return None
+    index = folder / INDEX  # a download may have broken off, or only fetched the tokenizer
+    files = set(read_json(index)["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    return folder if all((folder / name).is_file() for name in ("config.json", *files)) else None
 
 
 def _snapshot(base: Base, **options: Any) -> Path:

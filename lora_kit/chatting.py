@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from .errors import KitError
 from .files import read_manifest
 from .generation import stream
 from .progress import in_notebook
-from .quantization import check_loaded, load_base
+from .quantization import check_loaded, load_base, release
 from .runs import Run
 from .training.train import trained_adapter, trained_adapters
 from .widgets import widgets_shown
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MODELS = ("base", "tuned")
 LONGEST = 256  # tokens of an answer
+BOXES: list[PreTrainedModel] = []  # models that the last box has loaded itself
 COOLEST, WARMEST = 0.01, 2.0  # temperature; below, numbers overflow; above, answers are noise
 FRAME = "border:1px solid #8888;border-radius:6px;padding:.5em .8em;min-height:4em;white-space:pre-wrap"
 
@@ -47,18 +49,26 @@ def chat(
         temperature: 0 takes the likeliest words, 1 draws as the model believes; 2 at most.
         model: the base in memory, with or without adapters, so that it is not loaded again.
     """
-    if not isinstance(temperature, int | float) or not (temperature == 0 or COOLEST <= temperature <= WARMEST):
-        raise KitError(f"temperature={temperature!r} must be 0, or a number from {COOLEST:g} to {WARMEST:g}")
-    check_loaded(model)
+    check_temperature(temperature)
+    check_loaded(model, run)
+    while BOXES and model is None:  # a notebook keeps a box, and with it its model, until it ends
+        release(BOXES.pop())
     talk = Talk(run, adapter, model)
     if question:
         print_answers(talk, question, temperature)
     elif widgets_shown():
+        BOXES.extend([talk.model] if model is None else [])
         chat_box(talk, temperature)
     elif in_notebook():
         print(f"widgets are off: ask with lk.chat(run, 'your question'); adapters are {', '.join(talk.folders)}")
     else:
         prompt(talk, temperature)
+
+
+def check_temperature(temperature: object) -> None:
+    """Raise KitError for a temperature at which numbers overflow, or that is none."""
+    if not isinstance(temperature, int | float) or not (temperature == 0 or COOLEST <= temperature <= WARMEST):
+        raise KitError(f"temperature={temperature!r} must be 0, or a number from {COOLEST:g} to {WARMEST:g}")
 
 
 class Talk:
@@ -67,18 +77,26 @@ class Talk:
     def __init__(self, run: Run, adapter: str | None = None, model: PreTrainedModel | None = None) -> None:
         own = trained_adapter(run).parent.name
         self.run, self.folders = run, trained_adapters(run)  # name -> folder
-        self.switch(adapter or own)
+        self.loaded: dict[str, str] = {}  # adapters by their name on the model, which takes no dots and no "train"
+        self.system_of(adapter or own)  # what is refused is refused before the base is loaded
         self.model, self.tokenizer = model or load_base(run, whole=True), load_tokenizer(run.profile.base)
-        for name, folder in self.folders.items():
-            load_adapter(self.model, folder, adapter=name)
+        self.switch(adapter or own)
 
     def switch(self, adapter: str) -> None:
-        """Let another adapter answer, with the system text that it was trained with; no weights are loaded."""
+        """Let another adapter answer, with the system text that it was trained with; the base stays."""
+        system = self.system_of(adapter)
+        if adapter not in self.loaded:
+            load_adapter(self.model, self.folders[adapter], adapter=f"chat {len(self.loaded)}")
+            self.loaded[adapter] = f"chat {len(self.loaded)}"
+        self.adapter, self.system = adapter, system
+
+    def system_of(self, adapter: str) -> str | None:
+        """The system text that an adapter was trained with; KitError where there is no such adapter, or no data."""
         if adapter not in self.folders:
             raise KitError(f"there is no adapter {adapter!r} in this run; trained are {', '.join(self.folders)}")
         inputs = read_manifest(self.folders[adapter].parent)["inputs"]["data"]
         data = self.run.need("data", inputs, made_by=f"lk.prepare(run) with the data of {adapter!r}")
-        self.adapter, self.system = adapter, load_prepared(data).card.get("system")
+        return load_prepared(data).card.get("system")
 
     def answer(self, model: str, question: str, temperature: float) -> Iterator[str]:
         """The answer of "base" or "tuned" as it grows: the whole text so far, after every token."""
@@ -86,8 +104,10 @@ class Talk:
             raise KitError("the question is empty")
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages += [{"role": "user", "content": question}]
-        set_adapter(self.model, self.adapter if model == "tuned" else None)
-        yield from stream(self.model, self.tokenizer, messages, max_new_tokens=LONGEST, temperature=temperature)
+        check_loaded(self.model)
+        set_adapter(self.model, self.loaded[self.adapter] if model == "tuned" else None)
+        draw = {"temperature": temperature, "seed": time.time_ns() % 2**32}
+        yield from stream(self.model, self.tokenizer, messages, max_new_tokens=LONGEST, **draw)
 
 
 def print_answers(talk: Talk, question: str, temperature: float) -> None:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from . import machine
 from .base import access_problem, local_folder
@@ -16,6 +17,9 @@ from .config import Base, Profile
 from .files import absolute, shown, version
 from .machine import LIBRARIES, choose_profile, default_root, has_token, scratch_root
 from .presets import profile
+
+if TYPE_CHECKING:
+    from .runs import Run
 
 NEEDS = {  # GiB of free disk, free RAM, GPU memory
     "tiny-cpu": (0.5, 1.0, 0.0),
@@ -58,13 +62,13 @@ class Checkup(list[Check]):
         return "\n".join([*lines, f"{failed} of {len(self)} to fix" if failed else f"all {len(self)} in order"])
 
 
-def doctor(profile_name: str | None = None) -> Checkup:
+def doctor(of: str | Run | None = None) -> Checkup:
     """Look at everything that a run needs: seconds, no download; extra GPUs are hidden as a run would hide them.
 
     Args:
-        profile_name: the profile to check for; by default the one that `lk.Run()` would take.
+        of: the profile or the run to check for; by default the profile that `lk.Run()` would take.
     """
-    chosen = profile(choose_profile(profile_name)[0])
+    chosen = profile(choose_profile(of)[0]) if isinstance(of, str | None) else of.profile
     found, has_widgets = sys.version.split()[0], importlib.util.find_spec("ipywidgets") is not None
     checks = [
         Check("python", sys.version_info >= (3, 11), f"{found}, wanted >=3.11", "install Python 3.11 or newer"),
@@ -146,7 +150,9 @@ def _room(chosen: Profile) -> list[Check]:
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     folder = absolute(folder)
-    return next(place for place in (folder, *folder.parents) if os.path.exists(place))  # Path raises on long names
+    return next(
+        (place for place in (folder, *folder.parents) if os.path.exists(place)), folder
+    )  # Path raises on long names
 
 
 def _base(base: Base) -> list[Check]:

@@ -204,9 +204,8 @@ def _parse(value: Any, hint: Any) -> Any:
     elif get_origin(hint) is Literal:
         return get_args(hint)[get_args(hint).index(value)]
     elif get_origin(hint) is tuple:
-        texts = value if isinstance(value, str) else ",".join(map(str, value))
-        parts = texts.rsplit(",", 1) if "{" in texts else texts.split(",")  # a template may contain commas
-        return tuple(part.strip() for part in parts if part.strip())
+        parts = value if not isinstance(value, str) else value.rsplit(",", 1) if "{" in value else value.split(",")
+        return tuple(text for part in parts if (text := str(part).strip()))  # a template may contain commas
     elif hint is bool:
         return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
     elif hint is NoneType and str(value).lower() == "none":

@@ -50,6 +50,8 @@ def pairs(run: Run, *, limit: int | None = None) -> list[dict[str, Any]]:
     adapter, data = trained_adapter(run), prepare(run)
     tokenizer, card = load_tokenizer(run.profile.base), data.card
     chats = _questions(data, tokenizer)
+    if not chats:
+        raise KitError("no row is a single question under the system text of all: give pairs of your own to lk.correct")
     if limit is not None and limit < 1:
         raise KitError(f"limit={limit} must be above 0, or None for all questions")
     chats = chats[:: -(-len(chats) // limit)] if limit else chats
@@ -95,7 +97,7 @@ def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
     own = {name: value for name, value in settings(run.profile).items() if value != preset[name]}
     own |= dict.fromkeys(AUTO, "auto")
     own |= {"training__start_from": str(start), "training__pairs": as_source(pairs, root)}
-    if (rate := run.profile.training.learning_rate) != "auto":
+    if (rate := run.profile.training.learning_rate) != "auto" and run.profile.training.pairs is None:
         own["training__learning_rate"] = PAIRS_RATE * float(rate)
     better = Run(run.profile.name, name=run.path.name, root=root, **own | overrides)
     data, model = prepare(better), load_base(better)

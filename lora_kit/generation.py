@@ -47,7 +47,7 @@ def generate_ids(
     stops = [token for token in stops if token >= 0]
     config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=stops or None, pad_token_id=0, use_cache=True)
     if temperature > 0:
-        config.update(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
+        config.update(do_sample=True, temperature=float(temperature), top_k=0, top_p=1.0)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = dict[int, list[int]]()
     for start in range(0, len(order), batch_size):
@@ -104,6 +104,8 @@ def answers(
     Raises:
         KitError: something that is not a conversation.
     """
+    if isinstance(conversations, str):
+        raise KitError(f"conversations must be a list, as [{conversations[:40]!r}]")
     prompts, stops = prompts_of(conversations, tokenizer), stop_tokens(model, tokenizer)
     rows = generate_ids(model, prompts, max_new_tokens=max_new_tokens, eos_token_id=stops, batch_size=batch_size)
     return [text_of(row, tokenizer) for row in rows]

@@ -46,7 +46,7 @@ class Weights(Mapping[str, "torch.Tensor"]):
 def companions(folder: Path) -> list[Path]:
     """What belongs to a model beside its weights, and is no link to elsewhere: configuration, tokenizer, licences."""
     found = {file for pattern in (*PUBLIC, *LICENCES) for file in folder.glob(pattern) if file.is_file()}
-    places = (folder.resolve(), folder.resolve().parents[1] / "blobs")  # the Hub's cache holds links to these
+    places = (folder.resolve(), folder.resolve().parent.parent / "blobs")  # the Hub's cache holds links to these
     return sorted(file for file in found if any(file.resolve().is_relative_to(place) for place in places))
 
 

@@ -59,8 +59,10 @@ def summary(run: Run) -> None:
 def _train(run: Run) -> None:
     data = load_prepared(run.need("data", data_inputs(run), made_by="lk.prepare(run)"))
     model = load_base(run)
-    train(model, data, run)
-    release(model)
+    try:
+        train(model, data, run)
+    finally:
+        release(model)
 
 
 STAGES: dict[str, Callable[[Run], Any]] = {"data": prepare, "training": _train, "merged": merge, "evaluation": evaluate}

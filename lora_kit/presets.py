@@ -101,6 +101,9 @@ def profile(name: str, **overrides: Any) -> Profile:
         source = str(overrides["base__source"])
         known = {base.source: base for base in (*(each.base for each in _ALL), LLAMA2_MIRROR)}
         licence = "llama2" if "llama-2" in source.lower() else "see its page"
+        if chosen is _TINY and source != _TINY.base.source:  # its recipe is for so small a model
+            training = Training(tokens_per_micro_batch=_TINY.training.tokens_per_micro_batch)
+            chosen = replace(chosen, data=Data(), training=training, evaluation=Evaluation())
         chosen = replace(chosen, base=known.get(source) or Base(source, source, licence=licence))
     for key, value in overrides.items():
         right = settings(chosen)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import FAMILIES, check_numbers, locate, read_config
+from .base import FAMILIES, check_numbers, identity, locate, read_config
 from .config import Profile
 from .distributed import is_spread, load_spread, processes
 from .errors import KitError
@@ -48,6 +48,7 @@ def load_base(run: Run, *, folder: Path | None = None, whole: bool = False) -> P
     shard = run.profile.training.shard and processes()[1] > 1 and not whole
     model = load_model(run.profile, folder or base, shard=shard)
     model.loading_seconds = time.monotonic() - start  # type: ignore[assignment]  # for the plan
+    model.made_from = None if folder else made_from(run)  # type: ignore[assignment]
     if folder is None and not whole:
         untested = "" if model.config.model_type in FAMILIES else f", of the untested family {model.config.model_type}"
         print(f"base: {run.profile.base.title}{untested}, {describe(model)}")
@@ -162,10 +163,19 @@ def round_trip(profile: Profile) -> Callable[[str, torch.Tensor], torch.Tensor] 
     return there_and_back
 
 
-def check_loaded(model: PreTrainedModel | None) -> None:
-    """Raise KitError for a model that was released; None is one that is still to be loaded."""
+def made_from(run: Run) -> dict[str, Any]:
+    """What the run's base in memory is."""
+    return {"base": identity(run.profile.base), "quantization": vars(run.profile.quantization)}
+
+
+def check_loaded(model: PreTrainedModel | None, run: Run | None = None) -> None:
+    """Raise KitError for a model that was released, or another run's base; None is one that is still to be loaded."""
     if model is not None and not any(True for _ in model.parameters()):
         raise KitError("the model was released: load it again with lk.load_base(run)")
+    if model is not None and run and (own := getattr(model, "made_from", None)) and own != made_from(run):
+        theirs = f"{own['base']['source']} in {own['quantization']['kind']}"
+        wanted = f"{run.profile.base.source} in {run.profile.quantization.kind}"
+        raise KitError(f"the model is {theirs}, the run wants {wanted}: lk.release(model); model = lk.load_base(run)")
 
 
 def release(model: PreTrainedModel) -> None:

@@ -178,7 +178,7 @@ def _choose(name: str | None, overrides: dict[str, Any]) -> tuple[Profile, str]:
     """The profile and why; its fallback where a gated base that nobody named cannot be had."""
     chosen, reason = choose_profile(name)
     wanted = profile(chosen, **overrides)
-    is_named = name or os.environ.get("LORA_KIT_PROFILE")
+    is_named = name or os.environ.get("LORA_KIT_PROFILE") or "base__source" in overrides
     problem = None if is_named or wanted.base.fallback is None else access_problem(wanted.base)
     if problem is None:
         return wanted, reason
@@ -225,5 +225,9 @@ def _plain(value: Any) -> Any:
 
 
 def _folder_name(chosen: Profile) -> str:
+    """The profile's name, with a hash of the settings that data and training follow from, where these are changed."""
     changed = dict(settings(chosen).items() - settings(profile(chosen.name)).items())
+    changed = {name: value for name, value in changed.items() if not name.startswith(("merge__", "evaluation__"))}
+    if os.path.exists(str(changed.get("data__source"))):
+        changed["data__source"] = str(absolute(changed["data__source"]))  # however it is written
     return f"{chosen.name}-{fingerprint(changed)[:6]}" if changed else chosen.name

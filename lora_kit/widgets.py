@@ -83,7 +83,10 @@ class Settings:
         arguments: dict[str, Any] = dict(BASES[self.base])
         if self.base == "smollm2" and gpu_count():
             arguments["profile"] = "smollm2-t4"
-        return arguments | named_values(self.changes.split())
+        changes = named_values(self.changes.split())
+        if "data__source" in changes:
+            raise KitError("the data has a field of its own: write it there, not as data__source=")
+        return arguments | changes
 
     def __str__(self) -> str:
         data = self.data if isinstance(self.data, str) else type(self.data).__name__

@@ -8,6 +8,7 @@ import json
 import shutil
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -267,3 +268,16 @@ def test_the_same_weights_in_another_format_beside_are_passed_over(tmp_path: Pat
     save_file({"model.norm.weight": torch.ones(2)}, tmp_path / "model.safetensors")
     save_file({"norm.weight": torch.ones(2)}, tmp_path / "consolidated.safetensors")
     assert [*Weights(tmp_path)] == ["model.norm.weight"]
+
+
+def test_a_download_that_broke_off_is_no_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_module, "_snapshot", lambda base, **options: tmp_path)
+    here = partial(base_module.local_folder, Base("owner/model", "model"))
+    (tmp_path / "config.json").write_text("{}")
+    assert here() is None
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": names[0], "b": names[1]}}))
+    (tmp_path / names[0]).touch()
+    assert here() is None
+    (tmp_path / names[1]).touch()
+    assert here() == tmp_path

@@ -79,6 +79,9 @@ def test_chat_opens_the_box_in_a_notebook_and_a_prompt_elsewhere(
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr(chatting, "Talk", lambda run, adapter, model: FakeTalk())
+    monkeypatch.setattr(FakeTalk, "model", None, raising=False)
+    monkeypatch.setattr(chatting, "BOXES", [])
+    monkeypatch.setattr(chatting, "release", lambda model: None)
     monkeypatch.setattr(chatting, "chat_box", lambda talk, temperature: opened.append("box"))
     monkeypatch.setattr(chatting, "prompt", lambda talk, temperature: opened.append("prompt"))
     for widgets, notebook in ((True, True), (False, True), (False, False)):
@@ -122,7 +125,7 @@ def test_adapters_of_one_run_switch_at_the_prompt_without_loading(
     monkeypatch.setattr(chatting, "load_adapter", loading)
     lk.chat(run)
     out = capsys.readouterr().out
-    assert loaded == ["handbook", "triage"] and "adapter 'triage'" in out
+    assert loaded == ["chat 0", "chat 1"] and "adapter 'triage'" in out
     assert "'nobody'" in out and "handbook, triage" in out
     assert out.count("  base: ") == out.count(" tuned: ") == 2
     with pytest.raises(KitError, match=r"'nobody'.*handbook, triage"):
@@ -150,3 +153,28 @@ def test_temperatures_that_would_overflow_are_refused(done: lk.Run, temperature:
 def test_what_cannot_be_asked_is_refused(done: lk.Run) -> None:
     with pytest.raises(KitError, match="512"):
         lk.chat(done, "word " * 3000)
+
+
+def test_any_name_of_a_file_can_be_chatted_with_and_a_damaged_neighbour_does_not_matter(
+    done: lk.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train.jsonl", "faq.v2.jsonl"):
+        file = tmp_path / name
+        file.write_text('{"question": "Who feeds the cat?", "answer": "Mina."}\n' * 8)
+        run = lk.Run("tiny-cpu", data=file, root=tmp_path, name="names", data__test_size=0, **SHORT)
+        lk.make(run, until="training")
+    (run.path / "training" / "train" / "adapter" / "adapter_model.safetensors").write_bytes(b"x")
+    lk.chat(run, "Who feeds the cat?")
+    assert " tuned: " in capsys.readouterr().out
+
+
+def test_a_new_chat_frees_the_model_of_the_box_before(done: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    talks = list[Any]()
+    monkeypatch.setattr(chatting, "BOXES", [])
+    monkeypatch.setattr(chatting, "widgets_shown", lambda: True)
+    monkeypatch.setattr(chatting, "chat_box", lambda talk, temperature: talks.append(talk))
+    for _ in range(2):
+        lk.chat(done)
+    with pytest.raises(KitError, match="released"):
+        next(talks[0].answer("base", "Who?", 0.0))
+    assert next(talks[1].answer("base", "Who?", 0.0)) is not None

@@ -89,6 +89,23 @@ def test_what_the_command_line_does_not_know_is_status_2_with_usage(
     assert "usage: lora_kit" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["chat", "hi", "--temperature", "5"], "temperature=5"),
+        (["evaluate", "--questions", "nothing.csv"], "nothing.csv"),
+        (["prepare", "--set", "data=faq.csv"], "--data"),
+        (["prepare", "--data", ""], "--data is empty"),
+    ],
+)
+def test_a_mistake_in_an_option_is_said_before_anything_is_made(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lk, "make", lambda *_: pytest.fail("made"))
+    assert main([arguments[0], *TINY, *arguments[1:]]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_stop_by_hand_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def stop(_: object) -> int:
         raise KeyboardInterrupt
@@ -111,6 +128,7 @@ def test_a_card_ends_with_the_command_that_talks_to_its_run(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lora_kit.__main__.open_run", lambda *_: None)
+    monkeypatch.setattr(lk, "make", lambda *_: None)
     monkeypatch.setattr(lk, "evaluate", lambda _, questions: None)
     named = [*(["--profile", "tiny-cpu"] if command == "evaluate" else []), "--name", "my run"]
     assert main([command, *named, "--set", "lora__r=4", "--set", "base__title=A B"]) == 0

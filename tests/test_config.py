@@ -179,3 +179,15 @@ def test_a_wrong_setting_hints_at_the_right_one(wrong: str, right: str | None) -
 
 def test_all_linear_is_every_linear_layer() -> None:
     assert profile("llama2-7b-t4", lora__target_modules="all-linear").lora.target_modules == ALL_LINEAR
+
+
+def test_another_base_does_not_get_the_recipe_of_the_embedded_one() -> None:
+    other = profile("tiny-cpu", base__source="owner/model")
+    assert (other.training.learning_rate, other.training.epochs, other.data.max_length) == ("auto", "auto", 1024)
+    assert profile("tiny-cpu", base__source="owner/model", training__epochs=2).training.epochs == 2
+    assert profile("tiny-cpu", base__source="tiny-chat").training.epochs == 7
+
+
+def test_names_of_columns_may_contain_commas_where_they_are_given_one_by_one() -> None:
+    chosen = profile("tiny-cpu", data__columns=("Frage (kurz, klar)", "Antwort"))
+    assert chosen.data.columns == ("Frage (kurz, klar)", "Antwort")

@@ -423,3 +423,15 @@ def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
 def test_a_place_where_no_folder_can_be_made_is_refused() -> None:
     with pytest.raises(KitError, match=r"cannot write .*/proc/nowhere/.*[Cc]hoose another place with lk\.Run\("):
         Run("tiny-cpu", root="/proc/nowhere")
+
+
+def test_settings_of_merge_and_evaluation_and_how_a_path_is_written_make_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("faq.jsonl").write_text('{"question": "Who?", "answer": "Mina."}')
+    plain = Run("tiny-cpu", root=tmp_path, data="faq.jsonl").path
+    assert Run("tiny-cpu", root=tmp_path, data=tmp_path / "faq.jsonl", merge__onto="dequantized").path == plain
+    assert Run("tiny-cpu", root=tmp_path, data="./faq.jsonl", evaluation__max_new_tokens=30).path == plain
+    assert Run("tiny-cpu", root=tmp_path, data="faq.jsonl", training__seed=1).path != plain
+    assert Run("tiny-cpu", root=tmp_path, merge__onto="dequantized").path.name == "tiny-cpu"

@@ -22,7 +22,17 @@ from ..data.reading.sources import file_hashes
 from ..data.reading.turns import Message
 from ..data.splits import pick, question_files, read_questions, with_general
 from ..errors import KitError
-from ..files import check_files, fingerprint, read_json, read_lines, reading, shown, write_json, write_lines
+from ..files import (
+    check_files,
+    fingerprint,
+    read_json,
+    read_lines,
+    read_manifest,
+    reading,
+    shown,
+    write_json,
+    write_lines,
+)
 from ..generation import check_length, prompts_of
 from ..merging.merge import merge_inputs
 from ..quantization import check_loaded
@@ -64,7 +74,7 @@ def evaluate(
     Raises:
         KitError: a stage before it is missing; questions that cannot be used; a check that fails.
     """
-    check_loaded(model)
+    check_loaded(model, run)
     named, inputs = _by_name(checks), evaluation_inputs(run, questions)
     done = None if named else run.find("evaluation", inputs)
     folder = check_files(done) if done else _evaluate(run, inputs, questions, named, model)
@@ -78,11 +88,18 @@ def evaluate(
 def read_answers(run: Run, questions: str | Path | None = None) -> list[dict[str, Any]]:
     """Every held-out question, or each of `questions`, with its reference, the answers, and how each was judged.
 
+    Of several cards, with other checks, it takes the newest.
+
     Raises:
         KitError: the card is not made yet.
     """
     inputs = evaluation_inputs(run, questions)
-    return read_lines(run.need("evaluation", inputs, made_by="lk.evaluate(run)") / "answers.jsonl")
+    for card in sorted(run.path.glob("evaluation*/manifest.json"), key=lambda file: file.stat().st_mtime, reverse=True):
+        found = read_manifest(card.parent)["inputs"]
+        if fingerprint(found | {"checks": None}) == fingerprint(inputs | {"checks": None}):
+            return read_lines(check_files(card.parent) / "answers.jsonl")
+    call = "lk.evaluate(run)" if questions is None else f"lk.evaluate(run, questions={str(questions)!r})"
+    raise KitError(f"there is no card of these settings in {shown(run.path)}: run {call} first")
 
 
 def evaluation_inputs(run: Run, questions: str | Path | None = None) -> dict[str, Any]:

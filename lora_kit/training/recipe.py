@@ -185,7 +185,7 @@ def check_given(model: object, data: object, run: Run) -> None:
     if not isinstance(model, torch.nn.Module) or not isinstance(data, Prepared):
         kinds = f"{type(model).__name__}, {type(data).__name__}"
         raise KitError(f"(model, data, run) are wanted, in this order; the first two are {kinds}")
-    check_loaded(cast("PreTrainedModel", model))
+    check_loaded(cast("PreTrainedModel", model), run)
     if read_manifest(data.folder)["fingerprint"] != fingerprint(data_inputs(run)):
         raise KitError(f"{shown(data.folder)} was prepared from other files or settings: call data = lk.prepare(run)")
     last, config = pc.max(pc.list_flatten(data.train.data.column("input_ids"))).as_py(), cast("Any", model.config)

@@ -110,6 +110,7 @@ def _attach(model: PreTrainedModel, run: Run) -> None:
     if not adapters.is_fresh(model, lora):  # a training that was stopped leaves its adapter half trained
         adapters.detach_lora(model)
         adapters.attach_lora(model, run)
+    adapters.set_adapter(model, "default")  # another one may be loaded beside it, as a chat does
     if start is not None:
         adapters.take_adapter(model, Path(start).expanduser(), lora)
 

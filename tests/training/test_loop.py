@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, get_scheduler
 
-from lora_kit.adapters import attach_lora, trainable
+import lora_kit as lk
+from lora_kit.adapters import attach_lora, lora_layers, trainable
 from lora_kit.data.encoding import IGNORE
 from lora_kit.errors import KitError
 from lora_kit.quantization import load_model
@@ -22,7 +23,7 @@ from lora_kit.training.optim import make_scaler, probe_scale, schedule
 from lora_kit.training.plan import probe
 from lora_kit.training.train import check_learned
 
-from ..models import FakeRun, adapted, gradients, load_small_llama, random_rows, save_small_llama, small_profile
+from ..models import SHORT, FakeRun, adapted, gradients, load_small_llama, random_rows, save_small_llama, small_profile
 
 
 @pytest.fixture(scope="module")
@@ -298,3 +299,20 @@ def test_an_adapter_that_learned_nothing_is_a_failure_and_a_loss_that_did_not_fa
     assert capsys.readouterr().out == ""
     check_learned(model, [{"loss": 1.25}] * 30)
     assert "1.250 to 1.250" in capsys.readouterr().out
+
+
+def test_a_training_trains_its_own_adapter_whichever_is_active(done: lk.Run) -> None:
+    model = lk.attach_lora(lk.load_base(done), done)
+    lk.load_adapter(model, lk.trained_adapter(done), adapter="another")  # as a chat does
+    run = lk.Run("tiny-cpu", root=done.path.parent, name="short", **SHORT | {"training__seed": 3})
+    lk.train(model, lk.prepare(run), run)
+    assert all(layer.lora_B["default"].weight.any() for layer in lora_layers(model))
+
+
+def test_another_run_s_base_is_refused(done: lk.Run) -> None:
+    model, data = lk.attach_lora(lk.load_base(done), done), lk.prepare(done)
+    told = SHORT | {"quantization__kind": "none"}
+    other = lk.Run("tiny-cpu", root=done.path.parent, name="short", **told)
+    for call in (lambda: lk.train(model, data, other), lambda: lk.evaluate(other, model=model)):
+        with pytest.raises(KitError, match=r"tiny-chat in nf4.*tiny-chat in none"):
+            call()

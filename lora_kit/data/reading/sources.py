@@ -39,7 +39,10 @@ def file_hashes(paths: Sequence[Path]) -> dict[str, str]:
     """Each file's hash by its place in the folder that all are in: train/rows.jsonl is not test/rows.jsonl."""
     places = [Path(os.path.abspath(path)) for path in paths]
     shared = os.path.commonpath([place.parent for place in places])
-    return {place.relative_to(shared).as_posix(): file_hash(place) for place in places}
+    try:
+        return {place.relative_to(shared).as_posix(): file_hash(place) for place in places}
+    except OSError as error:  # no permission, or open in a spreadsheet program that locks it
+        raise KitError(f"{error.filename} cannot be read ({error.strerror}): close it in other programs") from error
 
 
 def name_of(source: str) -> str:
