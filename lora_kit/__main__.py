@@ -6,7 +6,6 @@ import argparse
 import io
 import json
 import os
-import shlex
 import shutil
 import sys
 import time
@@ -22,7 +21,7 @@ from .data.splits import question_files
 from .distributed import main_process_first
 from .errors import KitError
 from .exporting import check_format
-from .files import absolute, check_files, disk_errors, shown
+from .files import absolute, check_files, disk_errors, quoted, shown
 from .machine import default_root, scratch_root
 from .pipeline import stage_folder
 from .presets import PROFILES
@@ -147,7 +146,7 @@ def evaluate(options: argparse.Namespace) -> None:
     named = {"--profile": options.profile, "--data": options.data, "--name": options.name, "--root": options.root}
     words = [word for flag, value in named.items() if value for word in (flag, value)]
     words += [word for value in options.set for word in ("--set", value)]
-    print(f"talk to it: {shlex.join(['python', '-m', 'lora_kit', 'chat', *words])}")
+    print(f"talk to it: {quoted(['python', '-m', 'lora_kit', 'chat', *words])}")
 
 
 def chat(options: argparse.Namespace) -> None:

@@ -93,7 +93,10 @@ def _library(name: str, wanted: str) -> Check:
 def _gpu(chosen: Profile, count: int) -> list[Check]:
     """The card, its memory, and cards that should be hidden."""
     if chosen.device != "cuda":
-        return [Check("gpu", True, f"not needed: {chosen.name} runs on the CPU")]
+        has_card = shutil.which("nvidia-smi") and importlib.util.find_spec("torch")
+        unused = has_card and not torch_cuda()  # as PyPI's torch for Windows
+        hint = "; there is a GPU, but this torch has no CUDA: pytorch.org tells the command" if unused else ""
+        return [Check("gpu", True, f"not needed: {chosen.name} runs on the CPU{hint}")]
     found, problem = machine.gpu(), machine.gpu_problem(chosen, count)
     need, gib = NEEDS.get(chosen.name, NEEDS_7B)[2], found.gib if found else 0.0
     smaller = "use the profile tinyllama-t4, or a card with more memory" if found else machine.WAY_OUT

@@ -7,7 +7,6 @@ import unicodedata
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from .base import ASSETS, load_tokenizer, locate, read_config
@@ -17,7 +16,7 @@ from .data.prepared import load_prepared
 from .errors import KitError
 from .evaluation.evaluate import evaluation_inputs
 from .evaluation.report import markdown_card
-from .files import check_files, disk_errors, read_json, read_manifest, reading, shown, whole_file
+from .files import check_files, disk_errors, quoted, read_json, read_manifest, reading, shown, whole_file
 from .gguf import write_gguf
 from .llama_cpp import check_gguf, reference
 from .machine import without_token
@@ -75,18 +74,18 @@ def export(run: Run, kind: str = "adapter-zip", *, check: bool = False) -> Path:
                 archive.writestr(file, content)
         rank = next((size for size in VLLM_RANKS if size >= run.profile.lora.r), run.profile.lora.r)
         base, served = run.profile.base.source, f"--lora-modules {plain_name(adapter.parent.name)}=FOLDER"
-        hint = f"vllm serve {quote(base)} --enable-lora --max-lora-rank {rank} {served}"
+        hint = f"vllm serve {quoted([base])} --enable-lora --max-lora-rank {rank} {served}"
         if (ASSETS / base).is_dir():  # embedded: no other program knows it by its name
             hint = "PeftModel.from_pretrained(model, FOLDER)"
     elif kind == "ollama":
         target, model = place / f"{name}-ollama", plain_name(name)
         _write_ollama(run, _merged(run), target, name, check)
-        hint = f"ollama create {model} -f {quote(shown(target / 'Modelfile'))}\n  ollama run {model}"
+        hint = f"ollama create {model} -f {quoted([shown(target / 'Modelfile')])}\n  ollama run {model}"
     else:
         bits = "Q8_0" if kind == "gguf-q8_0" else "F16"
         target = place / f"{name}-{bits}.gguf"
         _write_gguf(run, _merged(run), target, bits, name, check)
-        hint = f"llama-cli -m {quote(shown(target))} -cnv"
+        hint = f"llama-cli -m {quoted([shown(target)])} -cnv"
     mib = sum(file.stat().st_size for file in [target, *target.glob("*")]) / 2**20
     print(f"{kind}: {mib:,.1f} MiB in {shown(target)}\n  {hint}")
     return target

@@ -9,9 +9,11 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from platform import node
@@ -137,6 +139,11 @@ def check_files(folder: Path) -> Path:
         if path is None or known != {"bytes": path.stat().st_size, "sha256": file_hash(path)}:
             raise _damaged(path or folder / name, folder)
     return folder
+
+
+def quoted(words: Sequence[str]) -> str:
+    """A command line as this system's shell takes it."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def shown(path: Path) -> str:
