@@ -49,7 +49,7 @@ def growth_curves(figures: dict[str, dict[Any, dict[str, float]]]) -> Figure:
 
 
 def table(record: dict[str, Any]) -> str:
-    rows = ["| figure | questions | base | adapter | merged |", "|---|--:|--:|--:|--:|"]
+    rows = ["| metric | questions | base | adapter | merged |", "|---|--:|--:|--:|--:|"]
     for name in HEADLINE:
         models = record["figures"][name]
         n = record["seeds"][0]["figures"][name]["n"]
