@@ -96,12 +96,11 @@ def check_format(kind: str, check: bool = False) -> None:
     if kind not in FORMATS:
         smaller = "llama.cpp makes other sizes of a gguf: llama-quantize MODEL.gguf SMALL.gguf Q4_K_M"
         raise KitError(f"there is no export {kind!r}; lora_kit exports {', '.join(FORMATS)}. {smaller}")
-    if kind != "adapter-zip" and find_spec("gguf") is None:
-        raise KitError(f"{kind} is written by the package gguf, which is not installed: pip install gguf")
     if check and kind == "adapter-zip":
         raise KitError("check=True asks a GGUF file with llama.cpp: export gguf, gguf-q8_0 or ollama")
-    if check and find_spec("xllamacpp") is None:
-        raise KitError("check=True asks the file with llama.cpp, which is not installed: pip install xllamacpp")
+    needed = ["gguf"] * (kind != "adapter-zip") + ["xllamacpp"] * check  # the second is llama.cpp, which is asked
+    if missing := [name for name in needed if find_spec(name) is None]:
+        raise KitError(f"{kind} needs packages that are not installed: pip install {' '.join(missing)}")
 
 
 def plain_name(name: str) -> str:

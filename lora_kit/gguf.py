@@ -46,14 +46,11 @@ def write_gguf(model: Path, tokenizer: PreTrainedTokenizerBase, target: Path, *,
     "Q8_0" has half the bytes of "F16", with an error below one percent of the logits.
 
     Raises:
-        KitError: the `gguf` package is missing, or a family, a rotary embedding or a tokenizer that is not covered.
+        KitError: a family, a rotary embedding or a tokenizer that is not covered.
     """
+    import gguf
     import numpy as np
 
-    try:
-        import gguf
-    except ImportError as error:
-        raise KitError("this export needs the package gguf: pip install gguf") from error
     config, weights = read_config(model), Weights(model)
     family = FAMILIES.get(config["model_type"])
     if family is None or family.gguf is None:

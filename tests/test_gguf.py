@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -170,11 +169,3 @@ def test_llama_cpp_cuts_text_as_the_tokenizer_does(tmp_path: Path, cuts: str) ->
     ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
     with llama_cpp(tmp_path / "m.gguf", 512) as post:
         assert ids_of(texts, post) == ids
-
-
-def test_without_the_gguf_package_the_message_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(KitError, match="pip install gguf"):
-        write_gguf(tmp_path, TOKENIZER, tmp_path / "m.gguf", name="x")

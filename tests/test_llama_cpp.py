@@ -91,10 +91,14 @@ def test_only_the_merged_model_s_own_answer_loses_nothing(run: lk.Run) -> None:
 
 
 def test_without_llama_cpp_nothing_is_written(run: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    there = {"gguf"}
+    monkeypatch.setattr(exporting, "find_spec", lambda name: name if name in there else None)
     monkeypatch.setattr(exporting, "write_gguf", lambda *_, **__: pytest.fail("written"))
     with pytest.raises(KitError, match="pip install xllamacpp"):
         lk.export(run, "gguf", check=True)
+    there.clear()
+    with pytest.raises(KitError, match="pip install gguf"):
+        lk.export(run, "gguf")
 
 
 def test_a_merged_model_that_memory_cannot_take_is_not_written_first(
