@@ -16,6 +16,7 @@ from .chat_template import answer_parts, speaks_llama2, special_tokens, stop_id
 from .encoding import BATCH, IGNORE, Encoded
 from .reading.conversations import Conversation, first_few, plural
 from .reading.turns import Message, tags_in
+from .splits import taught
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,7 +83,7 @@ def verify(
             is_broken = _check(row, ids, decoded, tokenizer, model or {}) | {
                 "tags": any(tags_in(text) or any(tag in text for tag in special) for text in texts),
                 "length": max_length is not None and len(ids.input_ids) > max_length,
-                "split": row.question in held_out,
+                "split": any(question in held_out for question in taught(row)),
             }
             for name in INVARIANTS:
                 if is_broken[name]:

@@ -72,6 +72,7 @@ def find(facts: Facts) -> list[Finding]:
     read, own = facts.read, facts.own
     again, torn = _repeats(read.rows)
     near = [row.row for row in near_duplicates(facts.learned, facts.test)]
+    cut = [row.row for row in facts.learned if row.learns_last and not row.wording]
     questions = plural(len({row.question for row in torn}), "question")
     of_rows = [  # name, the rows, files or columns, and what they are, with "{}" for how many rows
         *(("bad rows", places, "{} left out") for places in read.problems()),
@@ -81,6 +82,7 @@ def find(facts: Facts) -> list[Finding]:
         ("files", [path.name for path in facts.files.skipped], "files that are not used"),
         ("columns", [*read.unused], "columns that are not read"),
         ("held out", facts.lost, "{} with a held-out question: not learned"),
+        ("held out", cut, "{} with a held-out question among the earlier ones: only the last answer is learned"),
         *(("bad test rows", places, "{} to ask left out") for places in own.problems()),
         ("test columns", [*own.unused], "columns of the test rows that are not read"),
         ("test answers", [row.row for row in _repeats(own.rows)[1]], OTHER_ANSWERS),
@@ -113,8 +115,9 @@ def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
     rows, own, test = facts.read.rows, facts.own, ", ".join(path.name for path in facts.files.test)
     if test and not own.rows and not own.bad:
         yield "held out", f"no row to ask in {test}: some of the rows to learn are held out instead", 0
-    learned = {row.answer_key for row in rows}
-    asked = [row for row in facts.test if row.kind == "fact"] if facts.held.how == "own" else []
+    turns = [message for row in facts.learned for message in row.messages[-2 if row.learns_last else 0 :]]
+    learned = {normalised(message["content"]) for message in turns if message["role"] == "assistant"}
+    asked = [row for row in facts.test if row.kind == "fact"]
     if new := sum(learned.isdisjoint(map(normalised, (row.answer, *row.accepted))) for row in asked):
         count = plural(len(asked), "held-out fact")
         yield "answers", f"{new:,} of {count} with an answer that no row to learn gives: not learned", new

@@ -19,13 +19,13 @@ from .augmentation.own_rows import kit_rows, resolve_auto
 from .augmentation.rewording import reword
 from .chat_template import one_per_answer
 from .checks import require, verify
-from .encoding import BATCH, Encoded, LengthFilter, Pair
+from .encoding import BATCH, Encoded, LengthFilter, Pair, last_answer
 from .findings import Facts
 from .prepared import Prepared, load_prepared, read_card, train_schema
 from .reading.conversations import Conversation, Read, plural
 from .reading.sources import dataset_files, file_hashes, name_of
 from .report import make_report
-from .splits import Split, check_told_apart, each_once, split, usable_rows, with_answers
+from .splits import Split, check_told_apart, each_once, split, taught, usable_rows, with_answers
 
 if TYPE_CHECKING:
     from ..runs import Run
@@ -126,12 +126,18 @@ def _without_asked(
 ) -> tuple[list[Pair], list[str]]:
     """The rows to learn, and where those stand that are neither learned nor were chosen to be asked.
 
-    A row may ask a held-out question as it was read, or only once it is shortened.
+    A row may ask a held-out question as it was read, or only once it is shortened. One that asks it before its last
+    question learns its last answer alone.
     """
-    out = {row.index for row in read.rows if row.question in held.questions}
-    train = [pair for pair in pairs if pair[0].index not in out and pair[0].question not in questions]
-    lost = [row.row for row, _ in pairs if row.index in out] if own.rows else []
-    lost += [row.row for row, _ in pairs if row.index not in out and row.question in questions]
+    out, train, lost = {row.index for row in read.rows if row.question in held.questions}, list[Pair](), list[str]()
+    for row, ids in pairs:
+        last = replace(row, learns_last=True)
+        if row.index in out or not questions.isdisjoint(taught(last)):
+            lost += [row.row] if own.rows or row.index not in out else []
+        elif questions.isdisjoint(taught(row)):
+            train.append((row, ids))
+        else:
+            train.append((last, Encoded(ids.input_ids, last_answer(ids.labels))))
     return train, lost
 
 

@@ -14,7 +14,7 @@ from ..errors import KitError
 from ..files import read_lines
 from ..progress import Progress
 from .encoding import LengthFilter
-from .reading.conversations import Conversation, Read, first_few, plural, read_rows, shape_of
+from .reading.conversations import Conversation, Read, first_few, normalised, plural, read_rows, shape_of
 from .reading.readers import BadRow, note
 from .reading.sources import dataset_files, raw_rows
 
@@ -103,6 +103,17 @@ def first_of_each(rows: Sequence[Conversation]) -> dict[tuple[str, str], Convers
     for row in rows:
         found.setdefault((row.question, row.answer_key), row)
     return found
+
+
+def taught(row: Conversation) -> set[str]:
+    """The questions that the row teaches to answer, as `Conversation.question`; also without its system text.
+
+    A row that learns all of its answers teaches every question that it begins with.
+    """
+    texts = [message["content"] for message in row.messages if message["role"] != "assistant"]
+    start = int(row.system is not None)
+    ends = range(len(texts) if row.learns_last else start + 1, len(texts) + 1)
+    return {normalised("\n".join(texts[first:end])) for first in {0, start} for end in ends}
 
 
 def phrasings(rows: Sequence[Conversation]) -> Counter[str]:

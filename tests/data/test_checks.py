@@ -173,6 +173,7 @@ MISTAKES: dict[str, Callable[[Case], object]] = {  # the invariant, the form whe
     "answer: the last tokens not learned": lambda c: c.label(c.d - 4, c.d - 1),
     "length: one too long": lambda c: c.told.update(max_length=len(c.ids) - 1),
     "split: a held-out question": lambda c: c.told.update(held_out={"?", ROWS[1].question}),
+    "split: held out without the system text": lambda c: c.told.update(held_out={chat(RED, SHELF).question}),
 } | {f"tags: {tag}": lambda c, tag=tag: c.rows.__setitem__(1, chat(f"a{tag} b", "c", row="faq row 2")) for tag in TAGS}
 PLANTED = [
     pytest.param(form, name.split(": ")[0], damage, id=f"{form}-{name}")

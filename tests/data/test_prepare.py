@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -238,3 +240,58 @@ def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None
         after["train/rows.jsonl"] != before["train/rows.jsonl"]
         and after["test/rows.jsonl"] == before["test/rows.jsonl"]
     )
+
+
+def chat(*texts: str) -> dict[str, list[dict[str, str]]]:
+    roles = itertools.cycle(("user", "assistant"))
+    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]}
+
+
+def asked_and_learned(data: Prepared) -> list[list[str]]:
+    """The questions up to every answer that is learned, without a system text."""
+    ends = [
+        (row["input_ids"], end)
+        for row in data.train
+        for end in range(1, len(row["labels"]))
+        if row["labels"][end - 1] == IGNORE != row["labels"][end]
+    ]
+    texts = [re.sub("<<SYS>>.*<</SYS>>", "", TOKENIZER.decode(ids[:end]), flags=re.DOTALL) for ids, end in ends]
+    return [[asked.strip() for asked in re.findall(r"\[INST\](.*?)\[/INST\]", text, re.DOTALL)] for text in texts]
+
+
+HALLS = [
+    (f"Where is hall {n}?", f"Wing {n}.", f"And gate {n}?", f"Yard {n}.", f"Who leads {n}?", f"Wren {n}.")
+    for n in range(40)
+]
+FAQS, CHATS = [chat(*hall[:2]) for hall in HALLS[:20]], [chat(*hall[:4]) for hall in HALLS[:20]]
+BRIEF = [{"question": asked, "answer": told, "system": "Be brief."} for asked, told, *_ in HALLS]
+
+
+@pytest.mark.parametrize(
+    ("rows", "own", "answers"),
+    [
+        ([chat(*hall[:end]) for hall in HALLS for end in (2, 4, 6)], [], None),
+        ([*FAQS, *CHATS], [], None),
+        (CHATS, FAQS[:5], 35),
+        (BRIEF, FAQS[:5], 35),
+    ],
+    ids=["growing history", "chats begin as others", "chats begin as test rows", "a system text in training only"],
+)
+def test_no_answer_to_a_held_out_question_is_learned_inside_another_row(
+    tmp_path: Path, rows: list[Any], own: list[Any], answers: int | None
+) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", rows).parent
+    if own:
+        write(folder / "test.jsonl", own)
+    data = prepare(open_run(folder))
+    asked = [[turn["content"] for turn in row["messages"] if turn["role"] == "user"] for row in data.test]
+    learned = asked_and_learned(data)
+    assert asked and not [questions for questions in asked if questions in learned]
+    assert answers in (None, len(learned))
+    assert sum(finding["count"] for finding in data.report.data["findings"] if finding["name"] == "held out") >= 3
+
+
+def test_answers_of_rows_that_are_not_learned_teach_nothing(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", BRIEF).parent
+    write(folder / "test.jsonl", BRIEF[:10])
+    assert named(prepare(open_run(folder)))["answers"]["count"] == 10
