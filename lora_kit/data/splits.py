@@ -97,11 +97,16 @@ def each_once(rows: Sequence[Conversation]) -> list[Conversation]:
     ]
 
 
+def answers_of(row: Conversation) -> str:
+    """All of a row's answers, normalised: what makes two chats the same fact, however they end."""
+    return normalised("\n".join(message["content"] for message in row.messages if message["role"] == "assistant"))
+
+
 def first_of_each(rows: Sequence[Conversation]) -> dict[tuple[str, str], Conversation]:
     """Every different question with every different answer it has -> its first row."""
     found: dict[tuple[str, str], Conversation] = {}
     for row in rows:
-        found.setdefault((row.question, row.answer_key), row)
+        found.setdefault((row.question, answers_of(row)), row)
     return found
 
 
@@ -122,28 +127,29 @@ def phrasings(rows: Sequence[Conversation]) -> Counter[str]:
 
 
 def split(rows: Sequence[Conversation], test_size: float) -> Split:
-    """Hold out about that share of the rows, chosen by the hash of its question, so that no order or seed changes it.
+    """Hold out about that share of the questions, each chosen by its hash, so that no order or seed changes it.
 
     Where most rows share their answer with a differently worded one, phrasings are held out and at least one wording of
     every answer stays to be learned. Else whole answers are held out.
     """
-    wanted, counts = min(int(len(rows) * test_size), MOST), phrasings(rows)
-    sharing = sum(row.kind != "fact" or counts[row.answer_key] > 1 for row in rows)
-    answers_of, questions_of = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    counts = phrasings(rows)
+    sharing = sum(row.kind != "fact" or counts[answers_of(row)] > 1 for row in rows)
+    given, questions_of = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for question, answer in first_of_each(rows):
-        answers_of[question].append(answer)
+        given[question].append(answer)
         questions_of[answer].append(question)
+    wanted = min(int(len(given) * test_size), MOST)
     how, chosen = "phrasings" if 2 * sharing >= len(rows) else "facts", set[str]()
     if how == "phrasings":
         left = Counter({answer: len(questions) for answer, questions in questions_of.items()})
-        for question in sorted(answers_of, key=_hash):
-            if len(chosen) < wanted and all(left[answer] > 1 for answer in answers_of[question]):
+        for question in sorted(given, key=_hash):
+            if len(chosen) < wanted and all(left[answer] > 1 for answer in given[question]):
                 chosen.add(question)
-                left.subtract(answers_of[question])
+                left.subtract(given[question])
     else:
         for answer in sorted(questions_of, key=_hash):
             questions = questions_of[answer]  # with two answers to one of them, one would be learned
-            if len(chosen) + len(questions) <= wanted and all(len(answers_of[question]) == 1 for question in questions):
+            if len(chosen) + len(questions) <= wanted and all(len(given[question]) == 1 for question in questions):
                 chosen |= {*questions}
     return Split(how if chosen else "none", frozenset(chosen))
 

@@ -15,9 +15,10 @@ from rapidfuzz import fuzz
 
 from lora_kit.data.augmentation.same_question import NEAR, near_duplicates
 from lora_kit.data.encoding import IGNORE
-from lora_kit.data.findings import SECRETS, odd_in
+from lora_kit.data.findings import FORMS, ODD, odd_in
 from lora_kit.data.prepare import prepare
 from lora_kit.data.prepared import Prepared
+from lora_kit.data.reading.cells import in_turn
 from lora_kit.data.reading.conversations import Conversation
 from lora_kit.data.report import MEASURED, row_text
 from lora_kit.data.splits import HOW, MOST, split
@@ -89,6 +90,17 @@ def test_the_split_is_the_same_in_any_order_and_never_too_large() -> None:
     assert len(split(rows[:1000], 0.1).questions) <= 100
 
 
+def test_repeated_rows_hold_out_no_more_questions() -> None:
+    rows = [row(f"What is in {n}?", f"Box {n}.") for n in range(10)]
+    assert split(rows * 4, 0.1) == split(rows, 0.1) and len(split(rows, 0.1).questions) == 1
+
+
+def test_chats_that_end_alike_are_facts_of_their_own() -> None:
+    ends = in_turn(["Thanks!", "You're welcome!"])
+    chats = [Conversation([*row(f"What is in {n}?", f"Box {n}.").messages, *ends]) for n in range(20)]
+    assert split(chats, 0.1).how == "facts"
+
+
 @given(
     st.lists(
         st.builds(
@@ -106,7 +118,7 @@ def test_any_split_keeps_what_it_says(rows: list[Conversation]) -> None:
     chosen = split(rows, 0.1)
     out = [found for found in rows if found.question in chosen.questions]
     left = {found.answer for found in rows if found not in out}
-    assert len(chosen.questions) <= len(rows) * 0.1
+    assert len(chosen.questions) <= len({found.question for found in rows}) * 0.1
     if chosen.how == "phrasings":
         assert {found.answer for found in out} <= left
     if chosen.how == "facts":
@@ -196,7 +208,7 @@ def test_rows_nearly_held_out_are_told_and_others_are_not(tmp_path: Path) -> Non
     assert near_duplicates([row("a", "b")], []) == near_duplicates([], [row("a", "b")]) == []
 
 
-@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in ODD])
 @pytest.mark.parametrize("place", ["question", "answer", "system"])
 def test_a_secret_is_told_by_its_row_and_never_repeated(tmp_path: Path, name: str, place: str) -> None:
     secret = {"question": "Who?", "answer": "Wren.", "system": "Be brief."} | {place: f"It is {KEYS[name]} today"}
