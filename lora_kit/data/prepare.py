@@ -73,6 +73,8 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
         read = usable_rows(files.train, data, "the data", progress)
         check_told_apart(read, data)
         own = usable_rows(with_answers(files.test, data, read), data, "the test rows", progress)
+        if len(read.systems) == 1:  # then it is used wherever the model is asked
+            own.rows = [row if row.kind == "general" else row.with_system(read.systems[0]) for row in own.rows]
         rows, foreign = rehearsals(read.rows, card, base.source)
         rows = one_per_answer(rows, lengths.tokenizer)
         progress.title, progress.total = "encoding", len(rows)

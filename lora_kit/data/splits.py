@@ -37,11 +37,11 @@ def usable_rows(paths: Sequence[Path], data: Data, what: str, progress: Progress
     """The rows of some files; `data.bad_rows` says whether bad ones stop the work."""
     read = read_rows(paths, data, is_asked=what == QUESTIONS, progress=progress)
     problems, count = read.problems(), len(read.bad) + len(read.rows)
-    if problems and 2 * len(problems[0]) > count:  # then it is the form, and leaving them out leaves nothing
-        raise KitError(f"{len(problems[0]):,} of {count:,} rows of {what} cannot be used: {problems[0][0]}")
-    if read.bad and data.bad_rows == "stop":
+    if len(problems) == 1 and not read.rows:  # then it is the form
+        raise KitError(f"{count:,} of {count:,} rows of {what} cannot be used: {problems[0][0]}")
+    if read.bad and (data.bad_rows == "stop" or not read.rows):
         listed = "; ".join(map(first_few, problems))
-        way_out = "" if what == QUESTIONS else ", or leave them out with data__bad_rows=drop"
+        way_out = "" if what == QUESTIONS or not read.rows else ", or leave them out with data__bad_rows=drop"
         raise KitError(f"{len(read.bad):,} of {count:,} rows of {what} cannot be used: {listed}. Fix them{way_out}")
     return read
 
@@ -191,7 +191,7 @@ def question_files(source: str, data: Data) -> list[Path]:
     if not source.strip():
         raise KitError("questions is empty: give a file of questions with answers, or leave it out")
     try:
-        files = dataset_files(replace(data, source=source))
+        files = dataset_files(replace(data, source=source, config=None, split=None))
     except KitError as error:
         raise KitError(str(error).replace("data=", "questions=", 1)) from error
     return [*files.train, *files.test]

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from lora_kit.config import Data
 from lora_kit.data.augmentation import own_rows
 from lora_kit.data.encoding import encode
 from lora_kit.data.prepare import prepare
 from lora_kit.data.reading.conversations import Conversation
 from lora_kit.data.reading.sources import Files
+from lora_kit.data.splits import read_questions
 from lora_kit.errors import KitError
 
 from .test_files import write
@@ -253,6 +255,19 @@ def test_why_no_row_is_left_is_said(tmp_path: Path) -> None:
     run = open_run(write(tmp_path / "faq.jsonl", [LONG, LONG]), data__max_length=20, data__too_long="drop")
     with pytest.raises(KitError, match=r"no row to learn from: .* 2 longer than data__max_length=20"):
         prepare(run)
+
+
+def test_most_rows_may_be_bad_where_bad_ones_are_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "faq.jsonl", [*ROWS[:2], *[{"question": "q", "answer": ""}] * 3])
+    assert len(prepare(open_run(path, data__bad_rows="drop")).train) == 2
+    with pytest.raises(KitError, match=r"3 of 5 rows .*row 3: answer is empty, .*row 4, .*row 5.*data__bad_rows=drop"):
+        prepare(open_run(path))
+
+
+def test_own_questions_need_no_config_or_split_of_the_dataset(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.csv", [{"question": "Who?", "answer": "Wren."}])
+    asked = read_questions(str(path), Data("owner/name", config="main", split="train_sft"), TOKENIZER, None)
+    assert [row["messages"][0]["content"] for row in asked] == ["Who?"]
 
 
 def test_rows_that_all_fail_for_one_reason_are_no_bad_rows_to_leave_out(tmp_path: Path) -> None:

@@ -291,6 +291,12 @@ def test_no_answer_to_a_held_out_question_is_learned_inside_another_row(
     assert sum(finding["count"] for finding in data.report.data["findings"] if finding["name"] == "held out") >= 3
 
 
+def test_own_test_rows_are_asked_behind_the_system_text_that_all_rows_share(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop" / "train.jsonl", BRIEF).parent
+    write(folder / "test.jsonl", [FAQS[0], chat("Hi.", "Hello.")])
+    assert [row["messages"][0]["content"] for row in prepare(open_run(folder)).test] == ["Be brief."] * 2
+
+
 def test_answers_of_rows_that_are_not_learned_teach_nothing(tmp_path: Path) -> None:
     folder = write(tmp_path / "shop" / "train.jsonl", BRIEF).parent
     write(folder / "test.jsonl", BRIEF[:10])
