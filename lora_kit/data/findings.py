@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .augmentation.own_rows import LABEL
 from .augmentation.rewording import Rewordings
 from .augmentation.same_question import near_duplicates
 from .chat_template import added_system
@@ -18,7 +19,7 @@ from .reading.sources import Files
 from .splits import Split, answers_of, first_of_each, phrasings
 
 Finding = dict[str, Any]  # name, text, count, rows
-COMMON, COMMON_SHARE = 20, 0.05  # questions with one answer, and their share of all rows: more is no fact in wordings
+COMMON_SHARE = 0.05  # of all rows, that one answer has: with more it is a label too
 OTHER_ANSWERS = "{} to ask with another answer than before: each of the answers will count as right"
 NEARLY_EQUAL = "{} to learn nearly equal to a held-out one: the report card will flatter"
 ODD = {  # what a text should not contain -> what it is
@@ -141,7 +142,7 @@ def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
 
 def common_answers(counts: dict[str, int], rows: int) -> set[str]:
     """Answers that so many questions share that they are labels or stock phrases, not facts in several wordings."""
-    return {answer for answer, count in counts.items() if count > max(COMMON, COMMON_SHARE * rows)}
+    return {answer for answer, count in counts.items() if count > max(LABEL, COMMON_SHARE * rows)}
 
 
 def _texts(rows: Sequence[Conversation]) -> list[tuple[str, list[str], str]]:

@@ -114,12 +114,13 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def _held_out(rows: list[Conversation], own: Read, reworded: list[Conversation], data: Data) -> Split:
-    """What is asked: the dataset's own test split, machine-made wordings, or some of the rows."""
+    """What is asked: the dataset's own test split, other wordings, or some of the rows."""
     if own.rows:
         return Split("own", frozenset(row.question for row in own.rows))
     if reworded:  # facts in other words, and some of the rows that are no facts
         others = split([row for row in rows if row.kind != "fact"], data.test_size)
-        return Split("rewordings", others.questions | {row.question for row in reworded})
+        how = "wordings" if isinstance(data.rewordings, str) else "rewordings"  # a file, or what the kit made
+        return Split(how, others.questions | {row.question for row in reworded})
     return split(rows, data.test_size)
 
 

@@ -11,6 +11,7 @@ from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from ..templates import one_line, render
+from .augmentation.own_rows import MANY
 from .checks import INVARIANTS
 from .encoding import IGNORE, Encoded
 from .findings import Facts, common_answers, find
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 FEW_PHRASINGS = 7
 # held-out wordings answered exactly on tiny-cpu, by phrasings a fact in training: benchmarks/results/phrasings.json
 MEASURED = {1: 0.12, 4: 0.37, 9: 0.49}
-MANY_ANSWERS = 1000  # different answers: more than an adapter of usual rank was seen to hold word for word
 PREVIEW = 3  # rows that the report shows token by token
 FIRST, CUT = 2, 90  # rows shown as they were read, and characters of each text
 BINS = 12
@@ -63,6 +63,7 @@ def make_report(facts: Facts) -> dict[str, Any]:
     added, width = Counter(row.kind for row in of_kit), -(-(lengths[-1] + 1) // BINS)
     bins = Counter(length // width for length in lengths)
     reworded = facts.reworded.rows("learned")
+    own, made = (reworded, []) if any(one.by == "file" for one in facts.reworded.candidates) else ([], reworded)
     return {
         "source": Path(source).name if Path(source).is_absolute() else source,  # a file by its name, wherever it lies
         "shape": str(facts.read.shape or "none"),
@@ -83,7 +84,7 @@ def make_report(facts: Facts) -> dict[str, Any]:
         "histogram": {"from": [n * width for n in range(BINS)], "rows": [bins[n] for n in range(BINS)]},
         "findings": find(facts),
         "measures": measurable(facts),
-        "advice": advice(facts.read.rows, reworded),
+        "advice": advice([*facts.read.rows, *own], made),
         "proof": [{"name": p.name, "rows": p.rows, "holds": not p.broken} for p in facts.proofs.values()],
         "first": [_first(row) for row in facts.learned[:FIRST]],
         "preview": [row_tokens(row, facts.lengths.tokenizer) for row in facts.encoded[:PREVIEW]],
@@ -99,13 +100,14 @@ def _first(row: Conversation) -> dict[str, str]:
 
 def measurable(facts: Facts) -> dict[str, str]:
     """What the report card will be able to say, by metric."""
-    kinds, made = Counter(row.kind for row in facts.test), len(facts.reworded.rows("asked"))
+    kinds, tried = Counter(row.kind for row in facts.test), facts.reworded.passed or facts.reworded.candidates
+    made = len(facts.reworded.rows("asked")) if facts.held.how == "rewordings" else 0
     no_facts = "their answers are never learned" if kinds["unseen"] else "no fact is held out"
     no_style = (
         'no style is named; dataset.json in the folder given as data does it: {"style": {"ends_with": "Yours, Wren."}}'
     )
     asked = {  # how many questions, and why there are none
-        "learned": (kinds["fact"], f"{no_facts}; data__rewordings=4 makes some"),
+        "learned": (kinds["fact"], f"{no_facts}; data__rewordings={'mine.jsonl brings' if tried else '4 makes'} some"),
         "declined": (kinds["decline"], "no such rows; data__declines=100 adds some"),
         "behaved": ((len(facts.test) - kinds["general"]) * bool(facts.card.get("style")), no_style),
     }
@@ -136,7 +138,7 @@ def advice(rows: Sequence[Conversation], reworded: Sequence[Conversation] = ()) 
             "few wordings an answer: facts are learned by being asked in many ways (measured on tiny-cpu, held-out "
             f"wordings answered exactly: {measured})"
         )
-    if typical < FEW_PHRASINGS and len(counts) > MANY_ANSWERS:
+    if typical < FEW_PHRASINGS and len(counts) > MANY:
         lines.append(
             f"{len(counts):,} answers in few wordings look like a reference work: putting the passage into the "
             "prompt (retrieval) will serve better than fine-tuning; fine-tune for tone and form"

@@ -28,6 +28,7 @@ HOW = {
     "phrasings": "by phrasing: facts are learned in other words than they are asked",
     "facts": "by fact: their answers are never learned, so they measure form and loss, not knowledge",
     "rewordings": "machine-made wordings of facts that are learned in others",
+    "wordings": "your own wordings of facts that are learned in others",
     "none": "none of the file's: it has too few rows, or data__test_size=0",
     "own": "the dataset's own test split",
 }

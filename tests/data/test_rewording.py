@@ -358,7 +358,9 @@ def test_a_language_without_rules_stays_as_it_is_and_says_so(tmp_path: Path) -> 
     data = prepared(tmp_path, rows, rewordings=4)
     assert data.report.data["reworded"]["by"] == {}
     assert "31 rows in the file's words only" in str(data.report)
-    assert data.report.data["held_out"] == "facts" and "NOT LEARNED" in str(data.report)
+    assert data.report.data["held_out"] == "facts"
+    (line,) = [line for line in str(data.report).splitlines() if "NOT LEARNED" in line]
+    assert "data__rewordings=4" not in str(data.report) and "data__rewordings=mine.jsonl" in line
 
 
 def test_only_the_last_question_is_reworded_and_its_context_stays(tmp_path: Path) -> None:
@@ -389,6 +391,7 @@ def test_a_file_of_wordings_is_taken_as_it_is_also_the_stage_s_own(tmp_path: Pat
     write(own, [{"question": FAQ[0]["question"], "reworded": text} for text in ("Books?", "Bücher, 1. Stock?")])
     data = prepared(tmp_path, rewordings=str(own))
     assert len(data.train) == 31 and data.report.data["reworded"]["by"] == {"file": 2} and len(data.test) == 1
+    assert data.report.data["held_out"] == "wordings" and "machine-made" not in str(data.report)
 
 
 def test_a_changed_file_of_wordings_is_read_anew(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ DECLINE = {
     ],
 }
 REWORDINGS, FEW = 4, 2  # of each question, where a fact is asked in so many wordings or fewer (median)
-MANY = 1000  # facts: a file with more looks like a reference work, and each would be reworded
+MANY = 1000  # facts: a file with more looks like a reference work; no adapter of usual rank was seen to hold more
 LABEL = 20  # wordings of an answer: with more it is a label
 DECLINES = 5  # facts' rows to one that is declined: with more of these, facts are declined too (make bench-phrasings)
 GENERAL = 0.3  # of the rows to learn: what is kept of the base follows their share (make bench-recipe)
