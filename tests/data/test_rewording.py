@@ -143,6 +143,7 @@ def test_an_answer_is_asked_for_in_its_own_words(question: str, answer: str, cla
         ("where the library is", "Where is the library?"),
         ("in which room the nurse is", "In which room is the nurse?"),
         ("for how many days tools may be borrowed", "For how many days may tools be borrowed?"),
+        ("how many working days delivery takes", "How many working days does delivery take?"),
         ("how many days of leave you may carry over", "How many days of leave may you carry over?"),
         ("how much a permit costs a month", "How much does a permit cost a month?"),
         ("what the largest room is called", "What is the largest room called?"),
@@ -187,6 +188,13 @@ def test_the_name_that_a_whole_file_is_about_need_not_be_repeated() -> None:
         ("Do I need a passport?", "You need a passport."),  # "what you need" could be asked of anything
         ("What does Visual Basic do?", "Visual Basic builds small programs."),  # the name is asked about, not for
         ("May my son come along?", "Guests must be at least 18 years old."),
+        ("May I cancel?", "You can cancel until two days before the event."),
+        ("Is there a tour?", "The tour starts at noon and takes two hours."),
+        ("Do you deliver on Sunday?", "We do not deliver on Sunday."),
+        ("What do members get?", "Members get a 10 percent discount on tickets."),
+        ("What does it cost?", "A ticket costs 12 euros for adults and 6 euros for children."),
+        ("Where may my dog go?", "Dogs are allowed on the first floor and in the garden."),
+        ("Who cleans the rooms?", "Rooms are cleaned twice a week."),
         ("Wo ist das?", "Die Bücherei ist über dem Kesselhaus."),
     ],
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from .same_question import content_words, names
+from .same_question import NEGATION, content_words, names
 
 DIGIT = "one|two|three|four|five|six|seven|eight|nine"
 TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
@@ -28,7 +28,7 @@ TIME = re.compile(  # how the answer to "when" begins
 )
 IN = "in|on|at|above|behind|under|below|near|opposite|beside"
 PLACE = re.compile(  # "the east wing", "room twelve"
-    rf"(?:(?:the|our|your|an?) (?:(?!of\b|(?:{IN})\b)\S+ )+?(?P<last>[a-z]+)|(?P<first>[a-z]+) {NUMBER})"
+    rf"(?:(?:the|our|your|an?) (?:(?!of\b|(?:{IN})\b)\S+ )+?(?P<last>(?!and\b|or\b)[a-z]+)|(?P<first>[a-z]+) {NUMBER})"
     rf"(?= of\b| (?:{IN})\b|$)"
 )
 IS = r"is|are|was|were"
@@ -46,9 +46,11 @@ LONGEST = 20  # words
 
 WHO = re.compile(rf"(?P<name>[A-Z]\w+(?: [A-Z]\w+)+) (?P<rest>(?:{IS}|\w+s|\w+ed)\b (?!an? ).+)")
 AMOUNT = re.compile(rf"(?P<stem>.+?) {NUMBER}(?: (?:to|or|and) {NUMBER})? (?P<unit>{MONEY}|{UNIT})\b(?P<rest>.*)")
+REST = re.compile(r"(?: (?:of|off|an?|per|each|every|to|extra)\b(?!.* and ).*)?")  # of a sentence, behind an amount
+OPEN = re.compile(rf"\b(?:{IN}|of|from|to|until|before|between|than|least|most|about|the|an?)$|\band\b")  # no stem
 WHERE_OR_WHEN = re.compile(rf" (?P<preposition>{IN}|by|within|for|from|until|after|before|every) (?=(?P<value>.+))")
 CALLED = re.compile(rf"(?P<stem>.+?) (?P<verb>(?:{IS}) (?:called|named)) .+")
-WHAT = re.compile(rf"(?P<stem>(?:the|our|your|my) .+? (?:{IS})|\S+ .*?\w(?= an? )) .+", re.I)
+WHAT = re.compile(rf"(?P<stem>(?:the|our|your|my) .+? (?:{IS})|\S+ .*?\w(?<!once)(?<!twice)(?= an? )) .+", re.I)
 
 
 def asked_by(answer: str, question: str, subject: str = "") -> list[str]:
@@ -57,7 +59,8 @@ def asked_by(answer: str, question: str, subject: str = "") -> list[str]:
     Each contains the names of the question, except the `subject` that the whole file is about.
     """
     text = statement(answer)
-    is_plain = text.isascii() and not OTHERS.match(text) and not re.search(r'[?:;,\n"]', text)
+    is_plain = text.isascii() and not re.search(r'[?:;,\n"]', text)
+    is_plain &= not OTHERS.match(text) and not NEGATION.search(text)
     if not is_plain or not 3 <= len(text.split()) <= LONGEST:
         return []
     wanted = names(question) - {subject.lower()}
@@ -113,10 +116,10 @@ def _amount(stem: str, unit: str, rest: str) -> list[str]:
         return [f"how often {start}"]
     before = f"{last} " if last in ("for", "within", "after", "in", "by") else ""
     stem = start if before else stem.strip()
+    if OPEN.search(stem) or not REST.fullmatch(rest):
+        return []
     if re.fullmatch(MONEY, unit):
         return [f"how much {stem}{rest}", f"how many {unit} {stem}{rest}"]
-    if re.match(r" (?:old|long|high|ago)\b", rest):
-        return []
     units = unit if unit.endswith("s") or unit in ("people", "percent") else f"{unit}s"
     return [f"{before}how many {units}{rest} {stem}", f"how long {stem}{rest}" if last == "for" else ""]
 

@@ -56,7 +56,10 @@ FRAMES = [  # around a clause ("how long I may keep it"), or around a question
     ("Remind me {0}, please.", "Remind me, please: {0}?"),
     ("I was asked {0}. What do I say?", "I was asked: {0}? What do I say?"),
 ]
-OF_WHAT = r"when|where|what time|what|which \w+|how (?:often|long|much)|how many \w+(?: of \w+)?"
+OF_WHAT = (
+    r"when|where|what time|what|which \w+|how (?:often|long|much)"
+    r"|how many (?:(?:working|business|calendar|full) )?\w+(?: of \w+)?"
+)
 ASKS = rf"(?P<wh>(?:(?:{BEFORE}) )?(?:{OF_WHAT})) (?!of\b)(?P<who>(?:(?!who\b|that\b)\S+ )*?(?!who\b|that\b)\S+)"
 INDIRECT = re.compile(rf"{ASKS} (?P<aux>(?!do|does|did|am|ha)(?:{AUXILIARY}))\b(?P<rest>.*)")
 SAID = re.compile(  # of one thing "opens", of several "open"
