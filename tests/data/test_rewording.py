@@ -486,6 +486,9 @@ def test_a_wrong_number_to_leave_out_is_named(tmp_path: Path, wrong: str) -> Non
             "I lost my badge at the gym. What do I do?",
             "Where is it open on Sundays?",
             "How long do I wait until the post comes in?",
+            "What does a ticket for the museum cost?",
+            "When does the cafe in the lobby open?",
+            "Where is the key for the main gate kept?",
             "Wo liegt das Werkzeug?",
         ),
     ],
@@ -493,6 +496,13 @@ def test_a_wrong_number_to_leave_out_is_named(tmp_path: Path, wrong: str) -> Non
 def test_nothing_is_made_of_what_others_may_know(question: str) -> None:
     rows = [Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": "Yes."}])]
     assert unanswerable(rows, 9) == []
+
+
+def test_a_question_about_another_thing_keeps_its_verb() -> None:
+    texts = ("How late can I send a parcel from the post room?", "What is the name of the help desk head?")
+    rows = [Conversation(in_turn([text, "9."])) for text in texts]
+    found = [row.asked for row in unanswerable(rows, 2)]
+    assert found == ["How late can I send a parcel from the helicopter?", "What is the name of the aquarium?"]
 
 
 def test_what_is_learned_and_what_is_asked_to_decline_have_no_name_or_thing_in_common() -> None:

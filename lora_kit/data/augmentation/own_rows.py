@@ -18,7 +18,7 @@ from ...errors import KitError
 from ..reading.conversations import Conversation, normalised, plural, read_rows
 from ..reading.sources import dataset_files
 from ..splits import phrasings
-from .question_rules import WH, wordings
+from .question_rules import STATE, WH, wordings
 from .same_question import are_english, content_words, names
 
 DECLINE = {
@@ -50,9 +50,11 @@ KNOWN = (  # names that stand for no one thing of the file's
 ).split()
 QUESTION = re.compile(rf"{WH}\b[^.?!]+\?", re.I)  # a yes/no question may be answered by a rule about everything
 NAME = re.compile(r"(?<!^)\b[A-Z][a-z]\w+(?: [A-Z][a-z]\w+)*\b")
-# a thing that is named at the end of its part of the sentence, where no verb can be taken for it
-PLACE = r"(?:about|at|for|from|in|of|on|to|with|(?:I|we|you|one|people) \w+)"
-THING = re.compile(rf"\b(?P<before>{PLACE} (?:the|our|my|your|this)) (?:[a-z-]+ ?){{1,3}}?(?=[,?]|$)")
+# a thing that is named at the end of its part of the sentence; of several words the last may be the sentence's verb
+DOES = r"(?:I|we|you|one|people) \w+"
+PLACE = rf"(?:about|at|for|from|in|of|on|to|with|{DOES})"
+THING = re.compile(rf"\b(?P<before>{PLACE} (?:the|our|my|your|this)) (?P<name>(?:[a-z-]+ ?){{1,3}}?)(?=[,?]|$)")
+VERB = re.compile(rf"\b(?:is|are|was|were|{DOES})\b")
 
 
 def resolve_auto(data: Data, rows: Sequence[Conversation]) -> Data:
@@ -172,7 +174,8 @@ def _about_another(question: str, things: Sequence[str], part: int, turn: int) -
         own = SYLLABLES[part::2]
         invented = own[turn % len(own)] + own[(turn // len(own) + 3 * turn + 1) % len(own)]
         return NAME.sub(lambda m: invented.capitalize() if {*m[0].lower().split()} & named else m[0], question)
-    if places := [*THING.finditer(question)]:
-        start, end = places[-1].span()
-        return f"{question[:start]}{places[-1]['before']} {things[turn % len(things)]}{question[end:]}"
-    return ""
+    if not (places := [*THING.finditer(question)]):
+        return ""
+    before, name = question[: places[-1].end("before")], places[-1]["name"]
+    is_whole = " " not in name.strip() or (VERB.search(before) and not STATE.search(name))
+    return f"{before} {things[turn % len(things)]}{question[places[-1].end() :]}" if is_whole else ""
