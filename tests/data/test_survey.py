@@ -95,6 +95,13 @@ def test_repeated_rows_hold_out_no_more_questions() -> None:
     assert split(rows * 4, 0.1) == split(rows, 0.1) and len(split(rows, 0.1).questions) == 1
 
 
+@pytest.mark.parametrize(
+    ("one", "two"), [("几点开门？", "几点开门?"), ("Wo ist es", "wo ist  es?!"), ("Caf\u00e9?", "Cafe\u0301")]
+)
+def test_questions_that_differ_in_form_alone_are_one(one: str, two: str) -> None:
+    assert row(one, "a").question == row(two, "a").question != row("!?", "a").question
+
+
 def test_chats_that_end_alike_are_facts_of_their_own() -> None:
     ends = in_turn(["Thanks!", "You're welcome!"])
     chats = [Conversation([*row(f"What is in {n}?", f"Box {n}.").messages, *ends]) for n in range(20)]

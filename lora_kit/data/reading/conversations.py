@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -235,5 +236,6 @@ def plural(count: int, noun: str = "row") -> str:
 
 
 def normalised(text: str) -> str:
-    """A text in small letters and single spaces."""
-    return " ".join(text.lower().split())
+    """A text in small letters and single spaces, in one Unicode form, without the signs that end it."""
+    text = " ".join(unicodedata.normalize("NFC", text).lower().split())
+    return text.rstrip(" .!?。！？؟…") or text
