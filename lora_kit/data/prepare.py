@@ -53,15 +53,18 @@ def prepare(run: Run) -> Prepared:
 
 def data_inputs(run: Run) -> dict[str, Any]:
     """What the data stage is made from; its fingerprint decides whether it is made again."""
-    data = run.profile.data
+    data, base, files = run.profile.data, run.profile.base, dataset_files(run.profile.data)
     wordings = Path(data.rewordings).expanduser() if isinstance(data.rewordings, str) else None
+    cards = [files.card, dataset_files(Data()).card if data.general else None]
+    is_asked = any(read_card(card).get("answered_by", base.source) != base.source for card in cards)
+    is_asked |= bool(data.rewordings) and not (wordings and wordings.is_file())
     return {
-        "files": file_hashes(dataset_files(data).all()),
+        "files": file_hashes(files.all()),
         "wordings": file_hash(wordings) if wordings and wordings.is_file() else None,
         "settings": {name: value for name, value in vars(data).items() if name != "source"},
-        "base": identity(run.profile.base),
+        "base": identity(base),
         "form": FORM,
-    }
+    } | ({"quantization": vars(run.profile.quantization)} if is_asked else {})  # of the base that is asked
 
 
 def _write(run: Run, folder: Path) -> dict[str, Any]:

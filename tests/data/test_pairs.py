@@ -102,7 +102,7 @@ def test_ratings_of_one_question_make_pairs_and_the_others_stay_single(tmp_path:
     assert (one.answer, two.answer) == ("Wren.", "Nobody.")
     assert [(row.question, row.answer, is_good) for row, is_good in rated] == [
         ("be kind. where", "At the quay.", True),
-        ("be kind. when?", "Never.", False),
+        ("be kind. when", "Never.", False),
     ]
     apart = [rows[0] | {"context": "At sea."}, rows[2] | {"context": "On land."}]
     assert [len(found) for found in read_all(tmp_path, *apart)] == [0, 2]  # one text, and two questions

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from lora_kit.data.augmentation import base_answers
 from lora_kit.data.augmentation.base_answers import BaseAnswers, in_own_words, rehearsals
 from lora_kit.data.checks import verify
 from lora_kit.data.encoding import IGNORE, LengthFilter, encode
+from lora_kit.data.prepare import data_inputs
 from lora_kit.data.reading.conversations import Conversation, read_conversations
 
 CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())
@@ -41,6 +43,18 @@ def test_a_base_rehearses_what_it_said_itself_and_other_general_rows_are_asked_a
 def test_nothing_is_loaded_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base_answers, "load_base", lambda run, whole: pytest.fail("loaded"))
     assert in_base_words(Run("tiny-cpu"), []) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_asked"),
+    [({}, False), ({"general": 9}, False), ({"rewordings": 4}, True), ({"rewordings": "auto"}, True)],
+)
+def test_data_with_answers_of_the_base_is_prepared_again_for_another_quantization(
+    settings: dict[str, Any], is_asked: bool
+) -> None:
+    named = {f"data__{name}": value for name, value in settings.items()}
+    one, two = (data_inputs(Run("tiny-cpu", quantization__kind=kind, **named)) for kind in ("nf4", "none"))
+    assert (one != two) is is_asked
 
 
 def test_the_answers_are_the_base_s_own(tmp_path: Path) -> None:
