@@ -30,7 +30,7 @@ from .splits import Split, check_told_apart, each_once, split, taught, usable_ro
 if TYPE_CHECKING:
     from ..runs import Run
 
-FORM = 3  # of what is stored; data of an older form is prepared anew
+FORM = 4  # of what is stored; data of an older form is prepared anew
 FIGURES = ("train_rows", "tokens", "learned_tokens", "longest", "test_rows", "test_kinds")
 
 
