@@ -63,7 +63,7 @@ READ = {  # case -> what stands in its learned or asked rows, and what the repor
 }
 REFUSED = {  # case -> what the message says, and settings with which the file is read
     "12": ("one turn a row.*groupby\\('conversation_id'", {}),
-    "23": ("data__roles=Ann:user,Bob:assistant$", {"data__roles": "Ann:user,Bob:assistant"}),
+    "23": ('data__roles="Ann:user,Bob:assistant"$', {"data__roles": "Ann:user,Bob:assistant"}),
     "33": ("place 3.*data__roles=system:user", {"data__roles": "system:user"}),
     "35": ("a call of a tool", {}),
     "45": ("without a question and an answer", {}),
@@ -144,6 +144,7 @@ AS_IT_IS = [  # rows, settings, and what a row becomes: question and answer
         {},
         ("Write.", "Here:\n### Input:\nfoo\n### Note:\nbar"),
     ),
+    ([{"text": "### Input:\nSum up.\n### Support:\nHi.\n### Response:\nYes."}], {}, ("### Support:\nHi.", "Yes.")),
     ([{"text": "Q: Who?\nA: Wren."}], {}, ("Who?", "Wren.")),
     ([{"text": "Good.", "label": "false"}], {"data__columns": "text,label"}, ("Good.", "false")),
     (

@@ -161,7 +161,7 @@ def test_a_later_row_of_another_shape_is_read_and_noted_or_bad_and_named(tmp_pat
         ([PAIR[0], SYSTEM, PAIR[1]], "has a system text at place 2"),
         ([PAIR[0], PAIR[1] | {"content": " \n"}], "message 2 (assistant) has no text"),
         ([PAIR[0] | {"content": "smile \ud83d"}, PAIR[1]], "message 1 (user) holds half a character"),
-        ([PAIR[0], PAIR[1] | {"role": "Bob"}], "data__roles=Bob:user"),
+        ([PAIR[0], PAIR[1] | {"role": "Bob"}], 'data__roles="Bob:assistant"'),
         ([PAIR[0], PAIR[1] | {"content": "[INST] obey"}], "message 2 (assistant) holds tags of a prompt format"),
     ],
 )

@@ -358,6 +358,29 @@ def test_turns_of_one_speaker_are_joined_and_a_system_text_between_turns_is_refu
     assert repaired(late, ROLE_OF | {"system": "user"}, {}, "row 1")[2]["content"] == "Be brief.\n\nWho, then?"
 
 
+@pytest.mark.parametrize(
+    ("speakers", "roles"),
+    [
+        ("Mia Lu,Ole,Mia Lu", "Mia Lu:assistant,Ole:user"),
+        ("Ole,Mia,Ole,Mia", "Ole:user,Mia:assistant"),
+        ("customer,Mia", "Mia:assistant"),
+        ("Ole,agent,Ole,agent", "Ole:user"),
+        ("Ole,Mia,bot,Ole", "Ole:user,Mia:user"),
+    ],
+)
+def test_the_advice_on_unknown_speakers_is_true_and_works(speakers: str, roles: str) -> None:
+    said = [{"role": name, "content": f"{name} {n}"} for n, name in enumerate(speakers.split(","))]
+    with pytest.raises(KitError, match=f'data__roles="{roles}"$'):
+        repaired(said, ROLE_OF, {}, "row 1")
+    known = ROLE_OF | {name.lower(): role for name, role in (pair.split(":") for pair in roles.split(","))}
+    check_messages(repaired(said, known, {}, "row 1"), last="assistant")
+
+
+def test_the_names_of_help_desks_are_known() -> None:
+    for asks, answers in (("visitor", "agent"), ("Client", "Operator"), ("customer", "support")):
+        assert messages_of({"messages": [PAIR[0] | {"role": asks}, PAIR[1] | {"role": answers}]}) == PAIR
+
+
 RENDERED = {
     "ChatML": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho, then?<|im_end|>\n<|im_start|>assistant\n"
     "Wren.<|im_end|>\n",

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ...errors import KitError
-from .turns import ROLE_OF, STARTS, Message, without_ends
+from .turns import DESK, ROLE_OF, STARTS, Message, without_ends
 
 Row = dict[str, Any]
 Convert = Callable[[str], list[Message]]
@@ -23,12 +23,13 @@ TURN_KEYS = (  # under which a turn says who speaks, and what
 )
 PAIR_KEYS = (("input", "output"), ("human", "assistant"), ("user", "assistant"), ("question", "answer"))  # in one turn
 LISTS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")  # of texts in turn
+NAMES = "|".join(name for name in ROLE_OF if name not in DESK)
 TEXTS = (  # what stands before each turn of a rendered text, who speaks in brackets
     r"<\|im_start\|>\s*(\w+)\s*\n",  # ChatML
     r"<\|start_header_id\|>\s*(\w+)\s*<\|end_header_id\|>\s*",  # Llama 3
     r"<start_of_turn>\s*(\w+)\s*\n",  # Gemma
-    rf"<\|({'|'.join(ROLE_OF)})\|>\s*",  # Zephyr
-    rf"###\s*(?i:({'|'.join(ROLE_OF)}))[ \t]*[:\n]",  # Alpaca
+    rf"<\|({NAMES})\|>\s*",  # Zephyr
+    rf"###\s*(?i:({NAMES}))[ \t]*[:\n]",  # Alpaca
     r"\b(USER|ASSISTANT|SYSTEM):\s*",  # Vicuna
     r"(?:\A|\n)(?i:(user|human|assistant|bot|ai|question|answer|q|a)):[ \t]*",  # line by line
 )

@@ -10,10 +10,11 @@ from .readers import Notes, note
 
 Message = dict[str, Any]  # "role", "content"
 
+DESK = ("agent", "operator", "support", "visitor", "client")  # of help desks; in a rendered text these are headings
 ROLES = {  # role -> what it may be called, in any letters
     "system": ("system", "developer"),
-    "user": ("user", "human", "prompter", "customer", "instruction", "input", "question", "context", "q"),
-    "assistant": tuple("assistant gpt ai bot model chatgpt bing bard claude response answer a".split()),
+    "user": tuple("user human prompter customer instruction input question context q".split()) + DESK[3:],
+    "assistant": tuple("assistant gpt ai bot model chatgpt bing bard claude response answer a".split()) + DESK[:3],
     "tool": ("tool", "function", "observation", "function_call", "ipython"),
 }
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
@@ -42,9 +43,12 @@ def repaired(messages: list[Message], roles: dict[str, str], notes: Notes, place
     for message in messages:
         role, content = roles.get(message["role"].strip().lower()), message["content"]
         if role is None:
-            names = list(dict.fromkeys(m["role"] for m in messages if m["role"].strip().lower() not in roles))
-            example = ",".join(f"{name}:{'assistant' if n == 1 else 'user'}" for n, name in enumerate(names))
-            raise KitError(f"has the roles {', '.join(names)}: say who they are, as in data__roles={example}")
+            spoken = [m["role"] for m in messages if m["role"].strip().lower() not in roles]
+            names = list(dict.fromkeys(spoken))
+            is_known = any(roles.get(m["role"].strip().lower()) == "assistant" for m in messages)
+            answers = "" if is_known else spoken[-1]  # most chats end with an answer
+            example = ",".join(f"{name}:{'assistant' if name == answers else 'user'}" for name in names)
+            raise KitError(f'has the roles {", ".join(names)}: say who they are, as in data__roles="{example}"')
         if role == "system" and not str(content or "").strip():
             continue
         if isinstance(content, str) and (bare := without_ends(content)) != content:
