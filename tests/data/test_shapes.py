@@ -180,6 +180,31 @@ def test_wrong_names_of_columns_show_the_right_ones(columns: tuple[str, ...], sa
     assert said in str(caught.value)
 
 
+BRACKETS = {"Question": "Who, then?", "Answer": "Wren.", "Answer (internal)": "x"}
+TONGUES = {"Question (EN)": "Who, then?", "Answer (EN)": "Wren.", "Question (DE)": "Wer?", "Answer (DE)": "x"}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        (BRACKETS, ()),
+        (BRACKETS, ("question", "answer")),
+        (BRACKETS, ("{Question}", "Answer")),
+        ({"Question": "Who, then?", "Answer (short)": "x", "answer": "Wren."}, ()),
+        (TONGUES, ("Question (EN)", "Answer (EN)")),
+        (TONGUES, ("{Question (EN)}", "Answer (EN)")),
+    ],
+)
+def test_columns_that_differ_in_brackets_are_told_apart(row: Row, columns: tuple[str, ...]) -> None:
+    assert messages_of(row, columns) == PAIR
+
+
+@pytest.mark.parametrize("columns", [(), ("Question", "Answer")])
+def test_columns_that_only_brackets_tell_apart_are_never_guessed(columns: tuple[str, ...]) -> None:
+    with pytest.raises(KitError, match=r"Question \(EN\).*Answer \(DE\)"):
+        recognise(TONGUES, columns)
+
+
 NO_TEXT: tuple[Any, ...] = (None, True, [], {}, [True], [[]], "", " \n")
 
 

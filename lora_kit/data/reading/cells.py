@@ -7,7 +7,7 @@ import json
 import re
 import string
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from ...errors import KitError
@@ -44,14 +44,16 @@ def short(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
+@lru_cache(maxsize=4096)
 def plain(name: str) -> str:
     """A column's name in small letters, with single spaces and nothing in brackets."""
     return " ".join(re.sub(r"\(.*?\)", "", name).lower().split())
 
 
-def by_plain_name(names: Iterable[str]) -> dict[str, str]:
-    """The plain name -> the column."""
-    return {plain(name): name for name in names}
+def called(names: Iterable[str], wanted: str) -> list[str]:
+    """The columns that a name means: exactly that one, else those of its plain name, if possible without brackets."""
+    same = [wanted] if wanted in names else [name for name in names if plain(name) == plain(wanted)]
+    return [name for name in same if "(" not in name] or same
 
 
 def is_given(value: Any) -> bool:

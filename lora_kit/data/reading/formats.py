@@ -110,8 +110,7 @@ def part_of(row: Row) -> dict[str, str]:
 @lru_cache(maxsize=256)
 def _parts(names: Columns) -> dict[str, list[str]]:
     """Part -> every column that may be it."""
-    columns = cells.by_plain_name(names)
-    found = {part: [columns[name] for name in known.split() if name in columns] for part, known in PARTS.items()}
+    found = {part: [c for name in known.split() for c in cells.called(names, name)] for part, known in PARTS.items()}
     if len(found["answer"]) > 1:  # beside the answer TriviaQA has all that are right
         found["answer"] = [column for column in found["answer"] if column.lower() != "answers"]
     if not any(found[part] for part in OWN):
@@ -131,12 +130,13 @@ def with_options(row: Row) -> Row:
 def _named(row: Row, columns: Columns) -> Shape:
     """The shape of the columns that the user names."""
     template = PLACE.findall(columns[0])
-    known, wanted = cells.by_plain_name(row), [*template, *columns[1:]] if template else columns
-    if missing := [name for name in wanted if cells.plain(name) not in known]:
-        raise KitError(f"data__columns names {', '.join(missing)}, but the columns are {', '.join(row)}")
-    found = tuple(known[cells.plain(name)] for name in wanted)
+    wanted = (*template, *columns[1:]) if template else columns
+    if unclear := [name for name in wanted if len(cells.called(row, name)) != 1]:
+        raise KitError(f"data__columns names {', '.join(unclear)}, but the columns are {', '.join(row)}")
+    found = tuple(cells.called(row, name)[0] for name in wanted)
     if template and len(columns) == 2:
-        return Shape("pair", found[-1:], partial(_filled, columns[0], found[-1]), found[:-1])
+        places = dict(zip(template, found, strict=False))
+        return Shape("pair", found[-1:], partial(_filled, columns[0], places, found[-1]), found[:-1])
     if len({*found}) < len(found):
         raise KitError(f"data__columns names {found[0]} twice: name the question's column, then the answer's")
     if len(found) == 2:
@@ -178,13 +178,11 @@ def _pair(own: str, question: str, answer: str, row: Row, *, is_named: bool = Fa
     return [*earlier, *cells.in_turn([asked, answered])]
 
 
-def _filled(template: str, answer: str, row: Row) -> list[Message]:
+def _filled(template: str, places: dict[str, str], answer: str, row: Row) -> list[Message]:
     """A question made of several columns; where one is empty, its lines close up."""
-    known = cells.by_plain_name(row)
 
     def text(place: re.Match[str]) -> str:
-        column = known.get(cells.plain(place[1]))
-        return "" if column is None else cells.optional_text(row, column)
+        return cells.optional_text(row, places[place[1]]) if places[place[1]] in row else ""
 
     asked = PLACE.sub(text, template.replace("\\n", "\n"))
     return cells.in_turn([re.sub(r"\n{3,}", "\n\n", asked).strip(), cells.answer_of(row, answer)])
@@ -192,7 +190,10 @@ def _filled(template: str, answer: str, row: Row) -> list[Message]:
 
 def _way_out(row: Row) -> str:
     """The line that helps, by what the row looks like."""
-    known, texts = cells.by_plain_name(row), [name for name, value in row.items() if isinstance(value, str)]
+    known, texts = (
+        {cells.plain(name): name for name in row},
+        [name for name, value in row.items() if isinstance(value, str)],
+    )
     if {"message_id", "parent_id"} <= known.keys():
         return "It is a tree with one message a row: write each way from the root to an answer as one row of turns"
     if {"chosen", "rejected"} <= known.keys():
