@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
@@ -327,6 +328,39 @@ ALL_PARTS = {
 @pytest.mark.parametrize("options", [["wren", "owl"], {"text": ["wren", "owl"], "label": ["A", "B"]}])
 def test_options_are_lines_behind_their_letters(options: object) -> None:
     assert messages_of(ALL_PARTS | {"options": options})[-2]["content"].endswith("A. wren\nB. owl")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("answers", "{'text': array(['Paris'], dtype=object), 'answer_start': array([12])}"),
+        ("answers", "['Paris' 'City of Paris']"),
+        ("answers", """["Paris' city"\n 'Paris \\'"\\' city']"""),
+        ("choices", "['Paris' 'Rome']"),
+    ],
+)
+def test_a_list_as_numpy_prints_it_is_never_a_text(column: str, cell: str) -> None:
+    with pytest.raises(KitError, match=f"{column} .*JSON or parquet"):
+        messages_of({"question": "Where?", column: cell} | ({"answer": "A"} if column == "choices" else {}))
+
+
+@pytest.mark.parametrize(
+    "cell", ["['Paris', 'City']", "['Paris']", "[see array([1])]", "'Paris' 'City'", "[a 'b' 'c']"]
+)
+def test_other_lists_and_texts_are_no_numpy_lists(cell: str) -> None:
+    assert messages_of({"question": "Where?", "answers": cell})[1]["content"] in ("Paris", cell)
+
+
+@pytest.mark.parametrize("answers", [{"text": [], "answer_start": []}, '{"text": [], "answer_start": []}', [], None])
+def test_a_question_without_an_answer_is_named_so(answers: object) -> None:
+    with pytest.raises(KitError, match=r"^answers is empty$"):
+        messages_of({"question": "Where?", "answers": answers})
+
+
+@pytest.mark.parametrize("answer", [True, datetime.date(2026, 11, 1), {"seen": 0}])
+def test_what_is_no_text_says_how_to_write_it(answer: object) -> None:
+    with pytest.raises(KitError, match=r"^answer is no text: .*str\(\.\.\.\)"):
+        messages_of({"question": "Where?", "answer": answer})
 
 
 def test_several_instances_of_a_row_are_refused() -> None:

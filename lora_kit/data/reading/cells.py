@@ -35,6 +35,8 @@ TEXTS = (  # what stands before each turn of a rendered text, who speaks in brac
 )
 PREAMBLES = ("Below is an instruction", "A chat between")  # that may stand before a prompt's first turn
 LLAMA2 = re.compile(r"(<s>)?\s*\[INST\]")
+QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+NUMPY = re.compile(rf"\[\s*{QUOTED}(?:\s+{QUOTED})+\s*\]", re.DOTALL)  # its lists have no commas
 BEHIND = re.compile(r"</s>\s*(?!<s>|\[INST\]|\s|$)")  # text between the turns of a rendered prompt
 
 
@@ -57,8 +59,10 @@ def called(names: Iterable[str], wanted: str) -> list[str]:
 
 
 def is_given(value: Any) -> bool:
-    """Whether a cell is filled; NaN, which tables have for nothing, is not."""
-    return not (value in (None, "", [], {}) or value != value or (isinstance(value, str) and not value.strip()))
+    """Whether a cell is filled; NaN, which tables have for nothing, is not, nor is an object of nothing."""
+    if isinstance(value, dict):
+        return not all(part in (None, "", []) for part in value.values())
+    return not (value in (None, "", []) or value != value or (isinstance(value, str) and not value.strip()))
 
 
 def parsed(value: Any) -> Any:
@@ -73,6 +77,14 @@ def parsed(value: Any) -> Any:
     return value
 
 
+def held(row: Row, column: str) -> Any:
+    """What a cell holds, parsed; KitError for a list as numpy prints it, which Python does not read back."""
+    value = row[column]
+    if isinstance(value, str) and (NUMPY.fullmatch(text := value.strip()) or (text[:1] == "{" and "array([" in text)):
+        raise KitError(f"{column} holds a list as numpy prints it: {short(value)}. Save the rows as JSON or parquet")
+    return parsed(value)
+
+
 def optional_text(row: Row, column: str) -> str:
     """The text of a column, also a number's, or none; KitError where it holds something else."""
     value = row[column]
@@ -82,8 +94,7 @@ def optional_text(row: Row, column: str) -> str:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value).removesuffix(".0")  # pandas makes 3.0 of 3 where others are missing
-    way_out = ". Write it as JSON text: json.dumps(...)" if isinstance(value, dict) else ""
-    raise KitError(f"{column} is no text: {short(value)}{way_out}")
+    raise KitError(f"{column} is no text: {short(value)}. Write it as text, with str(...) or json.dumps(...)")
 
 
 def text_of(row: Row, column: str) -> str:
@@ -95,7 +106,7 @@ def text_of(row: Row, column: str) -> str:
 
 def answers_of(row: Row, column: str) -> list[str]:
     """Every answer of a list, or of an object as SQuAD and TriviaQA have it; none where the column is neither."""
-    value = parsed(row[column]) if plain(column) == "answers" else row[column]
+    value = _answers(row, column)
     found: list[Any] = []
     for part in value if isinstance(value, list) else [value] if isinstance(value, dict) else []:
         texts = part.get("text", part.get("value", [])) if isinstance(part, dict) else [part]
@@ -106,12 +117,18 @@ def answers_of(row: Row, column: str) -> list[str]:
 
 def answer_of(row: Row, column: str) -> str:
     """The answer to learn: the first of several, or the column's text."""
+    if not is_given(_answers(row, column)):
+        raise KitError(f"{column} is empty")
     return (answers_of(row, column) or [text_of(row, column)])[0]
+
+
+def _answers(row: Row, column: str) -> Any:
+    return held(row, column) if plain(column) == "answers" else row[column]
 
 
 def options_of(row: Row, column: str) -> str:
     """Options to choose from, each on a line behind its letter."""
-    value = parsed(row[column])
+    value = held(row, column)
     if isinstance(value, dict) and isinstance(value.get("text"), list):  # ARC's
         value = dict(zip(value.get("label") or string.ascii_uppercase, value["text"], strict=False))
     if isinstance(value, list):
