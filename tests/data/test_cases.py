@@ -192,6 +192,10 @@ def test_rows_of_many_kinds_are_learned_as_they_are_meant(
 FILES = {  # a file that the content explains, as a pair of question and answer
     "title.csv": "My FAQ\n\nquestion,answer\nQ?,A\n",
     "index.csv": ",text\n0,<s>[INST] Q? [/INST] A </s>\n1,<s>[INST] R? [/INST] A </s>\n",
+    "lines.csv": 'Frage;Antwort\nQ?;A\nWann?;"Montag, 9 Uhr\nDienstag, 10 Uhr\nMittwoch, 11 Uhr"\n',
+    "lists.csv": 'question,answer\nQ?,A\nWhen?,"Mon; nine\nTue; ten\nWed; eleven\nThu; ten"\n',
+    "tables.csv": 'question,answer\nQ?,A\nHow much?,"| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |"\n',
+    "comma_in_title.csv": 'FAQ of the bakery, 2026\n\nFrage;Antwort\nQ?;A\nWann?;"Montag, 9 Uhr\nDienstag, 10 Uhr"\n',
     "blanks.csv": 'question, answer\n"Q?", "A"\n',
     "inches.tsv": 'question\tanswer\nQ?\tA\n5" pipe?\tA\n',
     "pretty.jsonl": '{\n "question": "Q?",\n "answer": "A"\n}\n{\n "question": "R?",\n "answer": "A"\n}',

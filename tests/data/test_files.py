@@ -145,6 +145,20 @@ def test_the_delimiter_is_said_by_the_first_line_or_found(tmp_path: Path, head: 
     assert [row["answer"] for _, row in raw_rows(path)] == ["Wren."]
 
 
+def test_a_quote_behind_a_backslash_costs_no_other_backslash(tmp_path: Path) -> None:
+    (tmp_path / "faq.csv").write_text('question,answer\n"Say ""a"" or \\"b\\", so","C:\\new\\logs"\n')
+    assert [row for _, row in raw_rows(tmp_path / "faq.csv")] == [
+        {"question": 'Say "a" or "b", so', "answer": "C:\\new\\logs"}
+    ]
+
+
+def test_the_mark_of_utf_8_counts_more_than_the_encoding_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "faq.csv").write_text("Frage,Antwort\nWo?,Höhle\n", encoding="utf-8-sig")
+    assert [row for _, row in raw_rows(tmp_path / "faq.csv", encoding="cp1252")] == [
+        {"Frage": "Wo?", "Antwort": "Höhle"}
+    ]
+
+
 def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "faq.csv").write_text("question,answer,answer\na,b,c\n")
     with pytest.raises(KitError, match=r"faq\.csv has more than one column called answer: rename or delete one"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...config import Data
 from ...errors import KitError
@@ -61,7 +62,7 @@ def reader_of(path: Path) -> Callable[[Path, Data, Notes], Rows]:
 
 
 def _text_of(path: Path, data: Data) -> str:
-    """The file's text: UTF-8, UTF-16 with its mark (Excel's "Unicode text"), or what `data.encoding` says."""
+    """The file's text: what its mark says (Excel's "CSV UTF-8" and "Unicode text" have one), or `data.encoding`."""
     try:
         content = path.read_bytes()
         if path.name.lower().endswith(".gz"):
@@ -73,7 +74,8 @@ def _text_of(path: Path, data: Data) -> str:
         raise KitError(f"{path.name} is not a whole gzip file: {error}") from error
     except OSError as error:
         raise KitError(f"{path.name} cannot be read: {error.strerror or error}") from error
-    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else data.encoding
+    marks = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = next((marks[mark] for mark in marks if content.startswith(mark)), data.encoding)
     try:
         return content.decode(encoding).removeprefix("\ufeff")
     except LookupError as error:
@@ -169,11 +171,11 @@ def _table(path: Path, data: Data, notes: Notes) -> Rows:
             yield number, dict(itertools.zip_longest(names, record[: len(names)]))
 
 
-def _agreement(text: str, delimiter: str) -> tuple[int, int]:
-    """How many of the first records have the same number of fields, above one, and that number."""
-    records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    widths = Counter(len(record) for record in itertools.islice(records, 20) if len(record) > 1)
-    return max(((count, width) for width, count in widths.items()), default=(0, 0))
+def _agreement(text: str, delimiter: str) -> tuple[float, int]:
+    """Which share of the first records has the same number of fields, above one, and that number."""
+    records = filter(_filled, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    widths = Counter(len(record) for record in itertools.islice(records, 20))
+    return max(((count / widths.total(), width) for width, count in widths.items() if width > 1), default=(0, 0))
 
 
 def _filled(record: list[str]) -> list[str]:
@@ -182,13 +184,16 @@ def _filled(record: list[str]) -> list[str]:
 
 def _records(path: Path, text: str, delimiter: str, notes: Notes) -> list[list[str]]:
     """The table's records. A quote inside a quoted field is written twice, or, where that fails, with a backslash."""
-    ways: dict[str, dict[str, Any]] = {"": {}, 'quotes are written \\" in the file': {"escapechar": "\\"}}
+    ways: dict[str, tuple[str, Literal[0, 3]]] = {  # the text to read, and the csv module's way with quotes
+        "": (text, csv.QUOTE_MINIMAL),
+        'quotes are written \\" in the file': (re.sub(r'(?<!\\)\\"', '""', text), csv.QUOTE_MINIMAL),
+    }
     if delimiter == "\t":  # few of these quote their fields
-        ways["quotes are part of the text in the file"] = {"quoting": csv.QUOTE_NONE}
+        ways["quotes are part of the text in the file"] = (text, csv.QUOTE_NONE)
     problems = []
-    for way, options in ways.items():
-        lines = io.StringIO(text, newline="")
-        rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True, **options)
+    for way, (content, quoting) in ways.items():
+        lines = io.StringIO(content, newline="")
+        rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True, quoting=quoting)
         try:
             records = list(rows)
         except csv.Error as error:
