@@ -145,6 +145,12 @@ def test_the_delimiter_is_said_by_the_first_line_or_found(tmp_path: Path, head: 
     assert [row["answer"] for _, row in raw_rows(path)] == ["Wren."]
 
 
+@pytest.mark.parametrize("document", [ROWS, {"data": ROWS}])
+def test_a_split_of_a_folder_names_files_and_no_list(tmp_path: Path, document: Any) -> None:
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    assert [row for _, row in raw_rows(tmp_path / "train.json", source=str(tmp_path), split="train")] == ROWS
+
+
 def test_a_quote_behind_a_backslash_costs_no_other_backslash(tmp_path: Path) -> None:
     (tmp_path / "faq.csv").write_text('question,answer\n"Say ""a"" or \\"b\\", so","C:\\new\\logs"\n')
     assert [row for _, row in raw_rows(tmp_path / "faq.csv")] == [
@@ -157,6 +163,28 @@ def test_the_mark_of_utf_8_counts_more_than_the_encoding_that_is_named(tmp_path:
     assert [row for _, row in raw_rows(tmp_path / "faq.csv", encoding="cp1252")] == [
         {"Frage": "Wo?", "Antwort": "Höhle"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("document", "split", "found"),
+    [
+        ({"train": ROWS, "test": ROWS[:1]}, "train", ROWS),
+        ({"train": ROWS, "test": ROWS[:1]}, "trian", r"no list called trian: its lists are train, test\."),
+        ({"data": ROWS}, "train", r"its lists are data\."),
+        (ROWS, "train", "it holds no named lists"),
+    ],
+)
+def test_a_list_of_a_file_is_chosen_and_an_unknown_one_refused(
+    tmp_path: Path, document: Any, split: str, found: Any
+) -> None:
+    path, notes = tmp_path / "faq.json", dict[str, list[str]]()
+    path.write_text(json.dumps(document))
+    if isinstance(found, str):
+        with pytest.raises(KitError, match=found):
+            list(raw_rows(path, source=str(path), split=split))
+    else:
+        assert [row for _, row in sources.raw_rows(path, Data(source=str(path), split=split), notes)] == found
+        assert notes == {"lists of the file that are not read: test": ["faq.json"]}
 
 
 def test_a_column_that_stands_there_twice_is_refused(tmp_path: Path) -> None:

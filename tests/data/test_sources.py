@@ -133,6 +133,12 @@ def test_a_hub_dataset_without_train_shows_its_splits(tmp_path: Path, monkeypatc
     assert dataset_files("wren/shop", split="dev").train == [tmp_path / "shop.arrow"]
 
 
+@pytest.mark.parametrize("source", ["wren/OpenHermes-2.5", "wren.co/v1.0.parquets"])
+def test_a_hub_dataset_may_have_a_dot_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    asked = hub(monkeypatch, stored(tmp_path / "shop.arrow"))
+    assert dataset_files(source).train and asked == [source]
+
+
 def test_a_config_of_a_hub_dataset_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub(monkeypatch, ValueError("Config name is missing.\nPick one among ['main', 'extra']"))
     with pytest.raises(KitError, match=r"\['main', 'extra'\]. Choose one with data__config=NAME"):
@@ -177,7 +183,7 @@ def test_a_hub_dataset_that_cannot_be_had_says_why(
     assert caught.value.__cause__ is error
 
 
-@pytest.mark.parametrize("source", ["handbook", "triage", "wren/shop.csv", "../shop/faq"])
+@pytest.mark.parametrize("source", ["handbook", "triage", "wren/shop.csv", "wren/shop.xlsx", "./faq", "../shop/faq"])
 def test_the_hub_is_asked_for_nothing_that_is_a_name_or_path_of_ours(
     monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
@@ -190,7 +196,9 @@ def test_the_hub_is_asked_for_nothing_that_is_a_name_or_path_of_ours(
     assert asked == []
 
 
-@pytest.mark.parametrize("name", ["test.csv", "faq-test.csv", "faq_validation.csv", "TEST (2).csv", "eval.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["test.csv", "faq-test.csv", "val.csv", "faq_validation.csv", "TEST (2).csv", "eval.jsonl"]
+)
 def test_a_file_with_the_word_in_its_name_is_held_out(tmp_path: Path, name: str) -> None:
     for other in ("faq_train.csv", name, "contest.csv"):
         write(tmp_path / other, ROWS)

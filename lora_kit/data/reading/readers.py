@@ -8,6 +8,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import re
 import zlib
 from collections import Counter
@@ -118,20 +119,26 @@ def _json(path: Path, data: Data, notes: Notes) -> Rows:
 
 
 def _rows_of(path: Path, document: Any, data: Data, notes: Notes) -> list[Any]:
-    """The rows of one JSON document: itself, a table as pandas writes it, or the list that it holds."""
+    """The rows of one JSON document: itself, a table as pandas writes it, or a list that it holds."""
+    fields = document if isinstance(document, dict) else {}
+    lists = {key: rows for key, rows in fields.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
+    if data.split in lists:
+        if len(lists) > 1:
+            others = ", ".join(name for name in lists if name != data.split)
+            note(notes, f"lists of the file that are not read: {others}", path.name)
+        return lists[str(data.split)]
+    if data.split and path == Path(os.path.expanduser(data.source)):  # a folder's split is a name of files
+        held = f"its lists are {', '.join(lists)}" if lists else "it holds no named lists"
+        raise KitError(f"{path.name} has no list called {data.split}: {held}. Set data__split to one, or leave it out")
     if isinstance(document, list):
         if document and isinstance(document[0], list) and not (document[0] and isinstance(document[0][0], dict)):
             raise KitError(f"{path.name} holds rows without names of columns: df.to_json(orient='records') writes them")
         return document
-    fields = document if isinstance(document, dict) else {}
     first = next(iter(fields.values()), None)
     if isinstance(first, dict) and all(isinstance(x, dict) and x.keys() == first.keys() for x in fields.values()):
         if not all(key.isdigit() for key in first):  # orient="index"
             return list(fields.values())
         return [{name: column[key] for name, column in fields.items()} for key in first]
-    lists = {key: rows for key, rows in fields.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
-    if data.split in lists:
-        return lists[str(data.split)]
     if lists and all({"role", "from"} & rows[0].keys() for rows in lists.values()):  # a conversation each
         return list(lists.values())
     if len(lists) > 1:

@@ -11,11 +11,11 @@ from pathlib import Path
 from ...config import Data
 from ...errors import KitError
 from ...files import file_hash
-from .readers import READERS, BadRow, Notes, Raw, ending_of, reader_of
+from .readers import ADVICE, READERS, BadRow, Notes, Raw, ending_of, reader_of
 
 ASSETS = Path(__file__).parents[2] / "assets"
 EMBEDDED = ("handbook", "triage")
-HELD_OUT_NAMES = ("test", "validation", "valid", "dev", "eval")
+HELD_OUT_NAMES = ("test", "validation", "valid", "val", "dev", "eval")
 ABOUT = [  # files without rows
     f"{name}.json" for name in "dataset_info dataset_infos dataset_dict state dataset-metadata metadata config".split()
 ]
@@ -63,7 +63,7 @@ def dataset_files(data: Data) -> Files:
             raise KitError(f"data__split={data.split!r} is for a folder, a JSON file of lists, or a dataset of the Hub")
         reader_of(path)
         return Files([path])
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and "." not in Path(source).suffix:
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", source) and ending_of(Path(source)) not in {*READERS, *ADVICE}:
         return _from_hub(data)
     raise KitError(
         f"data={source!r:.200} is neither a file, a folder, a Hub dataset (owner/name) "
