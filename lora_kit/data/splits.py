@@ -54,11 +54,16 @@ def check_told_apart(read: Read, data: Data) -> None:
     answers = Counter(question for question, _ in first_of_each(read.rows))
     same = sum(count for count in answers.values() if count > 1)
     if 2 * same > len(read.rows):
-        first, question, answer = next(iter(read.unused)), read.shape.columns[0], read.shape.columns[-1]
+        columns = ",".join(read.shape.columns)
+        way_out = f'To keep them: data__columns="{columns}"'
+        if read.shape.name == "pair" and read.shape.optional:  # which named columns would leave out
+            way_out = "Put it into the question, or delete these columns to keep the rows"
+        elif read.shape.name == "pair":
+            put = f'data__columns="{{{next(iter(read.unused))}}} {{{read.shape.columns[0]}}},{read.shape.columns[1]}"'
+            way_out = f'Put it into the question, as in {put}; or keep them: data__columns="{columns}"'
         raise KitError(
             f"{same:,} of {len(read.rows):,} rows ask what others ask, with another answer. What tells them apart may "
-            f"be in columns that are not read: {', '.join(read.unused)}. Put it into the question, as in "
-            f"data__columns={{{first}}} {{{question}}},{answer}; or keep them: data__columns={question},{answer}"
+            f"be in columns that are not read: {', '.join(read.unused)}. {way_out}"
         )
 
 

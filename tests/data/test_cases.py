@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -126,12 +128,31 @@ def test_what_libraries_give_is_taken(data: object, tmp_path: Path) -> None:
 
 def test_rows_that_only_an_unread_column_tells_apart_stop_the_stage(tmp_path: Path) -> None:
     rows = [{"shelf": f"Shelf {n}.", "question": "What is on it?", "answer": f"Rye {n}."} for n in range(12)]
-    with pytest.raises(KitError, match=r"shelf.*data__columns=\{shelf\} \{question\},answer"):
+    with pytest.raises(KitError, match=r'shelf.*data__columns="\{shelf\} \{question\},answer"'):
         prepare(Run("tiny-cpu", data=rows, root=tmp_path))
     put = prepare(Run("tiny-cpu", data=rows, root=tmp_path, data__columns="{shelf} {question},answer"))
     assert "[INST] Shelf 11. What is on it? [/INST] Rye 11." in texts(put)
     left = prepare(Run("tiny-cpu", data=rows, root=tmp_path, data__columns="question,answer"))
     assert "[INST] What is on it? [/INST] Rye 11." in texts(left)
+
+
+@pytest.mark.parametrize(
+    ("row", "settings"),
+    [
+        ({"messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "{}"}]}, "messages"),
+        ({"context": "Birds.", "question": "Hi?", "answer": "{}"}, None),
+    ],
+)
+def test_the_way_to_keep_such_rows_works_and_drops_nothing(
+    row: dict[str, object], settings: str | None, tmp_path: Path
+) -> None:
+    rows = [json.loads(json.dumps(row | {"shelf": "A"}).replace("{}", f"Rye {n}.")) for n in range(12)]
+    with pytest.raises(KitError, match=r"rows ask what others ask.*shelf") as caught:
+        prepare(Run("tiny-cpu", data=rows, root=tmp_path))
+    assert re.findall('data__columns="(.*?)"', str(caught.value)) == ([settings] if settings else [])
+    rows = rows if settings else [{name: row[name] for name in row if name != "shelf"} for row in rows]
+    kept = texts(prepare(Run("tiny-cpu", data=rows, root=tmp_path, data__columns=settings or "")))
+    assert "Hi? [/INST] Rye 11." in kept and ("Birds." in kept or settings)
 
 
 ASKED, ANSWERED = "Summarise this chat.\n\nUSER: Where is it?\nASSISTANT: In Bern.", "It is in Bern."
@@ -214,8 +235,8 @@ def test_files_of_many_kinds_are_read(name: str, tmp_path: Path) -> None:
 
 HELP = [  # rows or a file's name and text, settings, and what the message says
     ([{"question": "[INST] is a tag?", "answer": "A"}], {}, "data__tags=keep"),
-    ([{"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."}], {}, "data__columns=prompt,chosen"),
-    ([{"title": "Q?", "body": "A"}], {}, "data__columns=title,body"),
+    ([{"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."}], {}, 'data__columns="prompt,chosen"'),
+    ([{"title": "Q?", "body": "A"}], {}, 'data__columns="title,body"'),
     ([{"question": "Q?", "choices": ["x", "y"], "answer": 1}], {}, "write the letter or the text"),
     ([{"patterns": ["Hi"], "responses": [{"x": 1}]}], {}, r'"messages": \[\{"role": "user"'),
     (("rows.json", '[["Q?", "A", "x"]]'), {}, "orient='records'"),

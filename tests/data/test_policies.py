@@ -38,7 +38,7 @@ def test_bad_rows_stop_the_stage_and_each_problem_is_told_with_its_rows(tmp_path
     for part in (
         "6 of 66 rows",
         "row 61: answer is empty, faq.jsonl row 62;",
-        "row 63: question is no text: True, faq.jsonl",
+        "row 63: question is no text: True. Write it as text, with str(...) or json.dumps(...), faq.jsonl",
     ):
         assert part in str(caught.value)
     for way_out in ("data__tags=keep", "data__bad_rows=drop"):
@@ -281,4 +281,4 @@ def test_rows_that_all_fail_for_one_reason_are_no_bad_rows_to_leave_out(tmp_path
 def test_fields_of_a_turn_and_a_column_kind_of_the_users_are_told(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Wren.", "reasoning": "hm"}]
     report = str(prepare(open_run(write(tmp_path / "faq.jsonl", [{"messages": turns, "kind": "xyz"}]))).report)
-    assert "look at    columns that are not read: kind, messages.reasoning" in report
+    assert "look at    columns that are not read: messages.reasoning, kind" in report

@@ -194,7 +194,7 @@ def test_kind_and_accepted_answers_are_kept_and_other_fields_left_out(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "foreign", [{"kind": "joke"}, {"kind": 3}, {"kind": None}, {"accepted": True}, {"accepted": 4}]
+    "foreign", [{"kind": "joke"}, {"kind": 3}, {"kind": ["fact"]}, {"accepted": True}, {"accepted": 4}]
 )
 def test_columns_of_the_users_own_that_have_our_names_are_ignored(tmp_path: Path, foreign: dict[str, Any]) -> None:
     rows = [GOOD | foreign, GOOD | dict.fromkeys(foreign, "general")]
@@ -202,18 +202,39 @@ def test_columns_of_the_users_own_that_have_our_names_are_ignored(tmp_path: Path
     assert found == [Conversation(PAIR, f"faq.jsonl row {n}", "fact", ["Wren."]) for n in (1, 2)]
 
 
+@pytest.mark.parametrize("kinds", [("general", "billing"), ("billing", "general"), ("fact", 3)])
+def test_kinds_are_ours_only_where_all_are(tmp_path: Path, kinds: tuple[Any, ...]) -> None:
+    found = read_rows([write(tmp_path / "faq.jsonl", [GOOD | {"kind": kind} for kind in kinds])], Data())
+    assert [row.kind for row in found.rows] == ["fact", "fact"] and not found.bad
+    assert [*found.unused] == ["kind"]
+
+
 @pytest.mark.parametrize(
-    ("judged", "said"),
-    [
-        ({"kind": "joke"}, "has the kind 'joke'; it must be one of fact, decline, general"),
-        ({"kind": ["fact"]}, "has the kind ['fact']"),
-        ({"kind": "fact", "accepted": "Wren."}, "accepted must be a list of texts; it is 'Wren.'"),
-        ({"kind": "fact", "accepted": [1]}, "accepted must be a list of texts; it is [1]"),
-    ],
+    ("accepted", "wanted"), [("10", ["10"]), ('["10"]', ["10"]), ("['10', 'x']", ["10", "x"]), ("", ["Wren."])]
 )
-def test_a_wrong_kind_or_answer_after_right_ones_is_a_bad_row(tmp_path: Path, judged: Any, said: str) -> None:
-    (bad,) = bad_rows(write(tmp_path / "faq.jsonl", [GOOD | {"kind": "general"}, GOOD | judged]))
+@pytest.mark.parametrize("name", ["asked.csv", "asked.jsonl", "asked.parquet"])
+def test_accepted_answers_of_questions_may_be_one_text(
+    tmp_path: Path, name: str, accepted: str, wanted: list[str]
+) -> None:
+    path = write(tmp_path / name, [GOOD | {"accepted": accepted}])
+    assert [row.accepted for row in read_rows([path], Data(), is_asked=True).rows] == [wanted]
+
+
+@pytest.mark.parametrize(("judged", "said"), [({"kind": "joke"}, "the kind 'joke'"), ({"accepted": [1]}, "it is [1]")])
+def test_a_wrong_kind_or_answer_of_a_question_is_a_bad_row(tmp_path: Path, judged: Any, said: str) -> None:
+    path = write(tmp_path / "faq.jsonl", [GOOD | {"kind": "general"}, GOOD | judged])
+    (bad,) = read_rows([path], Data(), is_asked=True).bad
     assert bad.row == "faq.jsonl row 2" and said in bad.problem
+
+
+@pytest.mark.parametrize(("columns", "learned"), [((), ["Wren."]), (("question", "answer"), ["Wren.", "Bob."])])
+def test_answers_labelled_false_are_left_out_unless_columns_are_named(
+    tmp_path: Path, columns: tuple[str, ...], learned: list[str]
+) -> None:
+    rows = [GOOD | {"label": True}, GOOD | {"answer": "Bob.", "label": False}]
+    found = read_rows([write(tmp_path / "faq.jsonl", rows)], Data(columns=columns))
+    assert [row.answer for row in found.rows] == learned
+    assert any('data__columns="question,answer"' in note for note in found.notes) != bool(columns)
 
 
 def test_a_dataset_s_dates_are_read_in_the_library_s_own_way(tmp_path: Path) -> None:

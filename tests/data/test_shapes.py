@@ -290,12 +290,14 @@ def test_columns_are_found_in_any_letters_and_named_once() -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"question": "a", "prompt": "b", "answer": "c"}, "data__columns=question,answer"),
+        ({"question": "a", "prompt": "b", "answer": "c"}, 'data__columns="question,answer"'),
         ({"What is in box 0?": "What is in box 1?", "A cup.": "Tea."}, "Its first line looks like a row"),
         ({"question,answer": "Who?,Wren."}, "another separator than its ending says"),
-        ({"ask": "a", "says": "c", "by": "d"}, "data__columns=QUESTION,ANSWER"),
+        ({"ask": "a", "says": "c", "by": "d"}, 'data__columns="QUESTION,ANSWER"'),
         ({"text": "plain prose"}, "write questions about it"),
         ({"role": "user", "message": "a", "talk_id": 7}, "df.groupby('talk_id'"),
+        ({"type": "article", "title": "a", "content": "c"}, 'data__columns="QUESTION,ANSWER"'),
+        ({"Question (EN)": "a", "Question (DE)": "b", "Answer": "c"}, 'data__columns="Question (EN),Answer"'),
         ({"message_id": "m", "parent_id": None, "role": "prompter", "text": "a"}, "a tree with one message a row"),
     ],
 )
@@ -363,10 +365,38 @@ def test_what_is_no_text_says_how_to_write_it(answer: object) -> None:
         messages_of({"question": "Where?", "answer": answer})
 
 
-def test_several_instances_of_a_row_are_refused() -> None:
-    row = {"instruction": "Choose.", "instances": [{"input": "x", "output": "y"}, {"input": "z", "output": "w"}]}
-    read = as_conversations([("row 1", EXAMPLES["Alpaca"][1]), ("row 2", row)], Data(), {})
-    assert len(read.rows) == 1 and "2 rows" in read.bad[0].problem
+FAQS = [{"question": "Who, then?", "answer": "Wren."}, {"Question": "Where?", "Answer": "Here."}]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "asked"),
+    [
+        ({"category": "Birds", "faqs": FAQS}, (), ["Who, then?", "Where?"]),
+        ({"category": "Birds", "faqs": FAQS[:1]}, ("{category}: {question}", "answer"), ["Birds: Who, then?"]),
+        ({"context": "It sings.", "qas": FAQS}, (), ["It sings.\n\nWho, then?", "It sings.\n\nWhere?"]),
+        (
+            {"instruction": "Do.", "instances": [{"input": n, "output": "y"} for n in "ab"]},
+            (),
+            ["Do.\n\na", "Do.\n\nb"],
+        ),
+        ({"category": "Birds", "faqs": FAQS}, ("faqs",), ["Where?"]),
+        ({"conversation": FAQS}, (), ["Where?"]),
+        ({"talk": [{"user": "Who?", "assistant": "Me."}, {"user": "Where?", "assistant": "Here."}]}, (), ["Where?"]),
+        ({"examples": FAQS, "input": "Which?", "output": "This."}, (), ["Which?"]),
+    ],
+)
+def test_a_list_of_questions_is_rows_and_a_conversation_under_the_name_of_one(
+    row: Row, columns: tuple[str, ...], asked: list[str]
+) -> None:
+    read = as_conversations([("row 1", row)], Data(columns=columns), {})
+    assert [found.asked for found in read.rows] == asked and not read.bad
+    assert [found.index for found in read.rows] == list(range(len(asked)))
+    assert not {"faqs.question", "faqs.answer", "conversation.Question"} & {*read.unused}
+
+
+def test_two_lists_of_questions_in_one_row_are_never_a_conversation() -> None:
+    with pytest.raises(KitError, match="none of the known shapes fits"):
+        as_conversations([("row 1", {"task": "Name.", "examples": FAQS, "faqs": FAQS})], Data(), {})
 
 
 @pytest.mark.parametrize("columns", [(), ("{instruction}\\n{context}\n\n{question}, or: {nothing}", "answer")])
@@ -377,6 +407,33 @@ def test_nothing_of_a_prompt_is_dropped(columns: tuple[str, ...]) -> None:
     wanted += [] if columns else ["Hi?", "Yes?", "A. wren\nB. owl"]
     assert all(text in said for text in wanted) and "None" not in said
     assert messages_of(row, columns)[-1] == {"role": "assistant", "content": "A"}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "asked", "shape"),
+    [
+        ({"System": "SAP"}, ("{System}: {question}", "answer"), ["SAP: Who, then?"], "pair (System, question, answer)"),
+        (
+            {"System": "SAP", "context": "It sings."},
+            (),
+            ["SAP", "It sings.\n\nWho, then?"],
+            "pair (System, context, question, answer)",
+        ),
+        ({"History": "made in 2021"}, ("question", "answer"), ["Who, then?"], "pair (question, answer)"),
+    ],
+)
+def test_parts_of_a_prompt_are_named_and_can_be_left_out_or_put_elsewhere(
+    row: Row, columns: tuple[str, ...], asked: list[str], shape: str
+) -> None:
+    row |= {"question": "Who, then?", "answer": "Wren."}
+    read = as_conversations([("row 1", row)], Data(columns=columns), {})
+    assert [message["content"] for message in read.rows[0].messages] == [*asked, "Wren."]
+    assert str(read.shape) == shape
+
+
+def test_a_history_that_is_a_text_names_the_way_to_leave_it_out() -> None:
+    with pytest.raises(KitError, match='data__columns="question,answer"'):
+        messages_of({"question": "Who, then?", "answer": "Wren.", "History": "made in 2021"})
 
 
 def test_a_part_that_only_later_rows_have_is_used() -> None:

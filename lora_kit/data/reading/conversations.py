@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ...config import Data
 from ...errors import KitError
 from ...progress import Progress
-from .cells import TURN_KEYS, Row, is_given
-from .formats import Shape, part_of, recognise, with_options
+from .cells import PAIR_KEYS, TURN_KEYS, Row, is_given, parsed
+from .formats import Shape, part_of, recognise, rows_in, with_options
 from .readers import BadRow, Notes, Raw, note
 from .sources import dataset_files, raw_rows
 from .turns import ROLE_OF, Message, check_messages, plain_tags, repaired, tags_in
@@ -22,7 +21,7 @@ from .turns import ROLE_OF, Message, check_messages, plain_tags, repaired, tags_
 KINDS = ("fact", "decline", "general", "unseen")
 SHOWN = 5  # rows that a finding lists
 OURS = ("kind", "accepted", "about")  # columns about a row, no part of its conversation
-TURN_FIELDS = {*(key for keys in TURN_KEYS for key in keys), "weight"}
+TURN_FIELDS = {*(key for keys in (*TURN_KEYS, *PAIR_KEYS) for key in keys), "weight"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Read:
     bad: list[BadRow] = field(default_factory=list)
     notes: Notes = field(default_factory=dict)  # what was repaired or left out -> places of rows
     shape: Shape | None = None  # which the first row decides
-    is_judged: bool = False  # whether the columns "kind" and "accepted" are ours
+    used: dict[str, None] = field(default_factory=dict)  # filled columns that are read beside the shape's, in order
     unused: dict[str, None] = field(default_factory=dict)  # filled columns that are not read, in order
 
     @property
@@ -114,8 +113,8 @@ def as_conversations(
     raws: Iterable[Raw], data: Data, notes: Notes, *, is_asked: bool = False, progress: Progress | None = None
 ) -> Read:
     """Raw rows of one shape, each with its place, as conversations; the bad ones are kept apart."""
-    read = Read(data, _roles(data), notes=notes, is_judged=is_asked)
-    for index, raw in enumerate(raws):
+    read, ours = Read(data, _roles(data), notes=notes), list[Row]()
+    for index, raw in enumerate(_each(raws, data.columns, notes)):
         if progress and index % 1000 == 0:
             progress.update(index)
         if isinstance(raw, BadRow):
@@ -123,45 +122,44 @@ def as_conversations(
             continue
         place, row = raw
         try:
-            row = _as_row(row) if data.columns else with_options(_as_row(row))
+            row = {"messages": row} if isinstance(row, list) else row
+            if not isinstance(row, dict):
+                raise KitError(f"is a {type(row).__name__}; it must be an object with named fields")
+            row = row if data.columns else with_options(row)
             if read.shape is None:
                 read.shape = recognise(row, data.columns)
-                read.is_judged |= _is_judged(row)
-            if "label" not in data.columns and str(row.get("label")).lower() == "false":  # KTO's
-                note(notes, "answers that are labelled false, left out", place)
+            if not data.columns and str(row.get("label")).lower() == "false":  # KTO's
+                learns = f'data__columns="{",".join(read.shape.columns)}" learns them'
+                note(notes, f"answers that are labelled false, left out; {learns}", place)
             else:
                 read.rows.append(_conversation(read, read.shape, index, place, row))
+                ours.append({name: row[name] for name in OURS if is_given(row.get(name))})
         except KitError as error:
             if read.shape is None and isinstance(row, dict):  # the first row
                 raise KitError(f"{place}: {error}") from error
             read.bad.append(BadRow(place, str(error)))
+    _judge(read, ours, is_asked)
+    read.shape = read.shape and replace(read.shape, optional=tuple(read.used))
     return read
 
 
-def _as_row(value: Any) -> Row:
-    """A row's columns: also those of a bare list of turns, and those in Self-instruct's list of one row."""
-    row = {"messages": value} if isinstance(value, list) else value
-    if not isinstance(row, dict):
-        raise KitError(f"is a {type(row).__name__}; it must be an object with named fields")
-    inner = row.get("instances")
-    if not isinstance(inner, list) or not inner or not isinstance(inner[0], dict):
-        return row
-    if len(inner) > 1:
-        raise KitError(f"instances contains {len(inner)} rows: write each as a row of its own")
-    return {name: value for name, value in row.items() if name != "instances"} | inner[0]
-
-
-def _is_judged(row: Row) -> bool:
-    """Whether the columns "kind" and "accepted" are ours."""
-    kind, accepted = row.get("kind"), row.get("accepted")
-    return kind in KINDS if isinstance(kind, str) else isinstance(accepted, list) and bool(accepted)
+def _each(raws: Iterable[Raw], columns: tuple[str, ...], notes: Notes) -> Iterator[Raw]:
+    """Raw rows, also those that are a list in one row."""
+    for raw in raws:
+        if isinstance(raw, BadRow):
+            yield raw
+        else:
+            place, rows = raw[0], rows_in(raw[1], columns)
+            if len(rows) > 1:
+                note(notes, "questions that are a list in one row, each read as a row", place)
+            yield from ((place, row) for row in rows)
 
 
 def _conversation(read: Read, shape: Shape, index: int, place: str, row: Row) -> Conversation:
     if not read.data.columns and not {*row} >= {*shape.columns} and (other := shape_of(row)):
         note(read.notes, f"rows of another form, read as {other}", place)
         shape = other
-    _note_unused(read, shape, row)
+    _note_columns(read, shape, row)
     messages = repaired(shape.messages(row), read.roles, read.notes, place)
     texts = [message["content"] for message in messages]
     if read.data.tags == "keep" and all(isinstance(text, str) for text in texts) and any(map(tags_in, texts)):
@@ -169,29 +167,29 @@ def _conversation(read: Read, shape: Shape, index: int, place: str, row: Row) ->
         note(read.notes, "tags of a prompt format, kept as plain text, spaced apart", place)
     check_messages(messages, last="assistant")
     accepted = list(dict.fromkeys([messages[-1]["content"], *shape.answers(row)]))
-    conversation = Conversation(messages, place, accepted=accepted, index=index)
-    return _judged(conversation, row) if read.is_judged else conversation
+    return Conversation(messages, place, accepted=accepted, index=index)
 
 
 def shape_of(row: Row) -> Shape | None:
     """The shape of a row by itself, if it has one."""
     try:
-        return recognise(row)
+        return recognise(rows_in(row)[0])
     except KitError:
         return None
 
 
-def _note_unused(read: Read, shape: Shape, row: Row) -> None:
-    """Remember the filled columns, and the fields of turns, that are not read."""
-    parts = part_of(row)
-    known = {"id", *shape.columns, *shape.optional, *(OURS if read.is_judged else ())}
-    known |= {parts.get("system")} if read.data.columns else {*parts.values()}
-    known |= {"label"} if str(row.get("label")).lower() in ("true", "false") else set()
+def _note_columns(read: Read, shape: Shape, row: Row) -> None:
+    """Remember the filled columns that are read beside the shape's, and those, and fields of turns, that are not."""
+    parts, is_named = part_of(row), bool(read.data.columns)
+    used = [*shape.optional, *([parts.get("system")] if is_named or shape.name != "pair" else parts.values())]
+    used += ["label"] if not is_named and str(row.get("label")).lower() in ("true", "false") else []
+    read.used |= {name: None for name in used if name and name not in shape.columns and is_given(row.get(name))}
+    known = {"id", *OURS, *shape.columns, *used, *(() if is_named else parts.values())}
     names = [name for name in row if name not in known and is_given(row[name])]
     turns = row.get(shape.columns[0]) if shape.name == "turns" else ()
     for turn in turns if isinstance(turns, list) else ():
         if isinstance(turn, dict):
-            names += [f"{shape.columns[0]}.{name}" for name in turn if name not in TURN_FIELDS]
+            names += [f"{shape.columns[0]}.{name}" for name in turn if str(name).lower() not in TURN_FIELDS]
     read.unused |= dict.fromkeys(names)
 
 
@@ -205,14 +203,23 @@ def _roles(data: Data) -> dict[str, str]:
     return roles
 
 
-def _judged(conversation: Conversation, row: Row) -> Conversation:
-    """The row with the kind and the accepted answers that its columns give."""
-    kind, accepted = row.get("kind") or "fact", row.get("accepted") or conversation.accepted
-    if kind not in KINDS:
-        raise KitError(f"has the kind {kind!r}; it must be one of {', '.join(KINDS)}")
-    if not isinstance(accepted, list) or not all(isinstance(answer, str) for answer in accepted):
-        raise KitError(f"accepted must be a list of texts; it is {accepted!r}")
-    return replace(conversation, kind=kind, accepted=accepted, about=str(row.get("about") or ""))
+def _judge(read: Read, ours: list[Row], is_asked: bool) -> None:
+    """Give the rows the kind and the accepted answers of their columns, if these are ours: no kind is another's."""
+    given = {name: None for name in OURS if any(name in own for own in ours)}
+    is_ours = "kind" in given or any(isinstance(own.get("accepted"), list) for own in ours)
+    if not is_asked and not (is_ours and all(own.get("kind", "fact") in KINDS for own in ours)):
+        read.unused |= given
+        return
+    rows, read.rows = read.rows, []
+    for row, own in zip(rows, ours, strict=True):
+        kind, accepted = own.get("kind", "fact"), parsed(own.get("accepted", row.accepted))
+        accepted = accepted if isinstance(accepted, list) else [accepted]
+        if kind not in KINDS:
+            read.bad.append(BadRow(row.row, f"has the kind {kind!r}; it must be one of {', '.join(KINDS)}"))
+        elif not all(isinstance(answer, str) for answer in accepted):
+            read.bad.append(BadRow(row.row, f"accepted must be a text or a list of texts; it is {accepted!r}"))
+        else:
+            read.rows.append(replace(row, kind=kind, accepted=accepted, about=str(own.get("about", ""))))
 
 
 def read_conversations(source: str | Path, *, columns: tuple[str, ...] = ()) -> list[Conversation]:

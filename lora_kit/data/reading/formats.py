@@ -16,8 +16,8 @@ from typing import Any
 
 from ...errors import KitError
 from . import cells
-from .cells import LISTS, TURN_KEYS, Row, short
-from .turns import Message
+from .cells import LISTS, TURN_KEYS, Row, plain, short
+from .turns import ROLE_OF, Message
 
 Columns = tuple[str, ...]
 
@@ -38,6 +38,7 @@ ASKED = {  # what a question is made of, in this order -> how its column is read
     "options": cells.options_of,
 }
 OWN = ("question", "instruction", "input")  # one of these is the question's own part
+TURNS = (*LISTS, *PARTS["history"].split())  # names of a list of questions and answers that is a conversation
 PLACE = re.compile(r"\{([^{}]*)\}")  # of a column in a template
 LETTER = re.compile(r"(?:option|choice|opt)?[ _]?([a-f])$")  # of a column that is one option
 
@@ -61,7 +62,8 @@ class Shape:
             raise KitError(f"has no column {missing[0]}: its columns are {here}, the first row's {self!s}")
         messages = self.convert(row)
         column = part_of(row).get("system")
-        system = cells.optional_text(row, column) if column and column not in self.columns else ""
+        is_named = column in (*self.columns, *self.optional)
+        system = cells.optional_text(row, column) if column and not is_named else ""
         if not system:
             return messages
         own = str(messages[0]["content"] or "").strip() if messages[0]["role"] == "system" else ""
@@ -85,6 +87,7 @@ def recognise(row: Row, columns: Columns = ()) -> Shape:
         return _named(row, columns)
     parts = _parts(tuple(row))
     others = {*row} - {"chosen", "rejected"}.union(*parts.values())
+    others -= {name for name in others if plain(name) not in TURNS and _are_pairs(cells.parsed(row[name]))}
     alone = [shape for name in row if name in others and (shape := _of_column(name, row[name]))]
     usual = [Shape("turns", (name,), partial(cells.from_list, column=name)) for name in LISTS[:2] if name in row]
     own = next((part for part in OWN if part in parts), "")
@@ -99,7 +102,23 @@ def recognise(row: Row, columns: Columns = ()) -> Shape:
     if not shapes:
         raise KitError(f"none of the known shapes fits its columns ({example}). {_way_out(row)}")
     fitting, first = "; ".join("+".join(shape.columns) for shape in shapes), ",".join(shapes[0].columns)
-    raise KitError(f"more than one shape fits its columns ({example}): {fitting}. Say which, data__columns={first}")
+    raise KitError(f'more than one shape fits its columns ({example}): {fitting}. Say which, data__columns="{first}"')
+
+
+def rows_in(row: Any, columns: Columns = ()) -> list[Any]:
+    """The rows of a list of questions with answers in a row without one, as a FAQ by category has it; else the row."""
+    fields = row if isinstance(row, dict) else {}
+    lists = [name for name, value in fields.items() if plain(name) not in TURNS and _are_pairs(value)]
+    if len(lists) != 1 or (cells.called(row, columns[-1]) if columns else "answer" in part_of(row)):
+        return [row]
+    return [{other: value for other, value in row.items() if other not in lists} | inner for inner in row[lists[0]]]
+
+
+def _are_pairs(value: Any) -> bool:
+    """Whether these are objects with a question and an answer each, and no turns of a user and an assistant."""
+    found = [part_of(row) if isinstance(row, dict) else {} for row in value] if isinstance(value, list) else []
+    answers = [parts.get("answer", "assistant") for parts in found if {*OWN} & {*parts}]
+    return bool(found) and len(answers) == len(found) and "assistant" not in map(plain, answers)
 
 
 def part_of(row: Row) -> dict[str, str]:
@@ -167,7 +186,11 @@ def _pair(own: str, question: str, answer: str, row: Row, *, is_named: bool = Fa
     if texts.get("options") and not isinstance(row[answer], str):
         raise KitError(f"{answer} is no text: {short(row[answer])}. Beside options write the letter or the text")
     history = others.get("history")
-    earlier = cells.from_list(row, history) if history and cells.is_given(cells.parsed(row[history])) else []
+    turns = cells.parsed(row[history]) if history else None
+    if cells.is_given(turns) and not isinstance(turns, list):
+        way_out = f'To leave it out: data__columns="{question},{answer}"'
+        raise KitError(f"{history} must be a list of earlier turns; it is {short(turns)}. {way_out}")
+    earlier = cells.from_list(row, history) if history and cells.is_given(turns) else []
     is_alone = not earlier and not any(texts.values())
     if is_alone and isinstance(row[question], list) and cells.is_list_of_turns(row[question]):
         return [message for column in (question, answer) for message in cells.from_list(row, column)]
@@ -190,16 +213,15 @@ def _filled(template: str, places: dict[str, str], answer: str, row: Row) -> lis
 
 def _way_out(row: Row) -> str:
     """The line that helps, by what the row looks like."""
-    known, texts = (
-        {cells.plain(name): name for name in row},
-        [name for name, value in row.items() if isinstance(value, str)],
-    )
+    known = {plain(name): name for name in row}
+    texts = [name for name, value in row.items() if isinstance(value, str)]
     if {"message_id", "parent_id"} <= known.keys():
         return "It is a tree with one message a row: write each way from the root to an answer as one row of turns"
     if {"chosen", "rejected"} <= known.keys():
         better = "prompt,chosen" if {"prompt", "chosen", "rejected"} <= {*texts} else "chosen"
-        return f"It holds pairs, for lk.correct(run, pairs); the better ones are learned with data__columns={better}"
-    if turns := next((keys for keys in TURN_KEYS if {*keys} <= known.keys()), None):
+        return f'It holds pairs, for lk.correct(run, pairs); the better ones are learned with data__columns="{better}"'
+    turns = next((keys for keys in TURN_KEYS if {*keys} <= known.keys()), None)
+    if turns and str(row[known[turns[0]]]).strip().lower() in ROLE_OF:
         group = next((name for name in row if "id" in name.lower()), "CONVERSATION")
         role, content = (known[key] for key in turns)
         return (
@@ -214,6 +236,6 @@ def _way_out(row: Row) -> str:
         return "A text without a question and an answer in it is not learned here: write questions about it"
     example = ",".join(texts) if len(texts) == 2 else "QUESTION,ANSWER"
     return (
-        f"Say which columns hold question and answer, data__columns={example}, or write each row as "
+        f'Say which columns hold question and answer, data__columns="{example}", or write each row as '
         '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
     )
