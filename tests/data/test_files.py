@@ -169,9 +169,13 @@ def test_the_mark_of_utf_8_counts_more_than_the_encoding_that_is_named(tmp_path:
     ("document", "split", "found"),
     [
         ({"train": ROWS, "test": ROWS[:1]}, "train", ROWS),
-        ({"train": ROWS, "test": ROWS[:1]}, "trian", r"no list called trian: its lists are train, test\."),
-        ({"data": ROWS}, "train", r"its lists are data\."),
-        (ROWS, "train", "it holds no named lists"),
+        (
+            {"train": ROWS, "test": ROWS[:1]},
+            "trian",
+            "no list called trian; its lists are train, test: set data__split=train",
+        ),
+        ({"data": ROWS}, "train", "set data__split=data"),
+        (ROWS, "train", "leave data__split out"),
     ],
 )
 def test_a_list_of_a_file_is_chosen_and_an_unknown_one_refused(

@@ -108,7 +108,8 @@ def recognise(row: Row, columns: Columns = ()) -> Shape:
 def rows_in(row: Any, columns: Columns = ()) -> list[Any]:
     """The rows of a list of questions with answers in a row without one, as a FAQ by category has it; else the row."""
     fields = row if isinstance(row, dict) else {}
-    lists = [name for name, value in fields.items() if plain(name) not in TURNS and _are_pairs(value)]
+    lists = [name for name, value in fields.items() if isinstance(value, list) and plain(name) not in TURNS]
+    lists = [name for name in lists if _are_pairs(row[name])]
     if len(lists) != 1 or (cells.called(row, columns[-1]) if columns else "answer" in part_of(row)):
         return [row]
     return [{other: value for other, value in row.items() if other not in lists} | inner for inner in row[lists[0]]]

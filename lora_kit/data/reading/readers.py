@@ -128,8 +128,10 @@ def _rows_of(path: Path, document: Any, data: Data, notes: Notes) -> list[Any]:
             note(notes, f"lists of the file that are not read: {others}", path.name)
         return lists[str(data.split)]
     if data.split and path == Path(os.path.expanduser(data.source)):  # a folder's split is a name of files
-        held = f"its lists are {', '.join(lists)}" if lists else "it holds no named lists"
-        raise KitError(f"{path.name} has no list called {data.split}: {held}. Set data__split to one, or leave it out")
+        held = "it holds no lists with names: leave data__split out"
+        if lists:
+            held = f"its lists are {', '.join(lists)}: set data__split={next(iter(lists))}"
+        raise KitError(f"{path.name} has no list called {data.split}; {held}")
     if isinstance(document, list):
         if document and isinstance(document[0], list) and not (document[0] and isinstance(document[0][0], dict)):
             raise KitError(f"{path.name} holds rows without names of columns: df.to_json(orient='records') writes them")
