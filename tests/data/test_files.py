@@ -151,11 +151,13 @@ def test_a_split_of_a_folder_names_files_and_no_list(tmp_path: Path, document: A
     assert [row for _, row in raw_rows(tmp_path / "train.json", source=str(tmp_path), split="train")] == ROWS
 
 
-def test_a_quote_behind_a_backslash_costs_no_other_backslash(tmp_path: Path) -> None:
-    (tmp_path / "faq.csv").write_text('question,answer\n"Say ""a"" or \\"b\\", so","C:\\new\\logs"\n')
-    assert [row for _, row in raw_rows(tmp_path / "faq.csv")] == [
-        {"question": 'Say "a" or "b", so', "answer": "C:\\new\\logs"}
-    ]
+@pytest.mark.parametrize("backslash", ["\\", "\\\\"])
+def test_a_quote_behind_a_backslash_costs_no_other_backslash(tmp_path: Path, backslash: str) -> None:
+    text = 'question,answer\n"Say \\"a\\" or \\"b\\", so","C:\\new\\logs"\n'
+    text = text.replace("C:\\new\\logs", f"C:{backslash}new{backslash}logs")  # written twice where it escapes itself
+    (tmp_path / "faq.csv").write_text(text)
+    ((_, row),) = raw_rows(tmp_path / "faq.csv")
+    assert row == {"question": 'Say "a" or "b", so', "answer": "C:\\new\\logs"}
 
 
 def test_the_mark_of_utf_8_counts_more_than_the_encoding_that_is_named(tmp_path: Path) -> None:

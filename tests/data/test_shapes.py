@@ -372,6 +372,7 @@ FAQS = [{"question": "Who, then?", "answer": "Wren."}, {"Question": "Where?", "A
     ("row", "columns", "asked"),
     [
         ({"category": "Birds", "faqs": FAQS}, (), ["Who, then?", "Where?"]),
+        ({"category": "Birds", "faqs": str(FAQS)}, (), ["Who, then?", "Where?"]),
         ({"category": "Birds", "faqs": FAQS[:1]}, ("{category}: {question}", "answer"), ["Birds: Who, then?"]),
         ({"context": "It sings.", "qas": FAQS}, (), ["It sings.\n\nWho, then?", "It sings.\n\nWhere?"]),
         (

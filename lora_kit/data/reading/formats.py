@@ -108,11 +108,13 @@ def recognise(row: Row, columns: Columns = ()) -> Shape:
 def rows_in(row: Any, columns: Columns = ()) -> list[Any]:
     """The rows of a list of questions with answers in a row without one, as a FAQ by category has it; else the row."""
     fields = row if isinstance(row, dict) else {}
-    lists = [name for name, value in fields.items() if isinstance(value, list) and plain(name) not in TURNS]
-    lists = [name for name in lists if _are_pairs(row[name])]
+    texts = [name for name, value in fields.items() if isinstance(value, str) and value.startswith("[{")]  # as JSON
+    names = [name for name, value in fields.items() if isinstance(value, list) or name in texts]
+    lists = [name for name in names if plain(name) not in TURNS and _are_pairs(cells.parsed(row[name]))]
     if len(lists) != 1 or (cells.called(row, columns[-1]) if columns else "answer" in part_of(row)):
         return [row]
-    return [{other: value for other, value in row.items() if other not in lists} | inner for inner in row[lists[0]]]
+    others = {name: value for name, value in row.items() if name not in lists}
+    return [others | inner for inner in cells.parsed(row[lists[0]])]
 
 
 def _are_pairs(value: Any) -> bool:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ...config import Data
 from ...errors import KitError
@@ -193,16 +193,15 @@ def _filled(record: list[str]) -> list[str]:
 
 def _records(path: Path, text: str, delimiter: str, notes: Notes) -> list[list[str]]:
     """The table's records. A quote inside a quoted field is written twice, or, where that fails, with a backslash."""
-    ways: dict[str, tuple[str, Literal[0, 3]]] = {  # the text to read, and the csv module's way with quotes
-        "": (text, csv.QUOTE_MINIMAL),
-        'quotes are written \\" in the file': (re.sub(r'(?<!\\)\\"', '""', text), csv.QUOTE_MINIMAL),
-    }
+    is_escaped = {*re.findall(r"\\(.)", text, re.DOTALL)} <= {*'\\"'}  # else a backslash alone is one of the text
+    marked = (text, {"escapechar": "\\"}) if is_escaped else (re.sub(r'(?<!\\)\\"', '""', text), {})
+    ways: dict[str, tuple[str, dict[str, Any]]] = {"": (text, {}), 'quotes are written \\" in the file': marked}
     if delimiter == "\t":  # few of these quote their fields
-        ways["quotes are part of the text in the file"] = (text, csv.QUOTE_NONE)
+        ways["quotes are part of the text in the file"] = (text, {"quoting": csv.QUOTE_NONE})
     problems = []
-    for way, (content, quoting) in ways.items():
+    for way, (content, options) in ways.items():
         lines = io.StringIO(content, newline="")
-        rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True, quoting=quoting)
+        rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True, **options)
         try:
             records = list(rows)
         except csv.Error as error:
