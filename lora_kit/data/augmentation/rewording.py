@@ -124,7 +124,7 @@ def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rew
 def _is_question(row: Conversation, read: Read) -> bool:
     """Whether the last line is what is asked: of an instruction with its input, or of options, it is not."""
     before, last = _parts(row)
-    is_instruction = "instruction" in str(read.shape).lower()
+    is_instruction = "instruction" in " ".join(read.shape.columns if read.shape else ()).lower()
     return len(last.split()) <= LONGEST and (not before or (last.endswith(("?", "？", "؟")) and not is_instruction))
 
 
