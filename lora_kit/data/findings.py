@@ -16,7 +16,7 @@ from .checks import Proof
 from .encoding import Encoded, LengthFilter
 from .reading.conversations import Conversation, Read, first_few, normalised, plural
 from .reading.sources import Files
-from .splits import Split, answers_of, first_of_each, phrasings
+from .splits import Split, first_of_each, phrasings
 
 Finding = dict[str, Any]  # name, text, count, rows
 COMMON_SHARE = 0.05  # of all rows, that one answer has: with more it is a label too
@@ -106,7 +106,7 @@ def _finding(name: str, text: str, count: int, rows: str = "") -> Finding:
 def _repeats(rows: Sequence[Conversation]) -> tuple[list[str], list[Conversation]]:
     """Places of rows that repeat an earlier one, and rows that answer an earlier question otherwise."""
     firsts, asked = first_of_each(rows), dict[str, Conversation]()
-    again = [row.row for row in rows if firsts[row.question, answers_of(row)] is not row]
+    again = [row.row for row in rows if firsts[row.question, row.answer_key] is not row]
     return again, [row for row in firsts.values() if asked.setdefault(row.question, row) is not row]
 
 
@@ -121,7 +121,7 @@ def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
     if new := sum(learned.isdisjoint(map(normalised, (row.answer, *row.accepted))) for row in asked):
         count = plural(len(asked), "held-out fact")
         yield "answers", f"{new:,} of {count} with an answer that no row to learn gives: not learned", new
-    share = max(Counter(map(answers_of, rows)).values(), default=0) / max(len(rows), 1)
+    share = max(Counter(row.answer_key for row in rows).values(), default=0) / max(len(rows), 1)
     if share >= 0.5 and len(rows) >= 10:
         yield "one answer", f"{share:.0%} of all rows have the same answer: the model may say nothing else", 0
     elif often := common_answers(phrasings(rows), len(rows)):

@@ -137,11 +137,10 @@ def _without_asked(
     """
     out, train, lost = {row.index for row in read.rows if row.question in held.questions}, list[Pair](), list[str]()
     for row, ids in pairs:
-        last = replace(row, learns_last=True)
-        if row.index in out or not questions.isdisjoint(taught(last)):
-            lost += [row.row] if own.rows or row.index not in out else []
-        elif questions.isdisjoint(taught(row)):
+        if row.index not in out and questions.isdisjoint(taught(row)):
             train.append((row, ids))
+        elif row.index in out or not questions.isdisjoint(taught(last := replace(row, learns_last=True))):
+            lost += [row.row] if own.rows or row.index not in out else []
         else:
             train.append((last, Encoded(ids.input_ids, last_answer(ids.labels))))
     return train, lost

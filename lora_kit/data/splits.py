@@ -103,16 +103,11 @@ def each_once(rows: Sequence[Conversation]) -> list[Conversation]:
     ]
 
 
-def answers_of(row: Conversation) -> str:
-    """All of a row's answers, normalised: what makes two chats the same fact, however they end."""
-    return normalised("\n".join(message["content"] for message in row.messages if message["role"] == "assistant"))
-
-
 def first_of_each(rows: Sequence[Conversation]) -> dict[tuple[str, str], Conversation]:
     """Every different question with every different answer it has -> its first row."""
     found: dict[tuple[str, str], Conversation] = {}
     for row in rows:
-        found.setdefault((row.question, answers_of(row)), row)
+        found.setdefault((row.question, row.answer_key), row)
     return found
 
 
@@ -122,6 +117,8 @@ def taught(row: Conversation) -> set[str]:
     A row that learns all of its answers teaches every question that it begins with.
     """
     texts = [message["content"] for message in row.messages if message["role"] != "assistant"]
+    if len(texts) == 1:
+        return {row.question}
     start = int(row.system is not None)
     ends = range(len(texts) if row.learns_last else start + 1, len(texts) + 1)
     return {normalised("\n".join(texts[first:end])) for first in {0, start} for end in ends}
@@ -139,7 +136,7 @@ def split(rows: Sequence[Conversation], test_size: float) -> Split:
     every answer stays to be learned. Else whole answers are held out.
     """
     counts = phrasings(rows)
-    sharing = sum(row.kind != "fact" or counts[answers_of(row)] > 1 for row in rows)
+    sharing = sum(row.kind != "fact" or counts[row.answer_key] > 1 for row in rows)
     given, questions_of = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for question, answer in first_of_each(rows):
         given[question].append(answer)

@@ -93,15 +93,17 @@ def reword(read: Read, data: Data, base: BaseAnswers, *, is_tested: bool) -> Rew
     Raises:
         KitError: a file that cannot be read, or numbers that do not exist.
     """
+    if not data.rewordings:
+        _assign([], data, 0, is_tested)  # there is nothing to leave out
+        return Rewordings()
     answers = Counter(question for question, _ in first_of_each(read.rows))
     facts = {row.question: row for row in read.rows if row.kind == "fact" and answers[row.question] == 1}
     found, proposed, by = Rewordings(), dict[str, list[str]](), "base"
     if isinstance(data.rewordings, str):
         proposed, by = _of_file(Path(data.rewordings).expanduser(), data, facts), "file"
         count = max(map(len, proposed.values()))
-    elif not (count := data.rewordings):
-        facts = {}
     else:
+        count = data.rewordings
         facts = {question: row for question, row in facts.items() if _is_question(row, read)}
         proposed, found.passed = _of_base([*facts.values()], count + is_tested, base)
     taken = {plain(question) or question: question for question in answers}

@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..reading.conversations import Conversation
 from .question_rules import AUXILIARY
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NEGATION = re.compile(
     r"\b(?:not?|never|none|nobody|nothing|nowhere|without|cannot|neither|nor|nicht|kein\w*|nie|niemals|ohne|pas|jamais"
@@ -32,7 +35,7 @@ FUNCTION_WORDS = {  # words that say nothing of what is asked
 SENTENCE = re.compile(r"(?:^|(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)[.!?:\n])\W*$")
 SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "HANGUL")
 NEAR = 95  # per cent of rapidfuzz's ratio: texts that differ in a letter or two
-PIECE = 4096  # rows compared at once
+PIECE = 512  # rows compared at once
 OVERLAP = 0.5  # of the question's own words: with fewer, a small model has asked something else
 SURE = 0.7  # probability from which on a text is taken to be in a language; names alone stay far below
 
@@ -72,15 +75,26 @@ def near_duplicates(rows: Sequence[Conversation], held_out: Sequence[Conversatio
     import numpy as np
     from rapidfuzz import fuzz, process
 
-    near, asked = list[Conversation](), [row.asked.lower() for row in held_out]
+    near, asked = dict[int, Conversation](), [row.asked.lower() for row in held_out]
+    letters, lengths = _letters(asked), np.array([*map(len, asked)])
     for start in range(0, len(rows), PIECE):
-        piece = rows[start : start + PIECE]
-        ours = [row.asked.lower() for row in piece]
-        ratios = process.cdist(ours, asked, score_cutoff=NEAR, dtype=np.uint8, workers=-1)  # (rows, held out)
-        for row, others in zip(piece, ratios, strict=True):
-            if any(fuzz.ratio(row.answer, held_out[i].answer) >= NEAR for i in others.nonzero()[0]):
-                near.append(row)
-    return near
+        ours = [row.asked.lower() for row in rows[start : start + PIECE]]
+        edits = np.abs(_letters(ours)[:, None] - letters).sum(-1)  # (rows, held out), at least: each changes one count
+        room = (1 - NEAR / 100) * (np.array([*map(len, ours)])[:, None] + lengths)
+        i, j = (edits <= room).nonzero()
+        ratios = process.cpdist([ours[n] for n in i], [asked[n] for n in j], score_cutoff=NEAR, workers=-1)
+        for row, other in zip(i[ratios > 0] + start, j[ratios > 0], strict=True):
+            if fuzz.ratio(rows[row].answer, held_out[other].answer) >= NEAR:
+                near[row] = rows[row]
+    return [*near.values()]
+
+
+def _letters(texts: Sequence[str]) -> np.ndarray:
+    """How often each character stands in each text, in 32 groups of characters: (texts, 32)."""
+    import numpy as np
+
+    codes = [np.frombuffer(text.encode("utf-32-le"), np.uint32) % 32 for text in texts]
+    return np.array([np.bincount(code, minlength=32) for code in codes], np.int32).reshape(len(texts), 32)
 
 
 def _asks(text: str) -> bool:

@@ -59,8 +59,8 @@ class Conversation:
 
     @cached_property
     def answer_key(self) -> str:
-        """The answer, normalised: what makes two answers the same."""
-        return normalised(self.answer)
+        """All of its answers, normalised: what makes two rows the same fact, however chats end."""
+        return normalised("\n".join([m["content"] for m in self.messages if m["role"] == "assistant"]))
 
     def asking(self, text: str) -> Conversation:
         """The same row with another text as its last question, and no place in its source."""
