@@ -199,10 +199,10 @@ def load(record: dict[str, Any]) -> str:
 
 
 def notebooks(record: dict[str, Any]) -> str:
-    rows = ["| notebook | seconds on two CPU cores | memory of its kernel | on a T4 |", "|---|--:|--:|---|"]
+    rows = ["| notebook | seconds on two CPU cores | memory of its kernel |", "|---|--:|--:|"]
     for name, taken in record["figures"].items():
         title = name.replace("_", " ").removeprefix("solutions/")
-        rows.append(f"| {title} | {taken['seconds']} | {taken['peak_mib']:,} MiB | not measured |")
+        rows.append(f"| {title} | {taken['seconds']} | {taken['peak_mib']:,} MiB |")
     course = sum(taken["seconds"] for name, taken in record["figures"].items() if re.match("0[1-5]", name))
     return "\n".join(rows) + (
         f"\n\nOn the embedded model. 00 alone from nothing; 01 to 05 from nothing one after the other, {course} s in "
