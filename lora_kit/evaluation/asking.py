@@ -174,12 +174,10 @@ def ask(
     moved = divergences(model, along, found["likeliest"], training) if found else [ITSELF] * len(along)
     for (i, _), divergence in zip(general, moved, strict=True):
         answered[i] |= divergence._asdict()
-    more = (
-        {}
-        if found
-        else {"likeliest": likeliest(model, along, training), "again": ask_again(run, model, questions, limit)}
-    )
-    return {name: answered} | more
+    if found:
+        return {name: answered}
+    again = ask_again(run, model, questions, limit)
+    return {name: answered, "likeliest": likeliest(model, along, training), "again": again}
 
 
 def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question], limit: int) -> list[tuple[int, str]]:

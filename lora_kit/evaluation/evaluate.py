@@ -186,11 +186,8 @@ def choose_questions(run: Run, data: Prepared, source: str | Path | None) -> lis
 
 def answer_tokens(run: Run, questions: Sequence[Question]) -> int:
     """How many tokens an answer may have: as the settings say, or more where a reference answer has more."""
-    room, wanted = (
-        read_config(locate(run.profile.base))["max_position_embeddings"],
-        run.profile.evaluation.max_new_tokens,
-    )
-    longest = max(len(row["prompt"]) for row in questions)
+    room = read_config(locate(run.profile.base))["max_position_embeddings"]
+    longest, wanted = max(len(row["prompt"]) for row in questions), run.profile.evaluation.max_new_tokens
     check_length(longest, wanted, room)
     tokens = min(max(wanted, longest_reference(questions)), room - longest)
     if tokens > wanted:

@@ -174,11 +174,7 @@ def train_inputs(run: Run) -> dict[str, Any]:
     """What the training stage is made from."""
     sections = ("lora__", "quantization__", "training__")
     chosen = {key: value for key, value in settings(run.profile).items() if key.startswith(sections)}
-    for name in (
-        "training__shard",
-        "training__checkpoint_layers",
-    ):  # where and how it is computed: the adapter is the same
-        del chosen[name]
+    del chosen["training__shard"], chosen["training__checkpoint_layers"]  # the adapter is the same either way
     start = run.profile.training.start_from
     if start is not None:
         files = [Path(start).expanduser() / name for name in ("adapter_config.json", "adapter_model.safetensors")]
