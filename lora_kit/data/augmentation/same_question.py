@@ -35,7 +35,7 @@ FUNCTION_WORDS = {  # words that say nothing of what is asked
 SENTENCE = re.compile(r"(?:^|(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)[.!?:\n])\W*$")
 SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "HANGUL")
 NEAR = 95  # per cent of rapidfuzz's ratio: texts that differ in a letter or two
-PIECE = 512  # rows compared at once
+PAIRS = 2**18  # compared at once: their counts of characters take 64 MiB
 OVERLAP = 0.5  # of the question's own words: with fewer, a small model has asked something else
 SURE = 0.7  # probability from which on a text is taken to be in a language; names alone stay far below
 
@@ -77,8 +77,9 @@ def near_duplicates(rows: Sequence[Conversation], held_out: Sequence[Conversatio
 
     near, asked = dict[int, Conversation](), [row.asked.lower() for row in held_out]
     letters, lengths = _letters(asked), np.array([*map(len, asked)])
-    for start in range(0, len(rows), PIECE):
-        ours = [row.asked.lower() for row in rows[start : start + PIECE]]
+    step = max(1, PAIRS // max(1, len(held_out)))
+    for start in range(0, len(rows), step):
+        ours = [row.asked.lower() for row in rows[start : start + step]]
         edits = np.abs(_letters(ours)[:, None] - letters).sum(-1)  # (rows, held out), at least: each changes one count
         room = (1 - NEAR / 100) * (np.array([*map(len, ours)])[:, None] + lengths)
         i, j = (edits <= room).nonzero()
