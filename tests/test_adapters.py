@@ -119,7 +119,7 @@ def test_a_pattern_of_targets_as_peft_saves_it_loads_too(folder: Path, tmp_path:
 
 
 def test_switching_changes_the_answer_and_off_brings_the_base_back(folder: Path, tmp_path: Path) -> None:
-    model = adapted(folder)
+    model = adapted(folder).requires_grad_(False)  # with gradients bitsandbytes multiplies another way
     tuned = logits(model)
     set_adapter(model, None)
     assert torch.equal(logits(model), logits(load_small_llama(folder)))
