@@ -62,13 +62,13 @@ class Checkup(list[Check]):
         return "\n".join([*lines, f"{failed} of {len(self)} to fix" if failed else f"all {len(self)} in order"])
 
 
-def doctor(of: str | Run | None = None) -> Checkup:
+def doctor(run: Run | str | None = None) -> Checkup:
     """Look at everything that a run needs: seconds, no download; extra GPUs are hidden as a run would hide them.
 
     Args:
-        of: the profile or the run to check for; by default the profile that `lk.Run()` would take.
+        run: the run, or the name of a profile, to check for; by default the profile that `lk.Run()` would take.
     """
-    chosen = profile(choose_profile(of)[0]) if isinstance(of, str | None) else of.profile
+    chosen = profile(choose_profile(run)[0]) if isinstance(run, str | None) else run.profile
     found, has_widgets = sys.version.split()[0], importlib.util.find_spec("ipywidgets") is not None
     checks = [
         Check("python", sys.version_info >= (3, 11), f"{found}, wanted >=3.11", "install Python 3.11 or newer"),

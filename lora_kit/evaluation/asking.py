@@ -69,10 +69,10 @@ def ask_models(
     questions: Sequence[Question],
     merged: Path | None,
     inputs: dict[str, Any],
-    limit: int,
+    longest: int,
     given: PreTrainedModel | None = None,
 ) -> dict[str, Any]:
-    """Each model's answers of at most `limit` tokens, each a stage made from `inputs`, and what the base adds (`ask`).
+    """Each model's answers of at most `longest` tokens, each a stage made from `inputs`, and what the base adds.
 
     The base `given` is used and stays in memory; without one it is loaded. Without a merged model none is asked.
     """
@@ -101,7 +101,7 @@ def ask_models(
             if name == "adapter":
                 load_adapter(model, trained_adapter(run))
             with run.writing(place, made_from) as stage:
-                part = ask(run, model, questions, name, found, limit)
+                part = ask(run, model, questions, name, found, longest)
                 if name == "merged":
                     part["as_stored"] = stored is not None
                 write_json(stage.folder / "answers.json", part, indent=None)
@@ -152,7 +152,7 @@ def general_rows(questions: Sequence[Question], base: Sequence[Answer]) -> list[
 
 
 def ask(
-    run: Run, model: PreTrainedModel, questions: Sequence[Question], name: str, found: dict[str, Any], limit: int
+    run: Run, model: PreTrainedModel, questions: Sequence[Question], name: str, found: dict[str, Any], longest: int
 ) -> dict[str, Any]:
     """A model's greedy answers with the loss of the references; of general ones also how far it is from the base.
 
@@ -160,7 +160,7 @@ def ask(
     """
     tokenizer, settings, training = load_tokenizer(run.profile.base), run.profile.evaluation, run.profile.training
     stops, prompts = stop_tokens(model, tokenizer), [row["prompt"] for row in questions]
-    options: dict[str, Any] = {"max_new_tokens": limit, "batch_size": settings.batch_size}
+    options: dict[str, Any] = {"max_new_tokens": longest, "batch_size": settings.batch_size}
     with Progress(f"answers of {name}", len(prompts)) as progress:
         rows = generate_ids(model, prompts, **options, eos_token_id=stops, done=progress.update)
     losses = reference_losses(model, [row["encoded"] for row in questions], training)
@@ -176,11 +176,11 @@ def ask(
         answered[i] |= divergence._asdict()
     if found:
         return {name: answered}
-    again = ask_again(run, model, questions, limit)
+    again = ask_again(run, model, questions, longest)
     return {name: answered, "likeliest": likeliest(model, along, training), "again": again}
 
 
-def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question], limit: int) -> list[tuple[int, str]]:
+def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question], longest: int) -> list[tuple[int, str]]:
     """Some questions a second time, in smaller batches: answers that differ are rounding, not learning.
 
     General ones are left out: a long answer may take another course by rounding, and there the base cannot be wrong.
@@ -189,7 +189,7 @@ def ask_again(run: Run, model: PreTrainedModel, questions: Sequence[Question], l
     chosen, settings = judged[:: max(1, len(judged) // AGAIN)][:AGAIN], run.profile.evaluation
     tokenizer, asked = load_tokenizer(run.profile.base), [questions[i]["messages"] for i in chosen]
     smaller = max(1, settings.batch_size // 4 - 1)
-    texts = answers(model, tokenizer, asked, max_new_tokens=limit, batch_size=smaller)
+    texts = answers(model, tokenizer, asked, max_new_tokens=longest, batch_size=smaller)
     return list(zip(chosen, texts, strict=True))
 
 

@@ -153,3 +153,8 @@ def test_any_rows_are_pairs_or_explained(tmp_path_factory: pytest.TempPathFactor
         return
     for one, two in pairs:
         assert one.messages[:-1] == two.messages[:-1] and one.answer != two.answer
+
+
+def test_answers_that_differ_in_the_sign_that_ends_them_are_a_pair(tmp_path: Path) -> None:
+    ((one, two),), _ = read_all(tmp_path, {"prompt": "Did it work?", "chosen": "It did.", "rejected": "It did!"})
+    assert (one.answer, two.answer) == ("It did.", "It did!")  # a habit that one may want to take away

@@ -80,7 +80,7 @@ def near_duplicates(rows: Sequence[Conversation], held_out: Sequence[Conversatio
     step = max(1, PAIRS // max(1, len(held_out)))
     for start in range(0, len(rows), step):
         ours = [row.asked.lower() for row in rows[start : start + step]]
-        edits = np.abs(_letters(ours)[:, None] - letters).sum(-1)  # (rows, held out), at least: each changes one count
+        edits = np.abs(_letters(ours)[:, None] - letters).sum(-1)  # (rows, held out): at least so many edits
         room = (1 - NEAR / 100) * (np.array([*map(len, ours)])[:, None] + lengths)
         i, j = (edits <= room).nonzero()
         ratios = process.cpdist([ours[n] for n in i], [asked[n] for n in j], score_cutoff=NEAR, workers=-1)

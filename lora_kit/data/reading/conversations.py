@@ -60,7 +60,7 @@ class Conversation:
     @cached_property
     def answer_key(self) -> str:
         """All of its answers, normalised: what makes two rows the same fact, however chats end."""
-        return normalised("\n".join([m["content"] for m in self.messages if m["role"] == "assistant"]))
+        return normalised("\n".join([m["content"] for m in self.messages if m["role"] == "assistant"]), ends="")
 
     def asking(self, text: str) -> Conversation:
         """The same row with another text as its last question, and no place in its source."""
@@ -144,7 +144,7 @@ def as_conversations(
 
 
 def _each(raws: Iterable[Raw], columns: tuple[str, ...], notes: Notes) -> Iterator[Raw]:
-    """Raw rows, also those that are a list in one row."""
+    """Raw rows; a list of questions in one row gives one each."""
     for raw in raws:
         if isinstance(raw, BadRow):
             yield raw
@@ -242,7 +242,7 @@ def plural(count: int, noun: str = "row") -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def normalised(text: str) -> str:
-    """A text in small letters and single spaces, in one Unicode form, without the signs that end it."""
+def normalised(text: str, ends: str = " .!?。！？؟…") -> str:
+    """A text in small letters and single spaces, in one Unicode form, without the signs that end a question."""
     text = " ".join(unicodedata.normalize("NFC", text).lower().split())
-    return text.rstrip(" .!?。！？؟…") or text
+    return text.rstrip(ends) or text
