@@ -153,9 +153,7 @@ def _room(chosen: Profile) -> list[Check]:
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     folder = absolute(folder)
-    return next(
-        (place for place in (folder, *folder.parents) if os.path.exists(place)), folder
-    )  # Path raises on long names
+    return next(place for place in (folder, *folder.parents) if os.path.exists(place))  # Path raises on long names
 
 
 def _base(base: Base) -> list[Check]:

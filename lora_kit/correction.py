@@ -97,8 +97,8 @@ def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
     own = {name: value for name, value in settings(run.profile).items() if value != preset[name]}
     own |= dict.fromkeys(AUTO, "auto")
     own |= {"training__start_from": str(start), "training__pairs": as_source(pairs, root)}
-    if (rate := run.profile.training.learning_rate) != "auto" and run.profile.training.pairs is None:
-        own["training__learning_rate"] = PAIRS_RATE * float(rate)
+    if (rate := run.profile.training.learning_rate) != "auto":  # that of a corrected run is one for pairs already
+        own["training__learning_rate"] = float(rate) * (PAIRS_RATE if run.profile.training.pairs is None else 1)
     better = Run(run.profile.name, name=run.path.name, root=root, **own | overrides)
     data, model = prepare(better), load_base(better)
     try:

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 import lora_kit as lk
+from lora_kit import correction
 from lora_kit.correction import AUTO, _beside
 from lora_kit.data.encoding import IGNORE, encode
 from lora_kit.data.reading.conversations import Conversation
@@ -284,3 +285,14 @@ def test_a_pair_that_asks_what_is_held_out_is_refused(tuned: lk.Run) -> None:
     held = lk.prepare(tuned).test[0]["messages"][-2]["content"]
     with pytest.raises(KitError, match=r"held out.*row 25"):
         lk.correct(tuned, [*PAIRS, PAIRS[0] | {"prompt": held}])
+
+
+def test_a_run_that_is_corrected_again_keeps_its_rate(done: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(correction, "trained_adapter", lambda run: run.path)
+    for name in ("prepare", "load_base", "release", "train"):
+        monkeypatch.setattr(correction, name, lambda *_: None)
+    rows = [{"prompt": "Who?", "chosen": "Mina.", "rejected": "Nobody."}]
+    once = lk.correct(done, rows)
+    twice = lk.correct(once, rows)
+    rates = [float(run.profile.training.learning_rate) for run in (done, once, twice)]
+    assert rates[1] == pytest.approx(0.03 * rates[0]) and rates[2] == rates[1]
