@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ from .models import SHORT  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def done(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> lk.Run:
-    """A short run on the embedded model with every stage made; tests add to it and take nothing away.
+def done(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[lk.Run]:
+    """A short run on the embedded model with every stage made; tests add answers, but no adapter.
 
     Test processes that run side by side make it once and copy it.
     """
@@ -32,7 +33,10 @@ def done(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     with FileLock(shared / "short.lock"):
         lk.make(lk.Run("tiny-cpu", root=shared / "short-runs", name="short", **SHORT))
     shutil.copytree(shared / "short-runs", own / "runs")
-    return lk.Run("tiny-cpu", root=own / "runs", name="short", **SHORT)
+    run = lk.Run("tiny-cpu", root=own / "runs", name="short", **SHORT)
+    yield run
+    trained = [folder.name for folder in (run.path / "training").glob("[!.]*")]
+    assert trained == ["handbook"], "a test trained in the run that all tests share"
 
 
 @pytest.fixture

@@ -301,10 +301,10 @@ def test_an_adapter_that_learned_nothing_is_a_failure_and_a_loss_that_did_not_fa
     assert "1.250 to 1.250" in capsys.readouterr().out
 
 
-def test_a_training_trains_its_own_adapter_whichever_is_active(done: lk.Run) -> None:
+def test_a_training_trains_its_own_adapter_whichever_is_active(done: lk.Run, tmp_path: Path) -> None:
     model = lk.attach_lora(lk.load_base(done), done)
     lk.load_adapter(model, lk.trained_adapter(done), adapter="another")  # as a chat does
-    run = lk.Run("tiny-cpu", root=done.path.parent, name="short", **SHORT | {"training__seed": 3})
+    run = lk.Run("tiny-cpu", root=tmp_path, **SHORT)
     lk.train(model, lk.prepare(run), run)
     assert all(layer.lora_B["default"].weight.any() for layer in lora_layers(model))
 
