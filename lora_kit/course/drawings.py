@@ -34,15 +34,15 @@ def lora_to_scale(rows: int = 4096, columns: int = 4096, r: int = 16) -> Figure:
         axes, top = _sheet(figure, 3.9), 3.35
         _box(axes, (0.4, top), (columns * unit, rows * unit), FROZEN)
         _label(axes, 0.4 + columns * unit / 2, top - rows * unit / 2, f"$W_0$\n{rows:,} × {columns:,}\nfrozen")
-        _label(axes, 3.35, top - rows * unit / 2, "$+\\;\\frac{\\alpha}{r}$", size=18)
+        _label(axes, 3.35, top - rows * unit / 2, "$+\\;\\frac{\\alpha}{r}$", fontsize=18)
         _box(axes, (3.9, top), (max(r * unit, 0.01), rows * unit), B)
-        _label(axes, 4.02, top - rows * unit / 2, f"$B$\n{rows:,} × {r}\ntrained", colour=B, align="left")
-        _label(axes, 5.0, top - rows * unit / 2, "·", size=18)
+        _label(axes, 4.02, top - rows * unit / 2, f"$B$\n{rows:,} × {r}\ntrained", color=B, ha="left")
+        _label(axes, 5.0, top - rows * unit / 2, "·", fontsize=18)
         _box(axes, (5.15, top - rows * unit / 2), (columns * unit, max(r * unit, 0.01)), A)
-        _label(axes, 5.15, top - rows * unit / 2 - 0.3, f"$A$   {r} × {columns:,}   trained", colour=A, align="left")
-        _label(axes, 0.4, 0.36, share, align="left")
-        _label(axes, 5.15, 2.6, r"$h = W_0 x + \frac{\alpha}{r} B A x$", size=15, align="left")
-        _label(axes, 0.4, 3.65, "LoRA, to scale", size=12, align="left", weight="bold")
+        _label(axes, 5.15, top - rows * unit / 2 - 0.3, f"$A$   {r} × {columns:,}   trained", color=A, ha="left")
+        _label(axes, 0.4, 0.36, share, ha="left")
+        _label(axes, 5.15, 2.6, r"$h = W_0 x + \frac{\alpha}{r} B A x$", fontsize=15, ha="left")
+        _label(axes, 0.4, 3.65, "LoRA, to scale", fontsize=12, ha="left", fontweight="bold")
     return figure
 
 
@@ -55,9 +55,9 @@ def whole_way() -> Figure:
         for number, (name, made, proof) in enumerate(WAY):
             left = 0.16 + number * (width + gap)
             _box(axes, (left, 2.0), (width, 1.3), "#eef4f9" if number else "#f3f3f3", edge="#9bb8cf" if number else RIM)
-            _label(axes, left + width / 2, 1.83, name, weight="bold")
-            _label(axes, left + width / 2, 1.24, made, size=8)
-            _label(axes, left + width / 2, 0.42, f"✓ {proof}" if proof else "", size=8, colour=GREEN)
+            _label(axes, left + width / 2, 1.83, name, fontweight="bold")
+            _label(axes, left + width / 2, 1.24, made, fontsize=8)
+            _label(axes, left + width / 2, 0.42, f"✓ {proof}" if proof else "", fontsize=8, color=GREEN)
             if number:
                 arrow = {"arrowstyle": "-|>", "color": FAINT, "lw": 1.2}
                 axes.annotate("", (left - 0.02, 1.35), (left - gap + 0.02, 1.35), arrowprops=arrow)
@@ -79,8 +79,8 @@ def mask_strip(tokens: Sequence[dict[str, Any]], line: int = 20) -> Figure:
                 colour = "#bfe3d0" if token["learned"] else "#e9e9e9"
                 _box(axes, corner, (width * 0.96, 0.36), colour)
                 text = token["text"].replace("<0x0A>", "↵").replace("$", r"\$")
-                _label(axes, corner[0] + width / 2, corner[1] - 0.18, text[:8], size=6.5)
-        _label(axes, 0.2, 0.45 + 0.42 * len(lines), f"{learned} of {len(tokens)} tokens are learned", align="left")
+                _label(axes, corner[0] + width / 2, corner[1] - 0.18, text[:8], fontsize=6.5)
+        _label(axes, 0.2, 0.45 + 0.42 * len(lines), f"{learned} of {len(tokens)} tokens are learned", ha="left")
     return figure
 
 
@@ -111,12 +111,12 @@ def shards(files: Mapping[str, Sequence[tuple[int, bool]]]) -> Figure:
         axes = _sheet(figure, height)
         for number, (name, tensors) in enumerate(files.items()):
             left, top = 0.2, height - 0.6 - 0.75 * number
-            _label(axes, left, top + 0.13, name, size=8, align="left")
+            _label(axes, left, top + 0.13, name, fontsize=8, ha="left")
             for size, is_changed in tensors:
                 width = (WIDTH - 0.4) * size / most
                 _box(axes, (left, top), (width, 0.42), B if is_changed else FROZEN, edge="white")
                 left += width
-        _label(axes, 0.2, height - 0.2, share, align="left", weight="bold")
+        _label(axes, 0.2, height - 0.2, share, ha="left", fontweight="bold")
     return figure
 
 
@@ -136,15 +136,7 @@ def _box(axes: Axes, corner: tuple[float, float], size: tuple[float, float], col
     axes.add_patch(Rectangle((corner[0], corner[1] - size[1]), *size, facecolor=colour, edgecolor=edge, lw=1))
 
 
-def _label(
-    axes: Axes,
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: float = 9.5,
-    colour: str = INK,
-    align: str = "center",
-    weight: str = "normal",
-) -> None:
-    axes.text(x, y, text, fontsize=size, color=colour, ha=align, va="center", fontweight=weight, linespacing=1.35)
+def _label(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
+    """A text around a point; the options are matplotlib's."""
+    usual: dict[str, Any] = {"fontsize": 9.5, "color": INK, "ha": "center", "va": "center", "linespacing": 1.35}
+    axes.text(x, y, text, **usual | options)
