@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
-from functools import cache
 from math import inf
 from pathlib import Path
 from types import NoneType, UnionType
@@ -159,6 +158,13 @@ class Profile:
     processes: PositiveInt = 1
 
 
+HINTS = {  # the type of every setting by its override name
+    f"{section.__name__.lower()}__{name}": hint
+    for section in (Base, Quantization, Lora, Data, Training, Merge, Evaluation)
+    for name, hint in get_type_hints(section, include_extras=True).items()
+}
+
+
 def settings(chosen: Profile) -> dict[str, Any]:
     """Every setting by its override name, flat: what manifests contain and `lk.Run(**overrides)` accepts."""
     sections = {name: part for name, part in vars(chosen).items() if is_dataclass(part)}
@@ -174,7 +180,7 @@ def named_values(texts: Sequence[str]) -> dict[str, Any]:
 
 def convert(name: str, value: Any) -> Any:
     """A value, also a command line's text, as the type of its setting; a KitError says what fits."""
-    hint = _hints()[name]
+    hint = HINTS[name]
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for option in sorted(options, key=lambda option: option is not NoneType):  # "none" is None before it is a text
         try:
@@ -182,16 +188,6 @@ def convert(name: str, value: Any) -> Any:
         except (ValueError, TypeError, LookupError):
             continue
     raise KitError(f"{name}={value!r} must be {' or '.join(map(_describe, options))}")
-
-
-@cache
-def _hints() -> dict[str, Any]:
-    """The type of every setting by its override name."""
-    found: dict[str, Any] = {}
-    for section in (Base, Quantization, Lora, Data, Training, Merge, Evaluation):
-        hints = get_type_hints(section, include_extras=True)
-        found |= {f"{section.__name__.lower()}__{name}": hint for name, hint in hints.items()}
-    return found
 
 
 def _parse(value: Any, hint: Any) -> Any:
