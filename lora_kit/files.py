@@ -24,15 +24,7 @@ from .errors import KitError
 BIG = 100 * 2**20  # bytes: larger files are known by their size and samples, as hashing them whole takes minutes
 SAMPLES, SAMPLE = 64, 2**16  # places and bytes
 LIBRARIES = ("lora-kit", "torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate")
-FIELDS = {  # of a manifest, with their types
-    "fingerprint": str,
-    "inputs": dict,
-    "figures": dict,
-    "seconds": int | float,
-    "finished": str,
-    "versions": dict,
-    "files": dict,
-}
+FIELDS = {"inputs": dict, "figures": dict, "seconds": int | float, "versions": dict, "files": dict}  # of a manifest
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DISK = (*FULL, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENAMETOOLONG)
 
@@ -126,7 +118,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(path)
     fields = manifest if isinstance(manifest, dict) else {}
     is_whole = all(isinstance(fields.get(name), kind) for name, kind in FIELDS.items())
-    if not is_whole or manifest["fingerprint"] != fingerprint(manifest["inputs"]):
+    if not is_whole or fields.get("fingerprint") != fingerprint(fields["inputs"]):
         raise _damaged(path)
     return manifest
 
