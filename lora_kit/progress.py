@@ -72,26 +72,25 @@ class Progress:
         return f"  {duration((now - began) / (self.done - before) * (self.total - self.done))} left"
 
     def _show(self, head: str, left: str = "", last: bool = False) -> None:
-        with suppress(OSError):  # a log on a full disk, a terminal that was closed: no reason to stop
-            self._print(head, left, last)
-
-    def _print(self, head: str, left: str, last: bool) -> None:
         line = "  ".join([head, *(f"{name} {value:.4g}" for name, value in self.figures.items())]) + left
-        if self.mode == "log":
-            print(line, flush=True)
-        elif self.mode == "terminal":  # a line that wraps could not be rewritten; a shorter one must cover a longer one
-            line = line if last else line[: shutil.get_terminal_size().columns - 1]
-            print(f"\r{line:<{self._width}}", end="\n" if last else "", flush=True)
-            self._width = len(line)
-        elif self.mode == "notebook":
-            from IPython.display import display
+        with suppress(OSError):  # a log on a full disk, a terminal that was closed: no reason to stop
+            if self.mode == "log":
+                print(line, flush=True)
+            elif (
+                self.mode == "terminal"
+            ):  # one that wraps could not be rewritten; a shorter one must cover a longer one
+                line = line if last else line[: shutil.get_terminal_size().columns - 1]
+                print(f"\r{line:<{self._width}}", end="\n" if last else "", flush=True)
+                self._width = len(line)
+            elif self.mode == "notebook":
+                from IPython.display import display
 
-            page = panel(line, self._share(), self._values, "" if last else self.hint)
-            data = {"text/plain": line, "text/html": page}
-            if self._handle is None:
-                self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
-            else:
-                self._handle.update(data, raw=True)
+                page = panel(line, self._share(), self._values, "" if last else self.hint)
+                data = {"text/plain": line, "text/html": page}
+                if self._handle is None:
+                    self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+                else:
+                    self._handle.update(data, raw=True)
 
 
 def duration(seconds: float) -> str:
