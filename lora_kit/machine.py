@@ -31,6 +31,7 @@ LIBRARIES = {  # the ranges that the tests run on
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 HIDDEN = "LORA_KIT_HIDDEN_GPUS"  # set beside VISIBLE when the kit set it: how many GPUs there are
 LOWEST = (7, 5)  # the T4; torch is no longer built for what came before (P100: 6.0)
+_print_once = functools.cache(print)  # each text, however often a run is made
 WAY_OUT = "choose a T4 in Runtime > Change runtime type (Kaggle: Settings > Accelerator), or the profile tiny-cpu"
 
 
@@ -158,11 +159,6 @@ def set_visible_gpus(profile: Profile) -> int:
         os.environ.update({VISIBLE: "0", HIDDEN: str(count)})
         _print_once(f"{count} GPUs are here and {profile.name} uses the first ({VISIBLE}=0)")
     return count
-
-
-@functools.cache
-def _print_once(text: str) -> None:
-    print(text)
 
 
 def gpu_problem(profile: Profile, count: int) -> str | None:
