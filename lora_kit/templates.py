@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import html
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .base import ASSETS
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-
-ASSETS = Path(__file__).parent / "assets"
 
 
 def render(template: str, **values: Any) -> str:
