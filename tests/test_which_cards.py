@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from which_cards import MODELS, Shape, activation_bytes, adapter_bytes, table, weight_bytes
+from which_cards import MODELS, Shape, activation_bytes, adapter_bytes, cards, weight_bytes
 
 from lora_kit.adapters import attach
 from lora_kit.presets import PROFILES
@@ -20,7 +20,7 @@ SMALL = Shape(layers=3, dim=256, mlp=512, queries=256, keys=128, vocab=256)
 
 
 def test_the_table_is_the_formula() -> None:
-    assert f"<!-- cards:start -->\n{table()}\n<!-- cards:end -->" in PAGE
+    assert f"<!-- cards:start -->\n{cards()}\n<!-- cards:end -->" in PAGE
     assert {PROFILES[name].base.title for name in ("llama2-7b-t4", "mistral-7b-t4")} <= MODELS.keys()
 
 

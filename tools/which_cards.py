@@ -14,6 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from update_readme import table, write_page
+
 from lora_kit.training.loss import LOGITS
 from lora_kit.training.plan import GIB, USABLE
 
@@ -80,19 +82,16 @@ def gib(shape: Shape, cards: int) -> float:
     return (weight_bytes(shape, cards) + adapter_bytes(shape) + activation_bytes(shape)) / GIB
 
 
-def table() -> str:
+def cards() -> str:
     """GiB on each card by the number of cards, and the fewest that suffice."""
-    lines = [f"| GiB on each card | {' | '.join(f'{n} T4' for n in CARDS)} | fits on |", f"|---|{'--:|' * 5}"]
+    rows = []
     for name, shape in MODELS.items():
         needed = {n: gib(shape, n) for n in CARDS}
         fewest = next((str(n) for n in CARDS if needed[n] <= USABLE * T4), "more")
-        lines.append(f"| {name} | {' | '.join(f'{value:.1f}' for value in needed.values())} | {fewest} |")
-    return "\n".join(lines)
+        rows.append([name, *(f"{value:.1f}" for value in needed.values()), fewest])
+    return table(["GiB on each card", *(f"{n} T4" for n in CARDS), "fits on"], rows)
 
 
 if __name__ == "__main__":
-    from update_readme import write_block
-
-    page = ROOT / "docs" / "training.md"
-    page.write_text(write_block(page.read_text(encoding="utf-8"), "cards", table()), encoding="utf-8")
-    print(table())
+    write_page(ROOT / "docs" / "training.md", {"cards": cards()})
+    print(cards())
