@@ -70,30 +70,18 @@ def build() -> Path:
     shutil.copytree(ROOT / "notebooks", KIT / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     wheel(KIT / "wheels")
     fetched = KIT / "fetched"
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-q",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "-d",
-        str(fetched),
-    ]
-    subprocess.run([*pip, "--only-binary=:all:", *map(pinned, ("bitsandbytes", *SMALL))], check=True)
+    options = ["--only-binary=:all:", "--no-deps", "-q", "--disable-pip-version-check", "-d", str(fetched)]
+    names = map(pinned, ("bitsandbytes", *SMALL))
+    subprocess.run([sys.executable, "-m", "pip", "download", *options, *names], check=True)
     for file in fetched.iterdir():
         if file.name.startswith("bitsandbytes"):
             without_cuda(file, KIT / "wheels" / file.name)
         else:
             shutil.copy(file, KIT / "wheels")
     shutil.rmtree(fetched)
-    for name, text in {
-        "START.md": START,
-        "LICENSE": (ROOT / "LICENSE").read_text(),
-        "NOTICE": (ROOT / "NOTICE").read_text(),
-    }.items():
-        (KIT / name).write_text(text)
+    (KIT / "START.md").write_text(START)
+    for name in ("LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, KIT)
     ZIP.unlink(missing_ok=True)
     shutil.make_archive(str(ZIP.with_suffix("")), "zip", KIT.parent, KIT.name)
     if ZIP.stat().st_size > LARGEST:
