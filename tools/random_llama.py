@@ -49,15 +49,12 @@ SMALL = {
 
 def tensors(config: dict[str, Any]) -> dict[str, list[int]]:
     """Names and shapes, in the order of the layers."""
-    dim, mlp, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    found = {"model.embed_tokens.weight": [vocabulary, dim]}
-    for number in range(config["num_hidden_layers"]):
-        before = f"model.layers.{number}."
-        found |= {f"{before}self_attn.{name}_proj.weight": [dim, dim] for name in "qkvo"}
-        found |= {f"{before}mlp.{name}_proj.weight": [mlp, dim] for name in ("gate", "up")}
-        found |= {f"{before}mlp.down_proj.weight": [dim, mlp]}
-        found |= {f"{before}{name}_layernorm.weight": [dim] for name in ("input", "post_attention")}
-    return found | {"model.norm.weight": [dim], "lm_head.weight": [vocabulary, dim]}
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**config))
+    return {name: list(weight.shape) for name, weight in model.state_dict().items()}
 
 
 def values(shapes: dict[str, list[int]]) -> Iterator[torch.Tensor]:
