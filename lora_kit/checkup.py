@@ -93,8 +93,7 @@ def _library(name: str, wanted: str) -> Check:
 def _gpu(chosen: Profile, count: int) -> list[Check]:
     """The card, its memory, and cards that should be hidden."""
     if chosen.device != "cuda":
-        has_card = shutil.which("nvidia-smi") and importlib.util.find_spec("torch")
-        unused = has_card and not torch_cuda()  # as PyPI's torch for Windows
+        unused = shutil.which("nvidia-smi") and torch_cuda() == ""  # as PyPI's torch for Windows
         hint = "; there is a GPU, but this torch has no CUDA: pytorch.org tells the command" if unused else ""
         return [Check("gpu", True, f"not needed: {chosen.name} runs on the CPU{hint}")]
     found, problem = machine.gpu(), machine.gpu_problem(chosen, count)
@@ -118,10 +117,12 @@ def bitsandbytes_builds() -> set[str]:
     return {name.removeprefix("libbitsandbytes_").removeprefix("cuda").partition("_")[0] for name in files}
 
 
-def torch_cuda() -> str:
-    """The CUDA version that torch was built with, as in "128"; empty for a CPU build."""
-    import torch
-
+def torch_cuda() -> str | None:
+    """The CUDA version that torch was built with, as in "128"; empty for a CPU build, None without torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
     return (torch.version.cuda or "").replace(".", "")
 
 

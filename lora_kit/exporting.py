@@ -19,7 +19,7 @@ from .evaluation.report import markdown_card
 from .files import check_files, disk_errors, quoted, read_json, read_manifest, reading, shown, whole_file
 from .gguf import write_gguf
 from .llama_cpp import check_gguf, reference
-from .machine import without_token
+from .machine import take_secret, without_token
 from .merging.cards import card_texts
 from .merging.merge import check_room, merge_inputs, size
 from .model_files import companions
@@ -129,6 +129,7 @@ def push(run: Run, repository: str, *, what: str = "adapter", private: bool = Tr
 
     contents = adapter_files(run) if what == "adapter" else merged_files(run)
     operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    take_secret()
     try:
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)

@@ -200,8 +200,9 @@ def test_a_name_that_no_folder_can_have_is_no_error(monkeypatch: pytest.MonkeyPa
     assert by_name(doctor("tiny-cpu"))["disk"].ok
 
 
-def test_it_also_works_where_torch_is_missing(monkeypatch):
+@pytest.mark.parametrize("profile", ["tiny-cpu", "tinyllama-t4"])
+def test_it_also_works_where_torch_is_missing(monkeypatch, profile):
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
     monkeypatch.setattr(module, "version", lambda name: "missing" if name == "torch" else "99")
-    found = {check.name: check for check in doctor("tiny-cpu")}
+    found = {check.name: check for check in doctor(profile)}
     assert not found["torch"].ok and "pip install" in found["torch"].fix and "bitsandbytes build" in found

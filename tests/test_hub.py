@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 import zipfile
@@ -25,6 +26,8 @@ from lora_kit.config import Base
 from lora_kit.errors import KitError
 from lora_kit.merging.cards import NOTICES, front_matter
 from lora_kit.presets import PROFILES, profile
+
+from .test_platforms import kaggle_secrets
 
 TOKEN = "hf_thisIsAPlantedTokenThatNobodyMaySee"
 # of the Hub's own list (hub-docs, docs/hub/repositories-licenses.md), those that a base of the kit may have
@@ -154,6 +157,16 @@ def test_the_merged_model_is_pushed_with_its_certificate(done: lk.Run, hub: Hub)
     assert hub.files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert json.loads(hub.files["certificate.json"])["verdict"] == "certified"
     assert "certificate: certified" in hub.files["README.md"].decode() and hub.is_private is False
+
+
+def test_the_token_is_kaggle_s_secret_also_for_a_base_that_needs_none(
+    done: lk.Run, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    kaggle_secrets(monkeypatch, {"HF_TOKEN": TOKEN})
+    lk.push(done, "me/faq")
+    assert hub.files and os.environ["HF_TOKEN"] == TOKEN
 
 
 @pytest.mark.parametrize(("status", "way_out"), [(401, "HF_TOKEN"), (403, "HF_TOKEN"), (500, "again later")])
