@@ -7,7 +7,6 @@ tensors say which modules have a layer, and no setting but those in KNOWN comes 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from math import inf, sqrt
 from pathlib import Path
@@ -22,29 +21,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 PREFIX = "base_model.model."  # what PEFT puts before every tensor name in a saved adapter
-PLAIN_NAME = re.compile(r"\^?\w[\w.]{0,200}")
-
-
-def _is_rank(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _is_alpha(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < inf
-
-
-def _by_name(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: (
-        isinstance(value, dict)
-        and all(PLAIN_NAME.fullmatch(name) and is_right(number) for name, number in value.items())
-    )
-
-
 KNOWN: dict[str, Callable[[Any], bool]] = {
-    "r": _is_rank,
-    "lora_alpha": _is_alpha,
-    "rank_pattern": _by_name(_is_rank),
-    "alpha_pattern": _by_name(_is_alpha),
+    "r": lambda value: type(value) is int and value > 0,
+    "lora_alpha": lambda value: type(value) in (int, float) and 0 < value < inf,
     "use_rslora": lambda value: type(value) is bool,
     "lora_dropout": lambda value: type(value) in (int, float) and 0 <= value < 1,
     # pissa, olora, corda, loftq subtract from W what they begin with: W + BA is another model
@@ -61,8 +40,9 @@ PASSED_OVER = (  # they say nothing of the update, or where it is, as the tensor
 class Saved(NamedTuple):
     """A saved adapter of plain LoRA."""
 
-    config: LoraConfig  # with the full names of its modules as targets
-    scales: dict[str, float]  # module -> lora_alpha / r, or / sqrt(r)
+    config: LoraConfig  # with its modules as targets
+    modules: list[str]  # by their full names, sorted
+    scale: float  # lora_alpha / r, or / sqrt(r)
     tensors: dict[str, torch.Tensor]  # module.lora_A.weight (r, in) and module.lora_B.weight (out, r)
 
 
@@ -82,21 +62,17 @@ def read_adapter(folder: Path) -> Saved:
     modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
     halves = {f"{module}.lora_{half}.weight" for module in modules for half in "AB"}
     problems += [f"the tensor {name}" for name in sorted(halves ^ set(tensors))] or ([] if tensors else ["no tensor"])
-    scales = dict[str, float]()
+    rank = settings["r"]
     for module in modules if not problems else ():
-        rank, alpha = (
-            _of_module(module, settings[pattern], settings[plain])
-            for pattern, plain in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha"))
-        )
         a, b = (tensors[f"{module}.lora_{half}.weight"] for half in "AB")
         if not (a.ndim == b.ndim == 2 and len(a) == b.shape[1] == rank and a.numel() and b.numel()):
             problems.append(f"{module} with A {(*a.shape,)} and B {(*b.shape,)}, which do not multiply at rank {rank}")
         elif not (a.is_floating_point() and b.is_floating_point()):
             problems.append(f"{module} in {a.dtype}")
-        scales[module] = alpha / (sqrt(rank) if settings["use_rslora"] else rank)
     if problems:
         raise KitError(f"{shown(folder)} has {problems[0]}; plain LoRA and rsLoRA on linear layers are read")
-    return Saved(LoraConfig(**settings, target_modules=modules, task_type="CAUSAL_LM"), scales, tensors)
+    config = LoraConfig(**settings, target_modules=modules, task_type="CAUSAL_LM")
+    return Saved(config, modules, config.lora_alpha / (sqrt(rank) if config.use_rslora else rank), tensors)
 
 
 def _settings(given: dict[str, Any], defaults: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -109,10 +85,3 @@ def _settings(given: dict[str, Any], defaults: dict[str, Any]) -> tuple[dict[str
         elif name not in PASSED_OVER and (name in KNOWN or not is_unset):
             problems.append(f"{one_line(name)}={value!r:.80}")
     return found, problems
-
-
-def _of_module(module: str, pattern: dict[str, Any], plain: Any) -> Any:
-    """The first entry of the pattern that names the module or the end of its name, as PEFT finds it."""
-    parts = module.split(".")
-    names = {".".join(parts[start:]) for start in range(len(parts))} | {f"^{module}"}
-    return next((pattern[name] for name in pattern if name in names), plain)

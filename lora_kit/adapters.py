@@ -207,7 +207,7 @@ def load_adapter(model: PreTrainedModel, folder: str | Path, *, adapter: str = "
     """
     folder = Path(folder)
     saved = read_adapter(folder)
-    if unknown := saved.scales.keys() - linear_layers(model):  # before anything is changed
+    if unknown := {*saved.modules} - {*linear_layers(model)}:  # before anything is changed
         raise KitError(f"the adapter in {folder} was made for another model: this one has no {min(unknown)}")
     detach_lora(model, adapter=adapter)  # another rank or scale may be attached under this name
     _inject(model, saved.config, adapter)

@@ -38,7 +38,7 @@ def card_texts(
     folder, training = run.find("data", data_inputs(run)), run.find(adapter_stage(run), train_inputs(run))
     data, targets = load_prepared(folder) if folder else None, [*profile.lora.target_modules]
     if training:  # a profile may say "all-linear"
-        targets = sorted({name.rpartition(".")[2] for name in read_adapter(training / "adapter").scales})
+        targets = sorted({name.rpartition(".")[2] for name in read_adapter(training / "adapter").modules})
     card = render(
         "model_card.md",
         kind=kind,

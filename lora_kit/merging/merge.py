@@ -138,8 +138,8 @@ def adapter_deltas(adapter: Path) -> dict[str, Delta]:
     saved = read_adapter(adapter)
     halves = {name: value.float() for name, value in saved.tensors.items()}
     return {
-        f"{name}.weight": Delta(halves[f"{name}.lora_B.weight"], halves[f"{name}.lora_A.weight"], scale)
-        for name, scale in saved.scales.items()
+        f"{name}.weight": Delta(halves[f"{name}.lora_B.weight"], halves[f"{name}.lora_A.weight"], saved.scale)
+        for name in saved.modules
     }
 
 
