@@ -1,4 +1,4 @@
-"""The certificate of a merge: every tensor against the base and PEFT's own update, and where both came from.
+"""The certificate of a merge: every tensor against the base and PEFT's own update.
 
 adapted tensors    within one rounding of W + delta, where delta is `get_delta_weight` of PEFT's own layer
 all others         the base's bytes, and finite
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..adapter_files import read_adapter
 from ..adapters import pass_over_old_torchao
 from ..errors import KitError
-from ..files import file_hash, file_identity, read_json, shown
+from ..files import file_hash, read_json, shown
 from ..model_files import INDEX, Weights, companions
 from ..progress import Progress
 from ..quantization import quiet_libraries
@@ -27,27 +27,14 @@ Certificate = dict[str, Any]
 ONTO = {"original": "W + BA", "dequantized": "dequantize(4 bits of W) + BA"}
 
 
-def certify(
-    base: Path,
-    adapter: Path,
-    merged: Path,
-    *,
-    change: Change | None = None,
-    expected: dict[str, str] | None = None,
-) -> Certificate:
+def certify(base: Path, adapter: Path, merged: Path, *, change: Change | None = None) -> Certificate:
     """Judge the folder `merged`; "problems" names what is wrong, and is empty for a merge that can be trusted.
 
     Args:
         change: what happened to each base tensor first; None where it is merged onto as it is stored.
-        expected: identities of the adapter's and the base's files by name, as the manifests have them.
     """
     before, after, layers, lost = Weights(base), Weights(merged), peft_layers(base, adapter), list[float]()
-    problems = [
-        f"{name} is not the file that the manifest names"
-        for name, known in (expected or {}).items()
-        if file_identity((adapter if name.startswith("adapter_") else base) / name) != known
-    ]
-    problems += _check_files(base, merged)
+    problems = _check_files(base, merged)
     problems += [f"{name} is not in the base" for name in sorted({*after, *layers} - {*before})]
     with Progress("checking", len(before)) as progress:
         for number, (name, stored) in enumerate(before.items(), start=1):

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 import lora_kit as lk
+from lora_kit.base import identity
 from lora_kit.errors import KitError
 from lora_kit.evaluation.evaluate import evaluation_inputs
 from lora_kit.merging import merge as stage
@@ -64,6 +65,15 @@ def test_what_cannot_be_merged_names_the_way_out(
     plain = lk.Run("tiny-cpu", root=tmp_path / "plain", quantization__kind="none")
     with pytest.raises(KitError, match="onto='original'"):
         lk.merge(plain, onto="dequantized")
+
+
+def test_a_base_that_is_no_longer_the_one_of_the_training_is_not_merged(
+    trained: lk.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = identity(trained.profile.base) | {"files": {"model.safetensors": "of another base"}}
+    monkeypatch.setattr("lora_kit.data.prepare.identity", lambda base: other)
+    with pytest.raises(KitError, match=r"lk\.train\(model, data, run\)"):
+        lk.merge(trained)
 
 
 def test_the_profile_says_which_base_and_every_stage_after_follows(trained: lk.Run, tmp_path: Path) -> None:
