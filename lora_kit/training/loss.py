@@ -32,19 +32,11 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 
     The caller divides by the `terms` of the whole step, so that the split into micro-batches changes nothing.
     """
-    import torch
-    from torch.nn.functional import cross_entropy
-
     if batch.kind in PREFERENCES:
         return preference_loss(log_probs(model, batch), batch)
     if batch.kind == "rehearsal":
         return rehearsal_loss(model, batch)
-    total = torch.zeros((), device=model.device)
-    with autocast(model):
-        states, tokens, _ = learned_states(model, batch)
-        for some, targets in in_chunks(model, states, tokens):
-            total = total + cross_entropy(head_logits(model, some), targets, reduction="sum")
-    return total
+    return -log_probs(model, batch).sum()
 
 
 def rehearsal_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -99,19 +91,17 @@ def log_probs(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     from torch.nn.functional import cross_entropy
 
     with autocast(model):
-        states, tokens, answers = learned_states(model, batch)
-        losses = [
-            cross_entropy(head_logits(model, some), targets, reduction="none")
-            for some, targets in in_chunks(model, states, tokens)
-        ]
-    return losses[0].new_zeros(len(batch.answers)).index_add(0, answers, -torch.cat(losses))
+        states, tokens, counts = learned_states(model, batch)
+        pieces = in_chunks(model, states, tokens)
+        losses = [cross_entropy(head_logits(model, some), targets, reduction="none") for some, targets in pieces]
+    return -torch.stack([answer.sum() for answer in torch.cat(losses).split(counts)])
 
 
-def learned_states(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """States that predict learned tokens (learned, dim), these tokens (learned,), and the answer of each (learned,)."""
+def learned_states(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """States that predict learned tokens (learned, dim), these tokens (learned,), and how many each answer has."""
     labels = padded([row.labels[1:] for row in batch.answers], IGNORE, batch.width, model.device)  # shifted by one
     learned = labels != IGNORE
-    return hidden_states(model, batch, learned)[learned], labels[learned], learned.nonzero()[:, 0]
+    return hidden_states(model, batch, learned)[learned], labels[learned], learned.sum(1).tolist()
 
 
 def in_chunks(model: PreTrainedModel, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -131,11 +121,11 @@ def row_logits(
 
     for batch in for_measuring(rows, settings):
         with torch.no_grad(), autocast(model):
-            states, tokens, numbers = learned_states(model, batch)
-        for number, row in enumerate(batch.rows):
+            states, tokens, counts = learned_states(model, batch)
+        for row, some, targets in zip(batch.rows, states.split(counts), tokens.split(counts), strict=True):
             with torch.no_grad(), autocast(model):
-                logits = head_logits(model, states[numbers == number])
-            yield row, logits, tokens[numbers == number]
+                logits = head_logits(model, some)
+            yield row, logits, targets
 
 
 def log_probs_of(model: PreTrainedModel, rows: Sequence[Row], settings: Training) -> list[float]:
