@@ -22,11 +22,12 @@ from .data.reading.turns import Message, tags_in
 from .errors import KitError
 from .evaluation.metrics import is_declined, is_exact
 from .generation import answers
+from .pipeline import make
 from .presets import profile
 from .quantization import load_base, release
 from .runs import Run, as_source
 from .training.recipe import PAIRS_RATE
-from .training.train import train, trained_adapter
+from .training.train import trained_adapter
 
 NEW = 200  # questions to decline that are made for this
 AUTO = ("training__learning_rate", "training__epochs", "training__tokens_per_step")  # the first training's do not fit
@@ -100,11 +101,7 @@ def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
     if (rate := run.profile.training.learning_rate) != "auto":  # that of a corrected run is one for pairs already
         own["training__learning_rate"] = float(rate) * (PAIRS_RATE if run.profile.training.pairs is None else 1)
     better = Run(run.profile.name, name=run.path.name, root=root, **own | overrides)
-    data, model = prepare(better), load_base(better)
-    try:
-        train(model, data, better)
-    finally:
-        release(model)
+    make(better, until="training")
     return better
 
 

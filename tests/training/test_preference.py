@@ -237,7 +237,7 @@ def test_a_training_on_pairs_that_is_stopped_ends_with_the_same_adapter(
     hashes = {file_hash(lk.trained_adapter(run) / "adapter_model.safetensors") for run in (whole, again)}
     assert len(hashes) == 1 and "goes on after step 1" in capsys.readouterr().out
     lk.correct(tuned, PAIRS, training__seed=5, training__epochs=3)
-    assert "done before" in capsys.readouterr().out
+    assert "to make" not in capsys.readouterr().out  # done before
 
 
 def test_pairs_are_the_models_own_mistakes(tuned: lk.Run) -> None:
@@ -289,8 +289,7 @@ def test_a_pair_that_asks_what_is_held_out_is_refused(tuned: lk.Run) -> None:
 
 def test_a_run_that_is_corrected_again_keeps_its_rate(done: lk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(correction, "trained_adapter", lambda run: run.path)
-    for name in ("prepare", "load_base", "release", "train"):
-        monkeypatch.setattr(correction, name, lambda *_: None)
+    monkeypatch.setattr(correction, "make", lambda run, until: None)
     rows = [{"prompt": "Who?", "chosen": "Mina.", "rejected": "Nobody."}]
     once = lk.correct(done, rows)
     twice = lk.correct(once, rows)
