@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from math import inf, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 PREFIX = "base_model.model."  # what PEFT puts before every tensor name in a saved adapter
 KNOWN: dict[str, Callable[[Any], bool]] = {
     "r": lambda value: type(value) is int and value > 0,
-    "lora_alpha": lambda value: type(value) in (int, float) and 0 < value < inf,
+    "lora_alpha": lambda value: type(value) in (int, float) and 0 < value < 1e300,
     "use_rslora": lambda value: type(value) is bool,
     "lora_dropout": lambda value: type(value) in (int, float) and 0 <= value < 1,
     # pissa, olora, corda, loftq subtract from W what they begin with: W + BA is another model
     "init_lora_weights": lambda value: value in (True, False, "gaussian", "eva", "orthogonal"),
     "peft_type": lambda value: value == "LORA",
 }
-NEEDED = ("r", "lora_alpha")
+OLDER = {"use_rslora": False, "lora_dropout": 0.0, "init_lora_weights": True}  # of a file that does not name them
+UNSET = (None, False, "none", [], {})
 PASSED_OVER = (  # they say nothing of the update, or where it is, as the tensors do
     "auto_mapping base_model_name_or_path exclude_modules inference_mode layers_pattern layers_to_transform "
     "peft_version revision target_modules task_type"
@@ -57,7 +58,11 @@ def read_adapter(folder: Path) -> Saved:
         loaded = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise KitError(f"there is no whole adapter in {shown(folder)} ({error}): train it again") from error
-    settings, problems = _settings(given, LoraConfig().to_dict())
+    defaults, settings = LoraConfig().to_dict(), {name: (OLDER | given).get(name) for name in KNOWN}
+    wrong = [name for name, is_right in KNOWN.items() if not is_right(settings[name])]
+    others = [name for name in given if name not in (*KNOWN, *PASSED_OVER) and given[name] not in UNSET]
+    wrong += [name for name in others if given[name] != defaults.get(name)]
+    problems = [f"{one_line(name)}={given.get(name)!r:.80}" for name in wrong]
     tensors = {name.removeprefix(PREFIX): value for name, value in loaded.items()}
     modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
     halves = {f"{module}.lora_{half}.weight" for module in modules for half in "AB"}
@@ -73,15 +78,3 @@ def read_adapter(folder: Path) -> Saved:
         raise KitError(f"{shown(folder)} has {problems[0]}; plain LoRA and rsLoRA on linear layers are read")
     config = LoraConfig(**settings, target_modules=modules, task_type="CAUSAL_LM")
     return Saved(config, modules, config.lora_alpha / (sqrt(rank) if config.use_rslora else rank), tensors)
-
-
-def _settings(given: dict[str, Any], defaults: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The known settings, and what is wrong: one with a wrong value, another one that PEFT does not have by default."""
-    found, problems = {name: defaults[name] for name in KNOWN}, []
-    for name, value in (dict.fromkeys(NEEDED) | given).items():
-        is_unset = value in (None, False, "none", [], {}) or value == defaults.get(name)
-        if name in KNOWN and (KNOWN[name](value) or (is_unset and name not in NEEDED)):
-            found[name] = value or defaults[name]
-        elif name not in PASSED_OVER and (name in KNOWN or not is_unset):
-            problems.append(f"{one_line(name)}={value!r:.80}")
-    return found, problems

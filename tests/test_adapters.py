@@ -161,6 +161,7 @@ ODD = {
     "a rank in words": {"r": "x"},
     "no alpha": {"lora_alpha": None},
     "an alpha without end": {"lora_alpha": float("inf")},
+    "an alpha beyond every float": {"lora_alpha": 10**400},
     "a pattern": {"alpha_pattern": {"(.*)*(.*)*(.*)*x": 3}},
     "a pattern of texts": {"rank_pattern": {"q_proj": "4"}},
     "a list": {"r": [4]},
