@@ -23,7 +23,6 @@ from .errors import KitError
 from .evaluation.metrics import is_declined, is_exact
 from .generation import answers
 from .pipeline import make
-from .presets import profile
 from .quantization import load_base, release
 from .runs import Run, as_source
 from .training.recipe import PAIRS_RATE
@@ -94,9 +93,7 @@ def correct(run: Run, pairs: Any, **overrides: Any) -> Run:
     start, root = trained_adapter(run), run.path.parent
     if isinstance(pairs, list) and not pairs:
         raise KitError("there are no pairs to learn from: give rows with prompt, chosen and rejected")
-    preset = settings(profile(run.profile.name))
-    own = {name: value for name, value in settings(run.profile).items() if value != preset[name]}
-    own |= dict.fromkeys(AUTO, "auto")
+    own = settings(run.profile) | dict.fromkeys(AUTO, "auto")
     own |= {"training__start_from": str(start), "training__pairs": as_source(pairs, root)}
     if (rate := run.profile.training.learning_rate) != "auto":  # that of a corrected run is one for pairs already
         own["training__learning_rate"] = float(rate) * (PAIRS_RATE if run.profile.training.pairs is None else 1)

@@ -295,3 +295,12 @@ def test_a_run_that_is_corrected_again_keeps_its_rate(done: lk.Run, monkeypatch:
     twice = lk.correct(once, rows)
     rates = [float(run.profile.training.learning_rate) for run in (done, once, twice)]
     assert rates[1] == pytest.approx(0.03 * rates[0]) and rates[2] == rates[1]
+
+
+def test_a_corrected_run_keeps_what_is_named_as_the_preset_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(correction, "trained_adapter", lambda run: run.path)
+    monkeypatch.setattr(correction, "make", lambda run, until: None)
+    run = lk.Run("tiny-cpu", root=tmp_path, base__source=str(tmp_path), training__max_grad_norm=1.0)
+    assert lk.correct(run, PAIRS).profile.training.max_grad_norm == 1.0  # of another base the preset's is 0.3
