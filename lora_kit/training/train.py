@@ -175,12 +175,11 @@ def train_inputs(run: Run) -> dict[str, Any]:
     sections = ("lora__", "quantization__", "training__")
     chosen = {key: value for key, value in settings(run.profile).items() if key.startswith(sections)}
     del chosen["training__shard"], chosen["training__checkpoint_layers"]  # the adapter is the same either way
-    start = run.profile.training.start_from
-    if start is not None:
-        files = [Path(start).expanduser() / name for name in ("adapter_config.json", "adapter_model.safetensors")]
-        if not all(file.is_file() for file in files):
+    if (start := run.profile.training.start_from) is not None:
+        file = Path(start).expanduser() / "adapter_model.safetensors"
+        if not file.is_file():
             raise KitError(f"training__start_from={start!r} is no adapter's folder, as runs/NAME/training/DATA/adapter")
-        chosen["training__start_from"] = file_hash(files[1])
+        chosen["training__start_from"] = file_hash(file)
     if run.profile.training.pairs is not None:
         chosen["training__pairs"] = file_hash(pairs_file(run))
     return {"settings": chosen, "data": data_inputs(run)}
