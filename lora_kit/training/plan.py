@@ -45,8 +45,6 @@ class Plan:
 
     steps: int
     tokens: int  # that the model computes, shared prefixes once, padding included
-    padding: float  # share of these tokens
-    saved: float  # share of the tokens of rows one by one that shared prefixes save
     weight_bytes: int
     adapter_bytes: int  # float32 weights, gradients, optimizer
     activation_bytes: int  # of the largest micro-batch; on a card its peak, logits included
@@ -73,8 +71,7 @@ class Plan:
     def __str__(self) -> str:
         stages = ", ".join(f"{stage} {minutes:.1f}" for stage, minutes in self.stage_minutes.items())
         lines = [
-            f"plan: {self.steps:,} steps over {self.tokens:,} tokens ({self.padding:.1%} padding, "
-            f"{self.saved:.0%} saved by shared prefixes), about {self.minutes:.1f} minutes",
+            f"plan: {self.steps:,} steps over {self.tokens:,} tokens, about {self.minutes:.1f} minutes",
             f"  minutes up to the report card: {stages}; about {sum(self.stage_minutes.values()):.1f} in all",
             f"  memory: weights {self.weight_bytes / MIB:,.1f} MiB, adapter, gradients and optimizer "
             f"{self.adapter_bytes / MIB:,.1f} MiB, activations {self.activation_bytes / MIB:,.1f} MiB (measured)",
@@ -106,14 +103,10 @@ def plan(model: PreTrainedModel, data: Prepared, run: Run) -> Plan:
     batches, settings = chosen.batches, chosen.training
     layers = layers_to_recompute(model, batches, settings)
     tokens = sum(batch.tokens for batch in batches)
-    own = sum(len(batch.prefix) + sum(len(row.input_ids) for row in batch.answers) for batch in batches)
-    one_by_one = sum(len(row.input_ids) for row in Batch([], rows).answers) * int(settings.epochs)
     weight_bytes, adapter_bytes = fixed_bytes(model, settings)
     result = Plan(
         steps=len(chosen.steps),
         tokens=tokens,
-        padding=1 - own / tokens,
-        saved=max(0.0, 1 - tokens / one_by_one),
         weight_bytes=weight_bytes,
         adapter_bytes=adapter_bytes,
         activation_bytes=measured_bytes(model, largest(batches), layers)[1],
