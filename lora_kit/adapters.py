@@ -151,7 +151,7 @@ def adapter_off(model: PreTrainedModel) -> Iterator[None]:
 
 def adapter_names(model: PreTrainedModel) -> list[str]:
     """The adapters on this model, oldest first."""
-    return list(next((layer.lora_A.keys() for layer in lora_layers(model)), []))
+    return list(getattr(model, "peft_config", {}))
 
 
 def lora_layers(model: PreTrainedModel) -> list[Any]:

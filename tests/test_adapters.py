@@ -132,6 +132,19 @@ def test_switching_changes_the_answer_and_off_brings_the_base_back(folder: Path,
         set_adapter(model, "third")
 
 
+def test_adapters_on_other_layers_than_the_first_are_loaded_and_switched_too(folder: Path, tmp_path: Path) -> None:
+    model, targets = load_small_llama(folder), {"first": "q_proj", "second": "v_proj"}
+    for name, target in targets.items():
+        load_adapter(model, save_adapted(folder, tmp_path / name, lora__target_modules=target), adapter=name)
+    assert adapter_names(model) == [*targets]
+    for name in targets:
+        set_adapter(model, name)
+        alone = load_adapter(load_small_llama(folder), tmp_path / name)
+        assert torch.allclose(logits(model), logits(alone), atol=1e-6)
+    detach_lora(model, adapter="second")
+    assert adapter_names(model) == ["first"]
+
+
 def test_a_foreign_or_damaged_adapter_is_refused(folder: Path, tmp_path: Path) -> None:
     other = save_adapted(folder, tmp_path / "r8", lora__r=8)
     config = other / "adapter_config.json"
