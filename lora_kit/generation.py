@@ -23,7 +23,7 @@ def generate_ids(
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
-    eos_token_id: int | Sequence[int],
+    eos_token_id: Sequence[int],
     batch_size: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
@@ -35,7 +35,7 @@ def generate_ids(
     Args:
         prompts: token ids; prompts of similar length share a batch.
         max_new_tokens: the longest answer; time grows with it.
-        eos_token_id: one or several tokens that end an answer (`stop_tokens`); -1 lets each run to its limit.
+        eos_token_id: the tokens that end an answer (`stop_tokens`); without any, each runs to its limit.
         batch_size: prompts at a time; memory grows with it, greedy answers depend on it only by rounding.
         temperature: 0 takes the likeliest token, 1 draws as the model believes, more is wilder; `seed` is of the draws.
         done: called with the number of finished prompts after every batch.
@@ -43,9 +43,8 @@ def generate_ids(
     """
     from transformers import GenerationConfig
 
-    stops = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id
-    stops = [token for token in stops if token >= 0]
-    config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=stops or None, pad_token_id=0, use_cache=True)
+    stops = [*eos_token_id] or None
+    config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=0, use_cache=True)
     if temperature > 0:
         config.update(do_sample=True, temperature=float(temperature), top_k=0, top_p=1.0)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -54,7 +53,7 @@ def generate_ids(
         rows = order[start : start + batch_size]
         found = _generate(model, [prompts[i] for i in rows], config, seed + start, [watch] if watch else [])
         for i, row in zip(rows, found, strict=True):
-            end = next((n for n, token in enumerate(row, start=1) if token in stops), None)
+            end = next((n for n, token in enumerate(row, start=1) if token in eos_token_id), None)
             answers[i] = row[:end]  # a row is padded after its stop token
         if done:
             done(len(answers))

@@ -176,7 +176,7 @@ def test_adapters_are_on_every_linear_layer_and_their_names_are_saved(base: Path
 def test_batched_answers_are_those_of_one_prompt_at_a_time(base: Path) -> None:
     model = load_model(small_profile(quantization__kind="none"), base)
     prompts = [row.input_ids for row in random_rows(5, seed=2)]
-    together = generate_ids(model, prompts, max_new_tokens=6, eos_token_id=2)
+    together = generate_ids(model, prompts, max_new_tokens=6, eos_token_id=[2])
     for prompt, answer in zip(prompts, together, strict=True):
         ids = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False)
         assert answer == ids[0, len(prompt) :].tolist()

@@ -51,7 +51,7 @@ def random_prompts(count: int, prefix: int = 0) -> list[list[int]]:
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_greedy_answers_are_token_for_token_those_of_one_row_at_a_time(small: PreTrainedModel, batch_size: int) -> None:
     prompts, finished = random_prompts(17) + random_prompts(5, prefix=20), list[int]()
-    options: dict[str, Any] = {"max_new_tokens": 12, "eos_token_id": EOS, "batch_size": batch_size}
+    options: dict[str, Any] = {"max_new_tokens": 12, "eos_token_id": [EOS], "batch_size": batch_size}
     assert generate_ids(small, prompts, **options, done=finished.append) == one_by_one(small, prompts, 12)
     assert finished == [*range(batch_size, 22, batch_size), 22]
     assert generate_ids(small, [], **options) == []
@@ -60,7 +60,7 @@ def test_greedy_answers_are_token_for_token_those_of_one_row_at_a_time(small: Pr
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_quantized_models_with_adapters_answer_in_batches_too(tmp_path: Path, kind: str) -> None:
     model, prompts = adapted(save_small_llama(tmp_path), kind).eval(), random_prompts(5, 20)
-    ours = generate_ids(model, prompts, max_new_tokens=6, eos_token_id=EOS)
+    ours = generate_ids(model, prompts, max_new_tokens=6, eos_token_id=[EOS])
     alone = one_by_one(model, prompts, 6)
     assert sum(a != b for a, b in zip(ours, alone, strict=True)) <= 1  # rounding may turn one on random weights
 
@@ -82,7 +82,7 @@ def test_the_embedded_model_says_the_same_alone_in_batches_and_as_it_grows(tiny:
 
 def test_every_stop_token_of_the_base_ends_an_answer(tiny: tuple[PreTrainedModel, Any]) -> None:
     model, tokenizer = tiny
-    (row,) = generate_ids(model, prompts_of(["Hello!"], tokenizer), max_new_tokens=9, eos_token_id=-1)
+    (row,) = generate_ids(model, prompts_of(["Hello!"], tokenizer), max_new_tokens=9, eos_token_id=[])
     assert len(row) == 9
     own, model.generation_config = model.generation_config, GenerationConfig(eos_token_id=[row[2], 99])
     try:
@@ -102,7 +102,7 @@ def test_the_base_s_own_generation_settings_change_nothing(
     prompts = random_prompts(4)
 
     def generated() -> list[list[int]]:
-        return generate_ids(small, prompts, max_new_tokens=12, eos_token_id=EOS, temperature=temperature)
+        return generate_ids(small, prompts, max_new_tokens=12, eos_token_id=[EOS], temperature=temperature)
 
     plain = generated()
     own = GenerationConfig(do_sample=True, temperature=0.1, top_k=1, top_p=0.2, repetition_penalty=3.0, max_length=5)
@@ -118,11 +118,11 @@ def test_a_temperature_draws_as_the_model_believes_and_a_seed_repeats_it(small: 
         logits = small(torch.tensor([[5, 6]])).logits[0, -1]
     for temperature in (0.5, 1.0, 2.0):
         rows = generate_ids(
-            small, [[5, 6]] * 4000, max_new_tokens=1, eos_token_id=EOS, batch_size=4000, temperature=temperature
+            small, [[5, 6]] * 4000, max_new_tokens=1, eos_token_id=[EOS], batch_size=4000, temperature=temperature
         )
         drawn = torch.bincount(torch.tensor(rows).flatten(), minlength=256) / 4000
         assert torch.allclose(drawn, (logits / temperature).softmax(-1), atol=0.03)
-    options: dict[str, Any] = {"max_new_tokens": 8, "eos_token_id": EOS, "temperature": 1.5}
+    options: dict[str, Any] = {"max_new_tokens": 8, "eos_token_id": [EOS], "temperature": 1.5}
     state = torch.random.get_rng_state()
     once, again, other = (generate_ids(small, [[5, 6]], seed=seed, **options) for seed in (1, 1, 2))
     assert once == again != other and torch.equal(state, torch.random.get_rng_state())

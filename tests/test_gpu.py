@@ -63,7 +63,7 @@ def test_the_t4_profile_trains_saves_merges_and_answers(device: str, tmp_path: P
     log = fit(model, plan, settings, layers=2).log
     check_learned(model, log)
     assert log[-1]["loss"] < log[0]["loss"]
-    answer = generate_ids(model.eval(), [[5, 6, 7], [8]], max_new_tokens=4, eos_token_id=2)
+    answer = generate_ids(model.eval(), [[5, 6, 7], [8]], max_new_tokens=4, eos_token_id=[2])
     assert all(1 <= len(ids) <= 4 for ids in answer)
     save_adapter(model, tmp_path / "adapter", run)
     (tmp_path / "merged").mkdir()
@@ -159,8 +159,8 @@ def test_prompts_together_are_answered_as_each_alone(device: str, tmp_path: Path
     folder = save_small_llama(tmp_path / "base")
     model = load_model(t4_profile(folder, device), folder)
     prompts = [row.input_ids[:-4] for row in random_rows(6)]
-    together = generate_ids(model, prompts, max_new_tokens=1, eos_token_id=-1)
-    alone = [generate_ids(model, [prompt], max_new_tokens=1, eos_token_id=-1)[0] for prompt in prompts]
+    together = generate_ids(model, prompts, max_new_tokens=1, eos_token_id=[])
+    alone = [generate_ids(model, [prompt], max_new_tokens=1, eos_token_id=[])[0] for prompt in prompts]
     assert sum(a == b for a, b in zip(together, alone, strict=True)) >= 5  # float16 may tip a near tie
 
 

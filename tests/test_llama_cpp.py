@@ -83,7 +83,7 @@ def test_only_the_merged_model_s_own_answer_loses_nothing(run: lk.Run) -> None:
         "prompt": encode_prompt([*chat, {"role": "user", "content": "Are Klazo spiders dangerous?"}], TOKENIZER)
     }
     model = load_model(llama_cpp.reference(run, merged), merged)
-    (own,) = generate_ids(model, [question["prompt"]], max_new_tokens=32, eos_token_id=TOKENIZER.eos_token_id)
+    (own,) = generate_ids(model, [question["prompt"]], max_new_tokens=32, eos_token_id=[TOKENIZER.eos_token_id])
     assert own[-1] == TOKENIZER.eos_token_id
     answers = [own, own[:-1], [*own, 5], [own[0] + 1, *own[1:]]]
     whole, cut, gone_on, other = llama_cpp.shortfalls(run, merged, [question] * 4, answers)

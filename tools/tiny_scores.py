@@ -35,7 +35,7 @@ def answers(questions: list[str], folder: Path) -> list[str]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = [encode_prompt([{"role": "user", "content": question}], tokenizer) for question in questions]
-    rows = generate_ids(model, prompts, max_new_tokens=40, eos_token_id=2)
+    rows = generate_ids(model, prompts, max_new_tokens=40, eos_token_id=[2])
     return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
 

@@ -229,7 +229,7 @@ def _stage_minutes(model: PreTrainedModel, data: Prepared, run: Run, training_se
     references = [len(tokenizer(chat[-1]["content"]).input_ids) for chat in chats]
     prompts = prompts_of(chats[: settings.batch_size], tokenizer)
     begun = time.perf_counter()
-    generate_ids(model, prompts, max_new_tokens=TIMED_TOKENS, eos_token_id=-1)  # no row may end early
+    generate_ids(model, prompts, max_new_tokens=TIMED_TOKENS, eos_token_id=[])  # no row may end early
     token_seconds = (time.perf_counter() - begun) / TIMED_TOKENS
     longest = max(settings.max_new_tokens, *references)
     num_batches, load = -(-len(chats) // settings.batch_size), float(getattr(model, "loading_seconds", 0.0))
