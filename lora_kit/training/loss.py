@@ -36,7 +36,7 @@ def loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         return preference_loss(log_probs(model, batch), batch)
     if batch.kind == "rehearsal":
         return rehearsal_loss(model, batch)
-    return -log_probs(model, batch).sum()
+    return token_losses(model, batch)[0].sum()
 
 
 def rehearsal_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -88,13 +88,21 @@ def preference_loss(log_probs: torch.Tensor, batch: Batch) -> torch.Tensor:
 def log_probs(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """The log-probability of every answer, its stop token included: (answers,)."""
     import torch
+
+    losses, counts = token_losses(model, batch)
+    return -torch.stack([answer.sum() for answer in losses.split(counts)])
+
+
+def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, list[int]]:
+    """The cross entropy of every learned token (learned,), and how many of them each answer has."""
+    import torch
     from torch.nn.functional import cross_entropy
 
     with autocast(model):
         states, tokens, counts = learned_states(model, batch)
         pieces = in_chunks(model, states, tokens)
         losses = [cross_entropy(head_logits(model, some), targets, reduction="none") for some, targets in pieces]
-    return -torch.stack([answer.sum() for answer in torch.cat(losses).split(counts)])
+    return torch.cat(losses), counts
 
 
 def learned_states(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
