@@ -31,7 +31,7 @@ KNOWN: dict[str, Callable[[Any], bool]] = {
     "peft_type": lambda value: value == "LORA",
 }
 OLDER = {"use_rslora": False, "lora_dropout": 0.0, "init_lora_weights": True}  # of a file that does not name them
-UNSET = (None, False, "none", [], {})
+UNSET: tuple[Any, ...] = (None, False, "none", [], {})
 PASSED_OVER = (  # they say nothing of the update, or where it is, as the tensors do
     "auto_mapping base_model_name_or_path exclude_modules inference_mode layers_pattern layers_to_transform "
     "peft_version revision target_modules task_type"
@@ -58,7 +58,7 @@ def read_adapter(folder: Path) -> Saved:
         loaded = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise KitError(f"there is no whole adapter in {shown(folder)} ({error}): train it again") from error
-    defaults, settings = LoraConfig().to_dict(), {name: (OLDER | given).get(name) for name in KNOWN}
+    defaults, settings = LoraConfig().to_dict(), dict[str, Any]({name: (OLDER | given).get(name) for name in KNOWN})
     wrong = [name for name, is_right in KNOWN.items() if not is_right(settings[name])]
     others = [name for name in given if name not in (*KNOWN, *PASSED_OVER) and given[name] not in UNSET]
     wrong += [name for name in others if given[name] != defaults.get(name)]
