@@ -40,15 +40,13 @@ def without_ends(text: str) -> str:
 def repaired(messages: list[Message], roles: dict[str, str], notes: Notes, place: str) -> list[Message]:
     """Messages as system (optional), user, assistant, user, assistant ...; whatever is changed is noted."""
     turns: list[Message] = []
-    for message in messages:
-        role, content = roles.get(message["role"].strip().lower()), message["content"]
-        if role is None:
-            spoken = [m["role"] for m in messages if m["role"].strip().lower() not in roles]
-            names = list(dict.fromkeys(spoken))
-            is_known = any(roles.get(m["role"].strip().lower()) == "assistant" for m in messages)
-            answers = "" if is_known else spoken[-1]  # most chats end with an answer
-            example = ",".join(f"{name}:{'assistant' if name == answers else 'user'}" for name in names)
-            raise KitError(f'has the roles {", ".join(names)}: say who they are, as in data__roles="{example}"')
+    known = [roles.get(message["role"].strip().lower()) for message in messages]
+    if unknown := [message["role"] for message, role in zip(messages, known, strict=True) if role is None]:
+        answers = "" if "assistant" in known else unknown[-1]  # most chats end with an answer
+        names = list(dict.fromkeys(unknown))
+        example = ",".join(f"{name}:{'assistant' if name == answers else 'user'}" for name in names)
+        raise KitError(f'has the roles {", ".join(names)}: say who they are, as in data__roles="{example}"')
+    for role, content in zip(known, (message["content"] for message in messages), strict=True):
         if role == "system" and not str(content or "").strip():
             continue
         if isinstance(content, str) and (bare := without_ends(content)) != content:
