@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .base import ASSETS, load_tokenizer, locate, read_config
-from .data.chat_template import added_system, speaks_llama2, stop_id
+from .data.chat_template import chat_format, speaks_llama2, stop_id
 from .data.prepare import data_inputs
 from .data.prepared import load_prepared
 from .errors import KitError
@@ -226,7 +226,7 @@ def modelfile(weights: str, tokenizer: PreTrainedTokenizerBase, system: str | No
         lines += [f'TEMPLATE """{LLAMA2}"""', 'PARAMETER stop "[INST]"']
     elif "<|assistant|>" in str(tokenizer.chat_template) and stop == "</s>":
         lines.append(f'TEMPLATE """{ZEPHYR}"""')
-    if system := system or added_system(tokenizer):
+    if system := system or chat_format(tokenizer).system:
         lines.append('SYSTEM """' + system.replace('"""', "'''") + '"""')
     lines += [f"PARAMETER num_ctx {context}", "PARAMETER temperature 0", f'PARAMETER stop "{stop}"', ""]
     return "\n".join(lines)

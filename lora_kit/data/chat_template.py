@@ -48,13 +48,7 @@ def speaks_llama2(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def stop_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends an answer in this base's format."""
-    stop = tokenizer.eos_token if speaks_llama2(tokenizer) else chat_format(tokenizer).stop
-    return cast("int", tokenizer.convert_tokens_to_ids(stop))
-
-
-def added_system(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The system text that the base's template gives to conversations without one."""
-    return "" if speaks_llama2(tokenizer) else chat_format(tokenizer).system
+    return cast("int", tokenizer.convert_tokens_to_ids(chat_format(tokenizer).stop))
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -160,6 +154,8 @@ def _address_space() -> tuple[int, int]:
 
 def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
     """The form of the tokenizer's chat template; KitError where answers cannot be found in what it renders."""
+    if speaks_llama2(tokenizer):  # whose prompts encoding.py writes
+        return ChatFormat(lead="", space=" ", stop=str(tokenizer.eos_token), folds_system=True, system="")
     return _probe(tokenizer, str(tokenizer.chat_template))
 
 

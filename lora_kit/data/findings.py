@@ -11,7 +11,7 @@ from typing import Any
 from .augmentation.own_rows import LABEL
 from .augmentation.rewording import Rewordings
 from .augmentation.same_question import near_duplicates
-from .chat_template import added_system
+from .chat_template import chat_format
 from .checks import Proof
 from .encoding import Encoded, LengthFilter
 from .reading.conversations import Conversation, Read, first_few, normalised, plural
@@ -127,7 +127,7 @@ def _of_all(facts: Facts) -> Iterator[tuple[str, str, int]]:
     elif often := common_answers(phrasings(rows), len(rows)):
         text = f"{plural(len(often), 'answer')} shared by more than {COMMON_SHARE:.0%} of the rows each, as labels are"
         yield "common answers", f"{text}: questions with them measure judgement, not facts learned", len(often)
-    added = added_system(facts.lengths.tokenizer)
+    added = chat_format(facts.lengths.tokenizer).system
     if bare := added and sum(row.system is None for row in rows):
         yield "system text", f"{plural(bare)} without a system text get the base's own: {added!r}", bare
     systems, system = facts.read.systems, facts.card.get("system")
