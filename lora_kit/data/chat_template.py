@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
+from threading import Lock
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LINES, ROOM = 200_000, 2**30  # lines of a template that one rendering may run, and bytes that it may take
+LOCK = Lock()  # the limit of memory is the whole process's
 SYSTEM, ASKED, ANSWER = "Sysprobe.", "Userprobe?", "Answerprobe."
 
 
@@ -118,7 +120,7 @@ def _bounded() -> Iterator[None]:
             raise RuntimeError(f"it runs more than {LINES:,} lines")
         return line
 
-    with _room():
+    with LOCK, _room():
         sys.settrace(lambda frame, *_: line if frame.f_code.co_filename == "<template>" else None)
         try:
             yield
@@ -132,24 +134,16 @@ def _room() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    from resource import RLIMIT_AS, setrlimit
+    from resource import RLIMIT_AS, getrlimit, setrlimit
 
     import psutil
 
-    room, (soft, hard) = psutil.Process().memory_info().vms + ROOM, _address_space()
+    room, (soft, hard) = psutil.Process().memory_info().vms + ROOM, getrlimit(RLIMIT_AS)
     setrlimit(RLIMIT_AS, (room if soft < 0 else min(soft, room), hard))
     try:
         yield
     finally:
         setrlimit(RLIMIT_AS, (soft, hard))
-
-
-@cache
-def _address_space() -> tuple[int, int]:
-    """The process's own limits; read once, as another thread may be rendering."""
-    from resource import RLIMIT_AS, getrlimit
-
-    return getrlimit(RLIMIT_AS)
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
