@@ -17,13 +17,14 @@ from .base import load_tokenizer
 from .config import named_values
 from .data.encoding import Encoded
 from .data.reading.sources import EMBEDDED
-from .data.report import row_html, row_text, row_tokens
+from .data.report import row_text, row_tokens
 from .errors import KitError
 from .hosted import upload
 from .machine import choose_profile, gpu_count
 from .presets import LLAMA2_MIRROR, profile
 from .progress import in_notebook
 from .runs import Run
+from .templates import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -161,7 +162,7 @@ def browse(data: Prepared, run: Run, row: int = 0) -> None:
     status, page = ipywidgets.HTML(), ipywidgets.HTML()
 
     def show(_: Any = None) -> None:
-        shown = row_html(tokens(place.value))
+        shown = render("report/tokens.html", tokens=tokens(place.value))
         page.value = f"<p style='line-height:1.9'>{shown}</p><p>{html.escape(origin(place.value))}</p>"
 
     def search(_: Any) -> None:

@@ -169,11 +169,6 @@ def row_tokens(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[dict[st
     ]
 
 
-def row_html(row: list[dict[str, Any]]) -> str:
-    """Tokens in colour: learned, only read, special; the id shows under the mouse."""
-    return render("report/tokens.html", tokens=row)
-
-
 def row_text(row: list[dict[str, Any]]) -> str:
     """Tokens as plain text, learned ones between ⟦ and ⟧."""
     text = ""
