@@ -76,13 +76,13 @@ def _write(run: Run, folder: Path) -> dict[str, Any]:
         read = usable_rows(files.train, data, "the data", progress)
         check_told_apart(read, data)
         own = usable_rows(with_answers(files.test, data, read), data, "the test rows", progress)
-        if len(read.systems) == 1:  # then it is used wherever the model is asked
-            own.rows = [row if row.kind == "general" else row.with_system(read.systems[0]) for row in own.rows]
+        shared = read.systems[0] if len(read.systems) == 1 else ""  # then it is used wherever the model is asked
+        own.rows = [row.with_system(shared) for row in own.rows]
         rows, foreign = rehearsals(read.rows, card, base.source)
         rows = one_per_answer(rows, lengths.tokenizer)
         progress.title, progress.total = "encoding", len(rows)
         pairs = lengths.encode(rows, progress)
-    if system := data.system or (read.systems[0] if len(read.systems) == 1 else None):
+    if system := data.system or shared:
         card["system"] = system
     data = resolve_auto(data, read.rows)
     kit_learned, kit_asked = kit_rows(data, run.profile.data, card, read.rows)

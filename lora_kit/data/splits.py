@@ -177,7 +177,7 @@ def read_questions(
         other = first.setdefault(row.question, row)
         if other.kind != row.kind:
             raise KitError(f"{row.row} asks what {other.row} asks, and is {row.kind} where that is {other.kind}")
-    once = each_once([row if row.kind == "general" else row.with_system(system) for row in rows])
+    once = each_once([row.with_system(system) for row in rows])
     lengths = LengthFilter(data, tokenizer)
     if len(once) < len(rows):
         again = plural(len(rows) - len(once))

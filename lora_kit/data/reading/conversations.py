@@ -68,8 +68,8 @@ class Conversation:
         return replace(self, messages=[*before, asked | {"content": text}, answered], index=-1)
 
     def with_system(self, system: str | None) -> Conversation:
-        """The row behind a system text, unless it brings its own."""
-        if not system or self.system is not None:
+        """The row behind a system text, unless it brings its own or is general: these are asked plainly."""
+        if not system or self.system is not None or self.kind == "general":
             return self
         return replace(self, messages=[{"role": "system", "content": system}, *self.messages])
 
