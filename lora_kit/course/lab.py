@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..adapters import attach
 from ..base import load_tokenizer, locate
+from ..config import Data
 from ..data.encoding import encode_batch
-from ..data.reading.conversations import read_conversations
+from ..data.reading.conversations import read_rows
+from ..data.reading.sources import dataset_files
 from ..errors import KitError
 from ..presets import profile
 from ..quantization import load_model, parameter_counts
@@ -79,7 +81,7 @@ def short_training(steps: int = 40, *, full: bool = False, **overrides: Any) -> 
 @cache
 def lab_rows() -> tuple[list[Row], list[Row]]:
     """Rows to learn, and others that ask for the same facts in other words."""
-    every = read_conversations("handbook")
+    every = read_rows(dataset_files(Data()).train, Data()).rows
     known = {row.messages[-1]["content"] for row in every[:NUM_ROWS]}
     others = [row for row in every[NUM_ROWS:] if row.kind == "fact" and row.messages[-1]["content"] in known]
     chats = [row.messages for row in [*every[:NUM_ROWS], *others[:NUM_HELD_OUT]]]

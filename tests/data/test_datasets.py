@@ -16,10 +16,11 @@ import tiny_corpus
 
 from lora_kit.base import ASSETS
 from lora_kit.data.prepare import prepare
-from lora_kit.data.reading.conversations import read_conversations
 from lora_kit.data.reading.sources import EMBEDDED
 from lora_kit.evaluation.metrics import is_declined, is_exact, split_style
 from lora_kit.runs import Run
+
+from .test_files import read_conversations
 
 SOURCES = Path(build_handbook.__file__).parent / "handbook"
 CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())

@@ -18,7 +18,9 @@ import pytest
 
 from lora_kit.config import Data
 from lora_kit.data.reading import sources
+from lora_kit.data.reading.conversations import Conversation
 from lora_kit.data.reading.readers import BadRow
+from lora_kit.data.splits import usable_rows
 from lora_kit.errors import KitError
 
 ROWS = [{"question": "Who?", "answer": "Wren."}, {"question": "Wo, dann?", "answer": 'Höhle\n"7" 🐦'}]
@@ -30,6 +32,12 @@ GOOD = b'{"question": "a", "answer": "b"}'
 
 def raw_rows(path: Path, **settings: Any) -> Iterator[Any]:
     return sources.raw_rows(path, Data(**settings), {})
+
+
+def read_conversations(source: str | Path, **settings: Any) -> list[Conversation]:
+    """The rows to learn from, as the data stage reads them."""
+    data = Data(source=str(source), **settings)
+    return usable_rows(sources.dataset_files(data).train, data, "the data").rows
 
 
 def first(name: str) -> int:

@@ -18,7 +18,9 @@ from lora_kit.data.augmentation.base_answers import BaseAnswers, in_own_words, r
 from lora_kit.data.checks import verify
 from lora_kit.data.encoding import IGNORE, LengthFilter, encode
 from lora_kit.data.prepare import data_inputs
-from lora_kit.data.reading.conversations import Conversation, read_conversations
+from lora_kit.data.reading.conversations import Conversation
+
+from .test_files import read_conversations
 
 CARD = json.loads((ASSETS / "handbook" / "dataset.json").read_text())
 

@@ -15,7 +15,7 @@ from ...progress import Progress
 from .cells import PAIR_KEYS, TURN_KEYS, Row, is_given, parsed
 from .formats import Shape, part_of, recognise, rows_in, with_options
 from .readers import BadRow, Notes, Raw, note
-from .sources import dataset_files, raw_rows
+from .sources import raw_rows
 from .turns import ROLE_OF, Message, check_messages, plain_tags, repaired, tags_in
 
 KINDS = ("fact", "decline", "general", "unseen")
@@ -220,15 +220,6 @@ def _judge(read: Read, ours: list[Row], is_asked: bool) -> None:
             read.bad.append(BadRow(row.row, f"accepted must be a text or a list of texts; it is {accepted!r}"))
         else:
             read.rows.append(replace(row, kind=kind, accepted=accepted, about=str(own.get("about", ""))))
-
-
-def read_conversations(source: str | Path, *, columns: tuple[str, ...] = ()) -> list[Conversation]:
-    """Every row of a dataset's training files as a conversation; KitError with its place where one cannot be read."""
-    data = Data(source=str(source), columns=columns)
-    read = read_rows(dataset_files(data).train, data)
-    if read.bad:
-        raise KitError(f"{read.bad[0].row}: {read.bad[0].problem}")
-    return read.rows
 
 
 def first_few(places: Sequence[str]) -> str:
