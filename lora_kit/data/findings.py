@@ -21,7 +21,6 @@ from .splits import Split, first_of_each, phrasings
 Finding = dict[str, Any]  # name, text, count, rows
 COMMON_SHARE = 0.05  # of all rows, that one answer has: with more it is a label too
 OTHER_ANSWERS = "{} to ask with another answer than before: each of the answers will count as right"
-NEARLY_EQUAL = "{} to learn nearly equal to a held-out one: the report card will flatter"
 ODD = {  # what a text should not contain -> what it is
     "characters": "{} with NUL or �, the trace of a wrong encoding: learned as they are",
     "mojibake": "{} of UTF-8 read as Windows-1252: learned as they are",
@@ -89,7 +88,7 @@ def find(facts: Facts) -> list[Finding]:
         *_texts(own.rows),
         ("duplicates", again, "{} that repeat an earlier one: learned twice as hard"),
         ("contradictions", [row.row for row in torn], f"{questions} with more than one answer: the model will waver"),
-        ("near duplicates", near, NEARLY_EQUAL),
+        ("near duplicates", near, "{} to learn nearly equal to a held-out one: the report card will flatter"),
         *_texts(read.rows),
     ]
     return [
@@ -151,11 +150,8 @@ def _texts(rows: Sequence[Conversation]) -> list[tuple[str, list[str], str]]:
     for row in rows:
         for name in odd_in(row):
             found[name].append(row.row)
-    secret = "{{}} that may hold a secret ({}): a model may repeat it to anyone"
-    return [
-        (name, found[name], ODD[name]) if name in ODD else ("secret", found[name], secret.format(name))
-        for name in FORMS
-    ]
+    secrets = {name: f"{{}} that may hold a secret ({name}): a model may repeat it to anyone" for name in FORMS}
+    return [(name if name in ODD else "secret", found[name], (secrets | ODD)[name]) for name in FORMS]
 
 
 def odd_in(row: Conversation) -> list[str]:
