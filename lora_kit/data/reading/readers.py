@@ -123,8 +123,7 @@ def _rows_of(path: Path, document: Any, data: Data, notes: Notes) -> list[Any]:
     fields = document if isinstance(document, dict) else {}
     lists = {key: rows for key, rows in fields.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
     if data.split in lists:
-        if len(lists) > 1:
-            others = ", ".join(name for name in lists if name != data.split)
+        if others := ", ".join(name for name in lists if name != data.split):
             note(notes, f"lists of the file that are not read: {others}", path.name)
         return lists[str(data.split)]
     if data.split and path == Path(os.path.expanduser(data.source)):  # a folder's split is a name of files
