@@ -120,17 +120,17 @@ class LengthFilter:
 
 def _packed(row: Conversation, ids: Encoded) -> Encoded:
     """The row at 4 bytes per token and label, as arrays that are read like lists."""
-    labels = array("i", last_answer(ids.labels) if row.learns_last else ids.labels)
+    labels = array("i", (last_answer(ids) if row.learns_last else ids).labels)
     if row.is_open:  # the stop token is not learned
         labels[max(n for n, label in enumerate(labels) if label != IGNORE)] = IGNORE
     return Encoded(array("i", ids.input_ids), labels)  # type: ignore[arg-type]
 
 
-def last_answer(labels: Sequence[int]) -> list[int]:
-    """The labels of a chat's last answer alone."""
-    end = max(n for n, label in enumerate(labels) if label != IGNORE)
-    start = max((n + 1 for n, label in enumerate(labels[:end]) if label == IGNORE), default=0)
-    return [IGNORE] * start + list(labels[start:])
+def last_answer(row: Encoded) -> Encoded:
+    """The row with the labels of its last answer alone."""
+    end = max(n for n, label in enumerate(row.labels) if label != IGNORE)
+    start = max((n + 1 for n, label in enumerate(row.labels[:end]) if label == IGNORE), default=0)
+    return Encoded(row.input_ids, [IGNORE] * start + list(row.labels[start:]))
 
 
 def _encode_pairs(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:

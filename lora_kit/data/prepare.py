@@ -142,7 +142,7 @@ def _without_asked(
         elif row.index in out or not questions.isdisjoint(taught(last := replace(row, learns_last=True))):
             lost += [row.row] if own.rows or row.index not in out else []
         else:
-            train.append((last, Encoded(ids.input_ids, last_answer(ids.labels))))
+            train.append((last, last_answer(ids)))
     return train, lost
 
 

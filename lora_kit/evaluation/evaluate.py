@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import load_tokenizer, locate, read_config
 from ..data.augmentation.same_question import near_duplicates
-from ..data.encoding import Encoded, encode_batch, last_answer
+from ..data.encoding import encode_batch, last_answer
 from ..data.prepare import data_inputs
 from ..data.prepared import Prepared, load_prepared
 from ..data.reading.cells import in_turn
@@ -178,10 +178,7 @@ def choose_questions(run: Run, data: Prepared, source: str | Path | None) -> lis
     rows = pick(with_general(rows), run.profile.evaluation.limit)
     chats = [row["messages"] for row in rows]
     found = zip(rows, prompts_of(chats, tokenizer), encode_batch(chats, tokenizer), strict=True)
-    return [
-        row | {"prompt": prompt, "encoded": Encoded(ids.input_ids, last_answer(ids.labels))}
-        for row, prompt, ids in found
-    ]
+    return [row | {"prompt": prompt, "encoded": last_answer(ids)} for row, prompt, ids in found]
 
 
 def answer_tokens(run: Run, questions: Sequence[Question]) -> int:
