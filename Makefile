@@ -42,7 +42,7 @@ types: .venv/ready  ## types of the package
 	$(BIN)/mypy
 
 unit: .venv/ready  ## unit tests: CPU, no network
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=5
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=5
 
 notebooks: .venv/ready  ## the notebooks, run on the embedded model
 	rm -rf build/notebook-runs
@@ -165,7 +165,7 @@ test-kills: .venv/ready  ## 20 trainings killed at random moments, each resumed 
 	$(BIN)/python -m pytest tests/training/test_checkpoints.py -m slow -s
 
 test-fuzz: .venv/ready  ## 10,000 mutated run folders, zips, adapters, cards and base folders: read or refused in one sentence
-	OMP_NUM_THREADS=1 LORA_KIT_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py -s
+	LORA_KIT_FUZZ=10000 $(BIN)/python -m pytest tests/test_fuzz.py -s
 
 test-t4: .venv/ready  ## the course with the T4 profile's settings, on a CPU
 	$(BIN)/python -m pytest tests/test_gpu.py -m slow

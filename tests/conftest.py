@@ -12,6 +12,7 @@ from filelock import FileLock
 
 # set before any library is imported; `HF_HUB_OFFLINE=0 pytest -m download` lets the network in
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # another number rounds otherwise, and lora_kit chooses by load
 os.environ["LORA_KIT_PROGRESS"] = "off"
 os.environ["MPLBACKEND"] = "agg"
 for name in ("LORA_KIT_PROFILE", "LORA_KIT_RUNS"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,15 @@ def test_an_unknown_shape_names_file_row_and_columns_and_named_columns_are_read(
     run = lk.Run("tiny-cpu", data=path, root=tmp_path, data__columns="Ask, Says")
     found = read_conversations(run.profile.data.source, columns=run.profile.data.columns)
     assert [row.messages for row in found] == [PAIR]
+
+
+@pytest.mark.parametrize("answer", ["[1if you ask] me", r"['\d']"])
+def test_python_warns_of_no_text_that_only_looks_like_a_list(tmp_path: Path, answer: str) -> None:
+    path = tmp_path / "faq.jsonl"
+    path.write_text(json.dumps({"question": "Q?", "answer": answer}))
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        assert len(read(path)) == 1
+    assert warned == []
 
 
 def test_an_error_can_be_printed_whatever_the_columns_are_called(tmp_path: Path) -> None:

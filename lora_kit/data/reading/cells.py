@@ -6,7 +6,9 @@ import ast
 import json
 import re
 import string
+import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
 
@@ -70,10 +72,9 @@ def parsed(value: Any) -> Any:
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     for parse in (json.loads, ast.literal_eval):  # pandas writes the second; it evaluates nothing but literals
-        try:
+        wrong = suppress(ValueError, SyntaxError, RecursionError, MemoryError)
+        with wrong, warnings.catch_warnings(action="ignore"):
             return parse(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
     return value
 
 
