@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from lora_kit.config import ALL_LINEAR, Profile
@@ -71,7 +70,7 @@ class LoraKit:
 
     def __init__(self, setup: Setup) -> None:
         told = replace(setup.profile.training, epochs=1, checkpoint_layers=self.layers_wanted)
-        self.run = SimpleNamespace(profile=replace(setup.profile, training=told))
+        self.profile = replace(setup.profile, training=told)
         self.model, self.layers = loaded(setup.profile, setup.base), 0
 
     def prepare(self, rows: Rows, tokens_per_step: int, batch: int) -> Train:
@@ -85,12 +84,12 @@ class LoraKit:
         from lora_kit.training.plan import layers_to_recompute
 
         detach_lora(self.model)
-        attach(self.model, self.run.profile)
+        attach(self.model, self.profile)
         wanted = math.ceil(math.ceil(len(rows) / batch) / batches_per_step(rows, tokens_per_step, batch))
-        most, budget, steps = self.run.profile.training.tokens_per_micro_batch, tokens_per_step, list[Any]()
+        most, budget, steps = self.profile.training.tokens_per_micro_batch, tokens_per_step, list[Any]()
         while len(steps) < wanted:
             self.settings = replace(
-                self.run.profile.training, tokens_per_step=budget, tokens_per_micro_batch=min(most, budget // 2)
+                self.profile.training, tokens_per_step=budget, tokens_per_micro_batch=min(most, budget // 2)
             )
             steps, budget = all_steps([Row(*row) for row in rows], self.settings), budget * 19 // 20
         self.layers = layers_to_recompute(self.model, [batch for step in steps for batch in step], self.settings)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 from gpu_kits import Setup, loaded
 
-from lora_kit.config import ALL_LINEAR
+from lora_kit.config import ALL_LINEAR, Profile
 
 Q_AND_V = ("q_proj", "v_proj")
 SETTINGS = (  # rows, tokens each, rank, targets, layers that are not computed twice: each value of each several times
@@ -35,10 +34,9 @@ def plan_against_card(setup: Setup, longest: int) -> dict[str, Any]:
         if length > longest:
             continue
         lora = replace(setup.profile.lora, r=r, target_modules=targets)
-        run = SimpleNamespace(profile=replace(setup.profile, lora=lora))
         layers = max(0, len(model.model.layers) - kept)
         found.append({"rows": rows, "length": length, "r": r, "targets": len(targets), "layers": layers})
-        found[-1] |= bytes_of(model, run, batch_of(rows, length), layers)
+        found[-1] |= bytes_of(model, replace(setup.profile, lora=lora), batch_of(rows, length), layers)
     off = [one["said"] / one["allocated"] - 1 for one in found if one["allocated"]]
     ends = {"least_off": min(off, default=None), "most_off": max(off, default=None)}
     return {"settings": found} | ends | seconds_of(model, setup)
@@ -54,7 +52,7 @@ def batch_of(rows: int, length: int) -> Any:
     return Batch([], [Row(row, [-100] * (length // 2) + row[length // 2 :]) for row in ids])
 
 
-def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
+def bytes_of(model: Any, profile: Profile, batch: Any, layers: int) -> dict[str, float]:
     """One step of one micro-batch: what the probe says, from two measurements apart, and the card's peak."""
     import torch
 
@@ -63,16 +61,16 @@ def bytes_of(model: Any, run: Any, batch: Any, layers: int) -> dict[str, float]:
     from lora_kit.training.plan import fixed_bytes, measured_bytes
 
     detach_lora(model)
-    attach(model, run.profile)
+    attach(model, profile)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     most = len(model.model.layers) - 1  # all that may be computed twice: the rest is said from one layer's difference
     kept, peak = measured_bytes(model, batch, most)
     per_layer = measured_bytes(model, batch, most - 1)[0] - kept
-    said = sum(fixed_bytes(model, run.profile.training)) + peak + (most - layers) * per_layer
+    said = sum(fixed_bytes(model, profile.training)) + peak + (most - layers) * per_layer
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    fit(model, [[batch], [batch]], run.profile.training, layers=layers)
+    fit(model, [[batch], [batch]], profile.training, layers=layers)
     taken = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
     return {"said": said} | taken
 
@@ -84,8 +82,8 @@ def seconds_of(model: Any, setup: Setup) -> dict[str, float]:
     from lora_kit.training.plan import probe
 
     detach_lora(model)
-    run, layers = SimpleNamespace(profile=setup.profile), len(model.model.layers) - 1
-    attach(model, run.profile)
+    layers = len(model.model.layers) - 1
+    attach(model, setup.profile)
     steps = [[batch_of(2, 512), batch_of(4, 256)] for _ in range(8)]
     batches = [batch for step in steps for batch in step]
     said = probe(model, batches, layers) * sum(batch.tokens for batch in batches)
