@@ -30,7 +30,7 @@ KNOWN: dict[str, Callable[[Any], bool]] = {
     "init_lora_weights": lambda value: value in (True, False, "gaussian", "eva", "orthogonal"),
     "peft_type": lambda value: value == "LORA",
 }
-OLDER = {"use_rslora": False, "lora_dropout": 0.0, "init_lora_weights": True}  # of a file that does not name them
+OLDER = {"use_rslora": False, "lora_dropout": 0.0, "init_lora_weights": True, "peft_type": "LORA"}  # of a bare file
 UNSET: tuple[Any, ...] = (None, False, "none", [], {})
 PASSED_OVER = (  # they say nothing of the update, or where it is, as the tensors do
     "auto_mapping base_model_name_or_path exclude_modules inference_mode layers_pattern layers_to_transform "
@@ -58,7 +58,8 @@ def read_adapter(folder: Path) -> Saved:
         loaded = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise KitError(f"there is no whole adapter in {shown(folder)} ({error}): train it again") from error
-    defaults, settings = LoraConfig().to_dict(), dict[str, Any]({name: (OLDER | given).get(name) for name in KNOWN})
+    defaults, named = LoraConfig().to_dict(), {name: value for name, value in given.items() if value is not None}
+    settings: dict[str, Any] = {name: (OLDER | named).get(name) for name in KNOWN}
     wrong = [name for name, is_right in KNOWN.items() if not is_right(settings[name])]
     others = [name for name in given if name not in (*KNOWN, *PASSED_OVER) and given[name] not in UNSET]
     wrong += [name for name in others if given[name] != defaults.get(name)]

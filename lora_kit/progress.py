@@ -76,9 +76,8 @@ class Progress:
         with suppress(OSError):  # a log on a full disk, a terminal that was closed: no reason to stop
             if self.mode == "log":
                 print(line, flush=True)
-            elif (
-                self.mode == "terminal"
-            ):  # one that wraps could not be rewritten; a shorter one must cover a longer one
+            elif self.mode == "terminal":
+                # a line that wraps could not be rewritten; a shorter one must cover a longer one
                 line = line if last else line[: shutil.get_terminal_size().columns - 1]
                 print(f"\r{line:<{self._width}}", end="\n" if last else "", flush=True)
                 self._width = len(line)

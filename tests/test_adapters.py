@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,10 +111,18 @@ def test_what_is_attached_is_saved_whatever_the_run_says(folder: Path, tmp_path:
     assert not model.peft_config["default"].inference_mode
 
 
-def test_a_pattern_of_targets_as_peft_saves_it_loads_too(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"target_modules": r".*\.(q|v)_proj"},
+        {"peft_type": None, "lora_dropout": None, "use_rslora": None, "init_lora_weights": None},
+    ],
+    ids=["a pattern of targets", "nulls"],
+)
+def test_what_peft_and_others_write_loads_too(folder: Path, tmp_path: Path, told: dict[str, Any]) -> None:
     saved = save_adapted(folder, tmp_path)
     expected = logits(load_adapter(load_small_llama(folder), saved))
-    config = json.loads((saved / "adapter_config.json").read_text()) | {"target_modules": r".*\.(q|v)_proj"}
+    config = json.loads((saved / "adapter_config.json").read_text()) | told
     (saved / "adapter_config.json").write_text(json.dumps(config))
     assert torch.equal(logits(load_adapter(load_small_llama(folder), saved)), expected)
 

@@ -193,7 +193,7 @@ def test_a_training_is_interrupted_and_gone_on_with(page: Any, lab: Lab) -> None
     notebook.wait_for(train, r"[3-7]\d%.*<svg")
     notebook.picture("training", of=train)
     page.evaluate("window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
-    notebook.wait_for(train, "call lk.train again to go on")
+    notebook.wait_for(train, "make the same call again to go on")
     notebook.picture("03-interrupted")
     notebook.run(train)
     notebook.wait_for(train, "training: 85 steps, loss")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SHARD = 10**9  # bytes of one file of the new model; memory grows with it
 KAGGLE_WORKING = Path("/kaggle/working")
 KAGGLE_KEEPS = 20 * 10**9  # bytes of that folder; beyond them a session's output is lost
+PLAIN = ("torch.float32", "torch.float16", "torch.bfloat16")  # the dtypes of weights that can be added to
 
 
 def merge(run: Run, *, onto: str | None = None) -> Path:
@@ -74,15 +75,16 @@ def merge_folder(base: Path, adapter: Path, target: Path, change: Change | None 
     """Merge a plain LoRA folder into a base folder of safetensors, and write the result into an empty one.
 
     The weights are written first and the configuration last: a folder that broke off is no model. `change` is what
-    happens to a base tensor first (`quantization.round_trip`). Whether every update found its tensor, `certify` says.
+    happens to a base tensor first (`quantization.round_trip`).
 
     Raises:
-        KitError: a damaged file, or a result that is not finite.
+        KitError: a damaged file, an adapter that does not fit, or a result that is not finite.
     """
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.torch import save_file
 
     deltas, weights = adapter_deltas(adapter), Weights(base)
+    check_fits(deltas, weights, adapter)
     split = split_state_dict_into_shards_factory(
         {name: weight.nbytes for name, weight in weights.items()},
         get_storage_size=int,
@@ -139,6 +141,17 @@ def adapter_deltas(adapter: Path) -> dict[str, Delta]:
         f"{name}.weight": Delta(halves[f"{name}.lora_B.weight"], halves[f"{name}.lora_A.weight"], saved.scale)
         for name in saved.modules
     }
+
+
+def check_fits(deltas: dict[str, Delta], weights: Weights, adapter: Path) -> None:
+    """Raise KitError unless the base has every tensor that the adapter changes, in its shape, as numbers to add to."""
+    if missing := sorted(set(deltas) - set(weights)):
+        raise KitError(f"{shown(adapter)} changes {len(missing)} tensors that the base does not have, as {missing[0]}")
+    for name, delta in deltas.items():
+        shape, weight = (len(delta.b), delta.a.shape[1]), weights[name]
+        if shape != weight.shape or str(weight.dtype) not in PLAIN:
+            stored = f"{tuple(weight.shape)} in {weight.dtype}"
+            raise KitError(f"the adapter does not fit {name}: {shape} against {stored}")
 
 
 def merge_inputs(run: Run, onto: str | None = None) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def train(
                 _write(model, state, found.training, run, work)
     except Stopped:
         kept = f"stopped after step {state.step} and kept in {shown(checkpoints.folder)}"
-        print(f"training: {kept}; call lk.train again to go on")
+        print(f"training: {kept}; make the same call again to go on")
         return state.log
     model.requires_grad_(False)
     if work:
@@ -176,8 +176,8 @@ def train_inputs(run: Run) -> dict[str, Any]:
     chosen = {key: value for key, value in settings(run.profile).items() if key.startswith(sections)}
     del chosen["training__shard"], chosen["training__checkpoint_layers"]  # the adapter is the same either way
     if (start := run.profile.training.start_from) is not None:
-        file = Path(start).expanduser() / "adapter_model.safetensors"
-        if not file.is_file():
+        config, file = (Path(start).expanduser() / f"adapter_{name}" for name in ("config.json", "model.safetensors"))
+        if not (config.is_file() and file.is_file()):
             raise KitError(f"training__start_from={start!r} is no adapter's folder, as runs/NAME/training/DATA/adapter")
         chosen["training__start_from"] = file_hash(file)
     if run.profile.training.pairs is not None:

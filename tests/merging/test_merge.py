@@ -16,7 +16,6 @@ from transformers import LlamaForCausalLM
 
 from lora_kit.errors import KitError
 from lora_kit.merging import merge as merging
-from lora_kit.merging.certificate import certify
 from lora_kit.merging.merge import check_room, merge_folder, size
 from lora_kit.quantization import round_trip
 
@@ -163,9 +162,10 @@ def test_what_is_broken_is_refused_and_leaves_no_model(folder: Path, saved: Path
     [
         (lambda name, value: {name.replace("layers.1.", "layers.9."): value}, r"layers\.9"),
         (lambda name, value: {name.replace("lora_A", "lora_magnitude"): value}, "the tensor .*lora_"),
+        (lambda name, value: {name: value[:, :3] if "lora_A" in name else value}, r"\(64, 3\) against \(64, 64\)"),
         (lambda name, value: {name: value[:3] if "lora_A" in name else value}, "do not multiply"),
     ],
-    ids=["deeper", "other tensors", "cut"],
+    ids=["deeper", "other tensors", "wider", "cut"],
 )
 def test_an_adapter_of_another_model_is_refused(
     folder: Path, saved: Path, tmp_path: Path, change: Any, said: str
@@ -175,7 +175,15 @@ def test_an_adapter_of_another_model_is_refused(
     save_file(tensors, file)
     with pytest.raises(KitError, match=said):
         merge_folder(folder, file.parent, tmp_path)
-        certify(folder, file.parent, tmp_path)
+
+
+def test_a_base_in_float8_is_refused(folder: Path, saved: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(folder, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    eighth = {name: value.to(torch.float8_e4m3fn) for name, value in tensors.items() if "proj" in name}
+    save_file(tensors | eighth, base / "model.safetensors")
+    with pytest.raises(KitError, match="float8_e4m3fn"):
+        merge_folder(base, saved, tmp_path)
 
 
 def test_a_full_disk_is_said_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,10 +71,11 @@ def parsed(value: Any) -> Any:
     """A list or object that a table holds as text, in JSON or as Python writes it; anything else as it is."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
-    for parse in (json.loads, ast.literal_eval):  # pandas writes the second; it evaluates nothing but literals
-        wrong = suppress(ValueError, SyntaxError, RecursionError, MemoryError)
-        with wrong, warnings.catch_warnings(action="ignore"):
-            return parse(value.strip())
+    wrong = suppress(ValueError, SyntaxError, RecursionError, MemoryError)
+    with wrong:
+        return json.loads(value.strip())
+    with wrong, warnings.catch_warnings(action="ignore"):  # of an odd text; nothing but literals is evaluated
+        return ast.literal_eval(value.strip())  # as pandas writes it
     return value
 
 
