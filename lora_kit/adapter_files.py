@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 PREFIX = "base_model.model."  # what PEFT puts before every tensor name in a saved adapter
 KNOWN: dict[str, Callable[[Any], bool]] = {
     "r": lambda value: type(value) is int and value > 0,
-    "lora_alpha": lambda value: type(value) in (int, float) and 0 < value < 1e300,
+    "lora_alpha": lambda value: type(value) in (int, float) and 0 < value < 1e300,  # a float holds it
     "use_rslora": lambda value: type(value) is bool,
     "lora_dropout": lambda value: type(value) in (int, float) and 0 <= value < 1,
     # pissa, olora, corda, loftq subtract from W what they begin with: W + BA is another model
     "init_lora_weights": lambda value: value in (True, False, "gaussian", "eva", "orthogonal"),
     "peft_type": lambda value: value == "LORA",
 }
-OLDER = {"use_rslora": False, "lora_dropout": 0.0, "init_lora_weights": True, "peft_type": "LORA"}  # of a bare file
-UNSET: tuple[Any, ...] = (None, False, "none", [], {})
+NOT_NAMED = {"use_rslora": False, "lora_dropout": 0.0, "init_lora_weights": True, "peft_type": "LORA"}  # by older files
+UNSET: tuple[Any, ...] = (None, False, "none", [], {})  # of any other setting: it changes nothing
 PASSED_OVER = (  # they say nothing of the update, or where it is, as the tensors do
     "auto_mapping base_model_name_or_path exclude_modules inference_mode layers_pattern layers_to_transform "
     "peft_version revision target_modules task_type"
@@ -59,7 +59,7 @@ def read_adapter(folder: Path) -> Saved:
     except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise KitError(f"there is no whole adapter in {shown(folder)} ({error}): train it again") from error
     defaults, named = LoraConfig().to_dict(), {name: value for name, value in given.items() if value is not None}
-    settings: dict[str, Any] = {name: (OLDER | named).get(name) for name in KNOWN}
+    settings: dict[str, Any] = {name: (NOT_NAMED | named).get(name) for name in KNOWN}
     wrong = [name for name, is_right in KNOWN.items() if not is_right(settings[name])]
     others = [name for name in given if name not in (*KNOWN, *PASSED_OVER) and given[name] not in UNSET]
     wrong += [name for name in others if given[name] != defaults.get(name)]

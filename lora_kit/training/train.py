@@ -176,10 +176,11 @@ def train_inputs(run: Run) -> dict[str, Any]:
     chosen = {key: value for key, value in settings(run.profile).items() if key.startswith(sections)}
     del chosen["training__shard"], chosen["training__checkpoint_layers"]  # the adapter is the same either way
     if (start := run.profile.training.start_from) is not None:
-        config, file = (Path(start).expanduser() / f"adapter_{name}" for name in ("config.json", "model.safetensors"))
-        if not (config.is_file() and file.is_file()):
+        folder = Path(start).expanduser()
+        weights = folder / "adapter_model.safetensors"
+        if not (weights.is_file() and (folder / "adapter_config.json").is_file()):
             raise KitError(f"training__start_from={start!r} is no adapter's folder, as runs/NAME/training/DATA/adapter")
-        chosen["training__start_from"] = file_hash(file)
+        chosen["training__start_from"] = file_hash(weights)
     if run.profile.training.pairs is not None:
         chosen["training__pairs"] = file_hash(pairs_file(run))
     return {"settings": chosen, "data": data_inputs(run)}
