@@ -148,16 +148,18 @@ def _without_asked(
 
 def _store(folder: Path, facts: Facts) -> dict[str, Any]:
     """Write what the stage leaves behind, and return its figures."""
+    import numpy as np
     import pyarrow as pa
 
-    columns = dict(zip(Encoded._fields, zip(*facts.encoded, strict=True), strict=True))
+    columns = zip(*facts.encoded, strict=True)
+    arrays = [pa.array([np.array(ids, dtype=np.int32) for ids in column], pa.list_(pa.int32())) for column in columns]
     more = {
         "is_rehearsal": [row.is_rehearsal for row in facts.learned],
         "asked": [row.asked for row in facts.learned],
         "answered": [row.answer for row in facts.learned],
         "wording": [row.wording for row in facts.learned],
     }
-    table = pa.table(columns | more, schema=train_schema())
+    table = pa.table(dict(zip(Encoded._fields, arrays, strict=True)) | more, schema=train_schema())
     with pa.OSFile(str(folder / "train.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as file:
         file.write_table(table, max_chunksize=BATCH)
     report = make_report(facts)
